@@ -1,0 +1,87 @@
+import { sha256, FileReader } from '../files';
+import type { GPTNeoXConfig } from './config';
+import { DTYPE_BYTES, elementCount, type TensorEntry } from './tensor';
+import { storagePosition, toFloat32 } from './values';
+
+/** Sampled from each tensor: this many runs, evenly spaced from the first element to the last, of this many elements. */
+const RUNS = 4;
+const RUN_LENGTH = 16;
+
+/**
+ * A cheap and stable identity of a base model: SHA-256 over what the architecture computes and, for each tensor in the order
+ * of its name, its name, shape and 64 of its values as float32. The same weights have the same fingerprint as one safetensors
+ * file, in shards, or pickled, under any of the names that are accepted; another precision on disk may change it. Token
+ * ids, the length limit and a tied output head (which is the embedding again) do not count.
+ */
+export async function fingerprintOf(config: GPTNeoXConfig, tensors: ReadonlyMap<string, TensorEntry>): Promise<string> {
+  const names = [...tensors.keys()].filter((name) => !(config.tieWordEmbeddings && name === 'embed_out.weight')).sort();
+  const files = new Map<string, string[]>();
+  for (const name of names) {
+    const file = (tensors.get(name) as TensorEntry).file;
+    files.set(file, [...(files.get(file) ?? []), name]);
+  }
+  const samples = new Map<string, Float32Array>();
+  for (const [file, inFile] of files) {
+    await FileReader.use(file, async (reader) => {
+      for (const name of inFile) samples.set(name, await sample(reader, tensors.get(name) as TensorEntry));
+    });
+  }
+  const pieces: (string | Float32Array)[] = [JSON.stringify(architecture(config))];
+  for (const name of names) {
+    pieces.push(`\n${name} [${(tensors.get(name) as TensorEntry).shape.join(', ')}] `, samples.get(name) as Float32Array);
+  }
+  return sha256(...pieces);
+}
+
+/** The settings that change what the weights compute, in a fixed order. */
+function architecture(config: GPTNeoXConfig): unknown[] {
+  return [
+    ...[
+      config.vocabSize,
+      config.hiddenSize,
+      config.numLayers,
+      config.numHeads,
+      config.intermediateSize,
+      config.rotaryDims,
+      config.rotaryBase,
+    ],
+    ...[config.ropeScaling.type, config.ropeScaling.factor, config.ropeScaling.type === 'dynamic' ? config.maxPositionEmbeddings : 0],
+    ...[config.useParallelResidual, config.hiddenAct, config.layerNormEps, config.attentionBias, config.tieWordEmbeddings],
+  ];
+}
+
+/** Elements of the tensor in row-major order, however they lie on disk. */
+async function sample(reader: FileReader, entry: TensorEntry): Promise<Float32Array> {
+  const count = elementCount(entry.name, entry.shape, entry.file);
+  const length = Math.min(count, RUN_LENGTH);
+  const starts = count <= RUNS * RUN_LENGTH ? stepsOf(count, length) : evenly(count - length);
+  const runs = await Promise.all(starts.map((start) => readRun(reader, entry, start, Math.min(length, count - start))));
+  const values = new Float32Array(runs.reduce((total, run) => total + run.length, 0));
+  let position = 0;
+  for (const run of runs) {
+    values.set(run, position);
+    position += run.length;
+  }
+  return values;
+}
+
+function stepsOf(count: number, length: number): number[] {
+  const starts: number[] = [];
+  for (let start = 0; start < count; start += length) starts.push(start);
+  return starts;
+}
+
+function evenly(last: number): number[] {
+  return Array.from({ length: RUNS }, (_, run) => Math.floor((last * run) / (RUNS - 1)));
+}
+
+async function readRun(reader: FileReader, entry: TensorEntry, start: number, length: number): Promise<Float32Array> {
+  const width = DTYPE_BYTES[entry.dtype];
+  if (entry.stride === undefined) return toFloat32(entry, await reader.read(entry.offset + start * width, length * width));
+  const values = new Float32Array(length);
+  for (let i = 0; i < length; i++) {
+    const element = await reader.read(entry.offset + storagePosition(entry, start + i) * width, width);
+    values[i] = toFloat32(entry, element)[0] as number;
+  }
+  return values;
+}

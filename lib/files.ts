@@ -1,0 +1,201 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { constants } from 'node:fs';
+import { mkdir, open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+
+import { NeoXPrefixError } from './errors';
+
+/** Largest single read or write; some kernels and Node versions refuse 2 GiB and more. */
+const MAX_TRANSFER = 64 * 1024 * 1024;
+
+const HINTS: Readonly<Record<string, string>> = {
+  ENOSPC: 'the disk is full; free some space or choose another folder',
+  EDQUOT: 'the disk quota is used up; free some space or choose another folder',
+  EACCES: 'check the permissions of the file and its folder',
+  EPERM: 'check the permissions of the file and its folder',
+  EROFS: 'the file system is read-only; choose another folder',
+  EISDIR: 'this path is a folder; name a file in it',
+  ENOTDIR: 'a part of this path is a file where a folder is needed',
+  EMFILE: 'too many files are open; raise the limit (ulimit -n)',
+  ENAMETOOLONG: 'choose a shorter name',
+};
+
+function errnoOf(error: unknown): string | undefined {
+  if (!(error instanceof Error) || !('code' in error) || !('syscall' in error)) return undefined;
+  return typeof error.code === 'string' ? error.code : undefined;
+}
+
+/**
+ * Turns an error of the file system into ours; anything else is returned as it is.
+ * @param action what was tried, as a verb: 'read', 'write'
+ */
+export function fileError(error: unknown, action: string, path: string): unknown {
+  const code = errnoOf(error);
+  if (code === undefined) return error;
+  if (code === 'ENOENT' && action !== 'write') {
+    return new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `No such file or folder: ${path}`, { path, cause: error });
+  }
+  const hint = code === 'ENOENT' ? 'the folder that should hold the file does not exist' : HINTS[code];
+  const details = hint === undefined ? { path, cause: error } : { path, hint, cause: error };
+  return new NeoXPrefixError('NEOX_IO', `Cannot ${action} ${path}: ${code}`, details);
+}
+
+async function attempt<T>(action: string, path: string, operation: () => Promise<T>): Promise<T> {
+  try {
+    return await operation();
+  } catch (error) {
+    throw fileError(error, action, path);
+  }
+}
+
+/** What a path names, or undefined when there is nothing. */
+export async function kindOf(path: string): Promise<'file' | 'folder' | 'other' | undefined> {
+  try {
+    const found = await stat(path);
+    return found.isFile() ? 'file' : found.isDirectory() ? 'folder' : 'other';
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined;
+    throw fileError(error, 'read', path);
+  }
+}
+
+/** Creates a folder and its parents; nothing happens when it is there. */
+export async function makeFolder(path: string): Promise<void> {
+  await attempt('write', path, () => mkdir(path, { recursive: true }));
+}
+
+/** A regular file opened for reading at given places. */
+export class FileReader {
+  private constructor(
+    /** Absolute path. */
+    readonly path: string,
+    /** Bytes in the file when it was opened. */
+    readonly size: number,
+    private readonly handle: FileHandle,
+  ) {}
+
+  /** Opens a file, calls `use` and closes the file whatever happens. */
+  static async use<T>(path: string, use: (reader: FileReader) => Promise<T>): Promise<T> {
+    const absolute = resolve(path);
+    // O_NONBLOCK: opening a named pipe must not wait for its writer.
+    const handle = await attempt('read', absolute, () => open(absolute, constants.O_RDONLY | constants.O_NONBLOCK));
+    try {
+      const found = await attempt('read', absolute, () => handle.stat());
+      if (!found.isFile()) {
+        const kind = found.isDirectory() ? 'a folder' : 'not a regular file';
+        throw new NeoXPrefixError('NEOX_IO', `Cannot read ${absolute}: it is ${kind}`, { path: absolute });
+      }
+      return await use(new FileReader(absolute, found.size, handle));
+    } finally {
+      await handle.close();
+    }
+  }
+
+  /** Reads exactly `length` bytes from `offset`; a file that ends before is an error. */
+  async read(offset: number, length: number): Promise<Buffer<ArrayBuffer>> {
+    if (offset < 0 || length < 0 || offset + length > this.size) throw this.tooShort(offset + length);
+    // Not from Node's pool: callers view these bytes as wider numbers, which needs an aligned start.
+    const bytes = Buffer.from(new ArrayBuffer(length));
+    let done = 0;
+    while (done < length) {
+      const want = Math.min(length - done, MAX_TRANSFER);
+      const { bytesRead } = await attempt('read', this.path, () => this.handle.read(bytes, done, want, offset + done));
+      if (bytesRead === 0) throw this.tooShort(offset + length);
+      done += bytesRead;
+    }
+    return bytes;
+  }
+
+  private tooShort(wanted: number): NeoXPrefixError {
+    return new NeoXPrefixError('NEOX_IO', `Cannot read ${this.path}: expected at least ${wanted} bytes, the file has ${this.size}`, {
+      path: this.path,
+      hint: 'the file is incomplete or was changed while it was read',
+    });
+  }
+}
+
+/** A whole small file; more than `maxBytes` is an error, so that a wrong path cannot fill the memory. */
+export async function readSmallFile(path: string, maxBytes: number): Promise<Buffer> {
+  return FileReader.use(path, async (reader) => {
+    if (reader.size > maxBytes) {
+      throw new NeoXPrefixError('NEOX_IO', `Cannot read ${reader.path}: expected at most ${maxBytes} bytes, the file has ${reader.size}`, {
+        path: reader.path,
+        hint: 'this does not look like the file that is meant',
+      });
+    }
+    return reader.read(0, reader.size);
+  });
+}
+
+/** SHA-256 of the given pieces one after the other, in lower-case hexadecimal. */
+export function sha256(...pieces: readonly (string | NodeJS.ArrayBufferView)[]): string {
+  const hash = createHash('sha256');
+  for (const piece of pieces) hash.update(piece);
+  return hash.digest('hex');
+}
+
+/** SHA-256 of a file's bytes, in lower-case hexadecimal. */
+export async function sha256File(path: string): Promise<string> {
+  return FileReader.use(path, async (reader) => {
+    const hash = createHash('sha256');
+    const step = 8 * 1024 * 1024;
+    for (let offset = 0; offset < reader.size; offset += step) {
+      hash.update(await reader.read(offset, Math.min(step, reader.size - offset)));
+    }
+    return hash.digest('hex');
+  });
+}
+
+export type Chunk = string | NodeJS.ArrayBufferView;
+
+/**
+ * Writes a file so that the path holds either the old content or all of the new, whatever happens in between: a temporary
+ * file beside it is written, synced and renamed, then the folder is synced. On an error the temporary file is removed.
+ * An error thrown by the iteration of `chunks` (a cancelled export, say) comes out unchanged.
+ */
+export async function writeFileAtomic(path: string, chunks: Chunk | Iterable<Chunk> | AsyncIterable<Chunk>): Promise<void> {
+  const target = resolve(path);
+  const folder = dirname(target);
+  const temporary = join(folder, `.${basename(target).slice(0, 100)}.${process.pid}-${randomBytes(6).toString('hex')}.tmp`);
+  if ((await kindOf(target)) === 'folder') {
+    throw new NeoXPrefixError('NEOX_IO', `Cannot write ${target}: EISDIR`, { path: target, hint: HINTS['EISDIR'] as string });
+  }
+  const handle = await attempt('write', target, () => open(temporary, 'wx'));
+  try {
+    try {
+      const pieces = typeof chunks === 'string' || ArrayBuffer.isView(chunks) ? [chunks] : chunks;
+      for await (const chunk of pieces) await writeChunk(handle, target, chunk);
+      await attempt('write', target, () => handle.sync());
+    } finally {
+      await attempt('write', target, () => handle.close());
+    }
+    await attempt('write', target, () => rename(temporary, target));
+  } catch (error) {
+    await rm(temporary, { force: true }).catch(() => undefined);
+    throw error;
+  }
+  await syncFolder(folder);
+}
+
+async function writeChunk(handle: FileHandle, path: string, chunk: Chunk): Promise<void> {
+  const bytes = typeof chunk === 'string' ? Buffer.from(chunk) : new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength);
+  let done = 0;
+  while (done < bytes.byteLength) {
+    const want = Math.min(bytes.byteLength - done, MAX_TRANSFER);
+    const { bytesWritten } = await attempt('write', path, () => handle.write(bytes, done, want));
+    done += bytesWritten;
+  }
+}
+
+/** Makes a rename in this folder survive a power failure. */
+export async function syncFolder(folder: string): Promise<void> {
+  const handle = await attempt('write', folder, () => open(folder, 'r'));
+  try {
+    await handle.sync();
+  } catch (error) {
+    // Some network file systems cannot sync a folder; the file itself is already safe there.
+    if (errnoOf(error) !== 'EINVAL' && errnoOf(error) !== 'ENOTSUP') throw fileError(error, 'write', folder);
+  } finally {
+    await handle.close();
+  }
+}

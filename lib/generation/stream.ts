@@ -1,0 +1,68 @@
+import { checkSignal } from '../arguments';
+import type { NeoXModel } from '../model/neox-model';
+import type { PrefixWeights } from '../prefix/weights';
+import { prepare, run, usageOf, type FinishReason, type GenerateOptions, type Prompt, type Usage } from './generate';
+
+export interface StreamOptions extends Omit<GenerateOptions, 'prefix' | 'seed'> {
+  /** Defaults to none. */
+  prefix?: PrefixWeights | undefined;
+  /** Defaults to a random one. */
+  seed?: number;
+}
+
+export interface StreamPiece {
+  /** Text that is certain now; '' while a character is unfinished. */
+  text: string;
+  /** The new token; undefined in the last piece. */
+  token?: number;
+  /** In the last piece only. */
+  finishReason?: FinishReason;
+  /** In the last piece only. */
+  usage?: Usage;
+}
+
+export async function* stream(model: NeoXModel, prompt: Prompt, options: StreamOptions): AsyncGenerator<StreamPiece, void, void> {
+  const outer = checkSignal('signal', options.signal);
+  const left = new AbortController();
+  const signal = outer === undefined ? left.signal : AbortSignal.any([outer, left.signal]);
+  const request = prepare(model, [prompt], { ...options, signal });
+  const decoder = model.info().tokenizer === null ? undefined : model.tokenizer.createDecoder({ skipSpecialTokens: true });
+
+  // Tokens wait here until the consumer asks for them.
+  const waiting: number[] = [];
+  let wake: () => void = () => undefined;
+  let settled = false;
+  const work = run(model, request, (_row, token) => {
+    waiting.push(token);
+    wake();
+  });
+  const ended = work.then(
+    () => undefined,
+    () => undefined,
+  );
+  void ended.then(() => {
+    settled = true;
+    wake();
+  });
+  try {
+    let count = 0;
+    for (;;) {
+      const token = waiting.shift();
+      if (token !== undefined) {
+        count++;
+        yield { text: decoder?.push(token) ?? '', token };
+        continue;
+      }
+      if (settled) break;
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+    }
+    const [result] = await work;
+    yield { text: decoder?.end() ?? '', finishReason: result?.finishReason ?? 'length', usage: usageOf(request, 0, count) };
+  } finally {
+    // Reached also when the consumer leaves its loop: the native work ends within a token, and is waited for.
+    left.abort();
+    await ended;
+  }
+}

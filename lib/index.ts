@@ -1,0 +1,30 @@
+export { NeoXPrefixError, isNeoXPrefixError, ERROR_CODES, type NeoXErrorCode } from './errors';
+export { NeoXModel, type LoadOptions, type ModelDType, type ModelInfo } from './model/neox-model';
+export { KVCache } from './model/kv-cache';
+export type { ForwardOptions, ForwardResult, Logits } from './model/forward';
+export type { TokenIds } from './model/rows';
+export type { GPTNeoXConfig, HiddenAct } from './checkpoint/config';
+export type { Checkpoint, CheckpointFormat } from './checkpoint/checkpoint';
+export type { FinishReason, GenerateOptions, GenerateResult, Prompt, SamplingOptions, Usage } from './generation/generate';
+export type { StreamOptions, StreamPiece } from './generation/stream';
+export { PrefixEncoder, type PrefixEncoderOptions, type PrefixEncoderState, type PrefixInit } from './prefix/encoder';
+export {
+  PrefixWeights,
+  type BaseModelSummary,
+  type PrefixFormat,
+  type PrefixGeometry,
+  type PrefixLoadOptions,
+  type PrefixMetadata,
+  type PrefixSaveOptions,
+  type PrefixStatistics,
+  type PrefixTensorOptions,
+} from './prefix/weights';
+export { PrefixTrainer, type EpochMetrics, type TrainingData, type TrainingResult, type TrainOptions } from './training/prefix-trainer';
+export type { Recipe, TrainerOptions } from './training/recipe';
+export type { TrainingEvent } from './training/events';
+export { evaluate, type EvaluateOptions, type EvaluationResult } from './training/evaluate';
+export { Tokenizer, type DecodeOptions, type EncodeOptions, type TokenDecoder } from './tokenizer/tokenizer';
+export { formatInstruction } from './tokenizer/templates';
+export { readDataset, type DatasetOptions } from './data/dataset';
+export { splitDataset, type Sample, type TextOrIds } from './data/sample';
+export { FTExporter, type ExportOptions, type ExportProgress, type ExportSource } from './export/ft-exporter';

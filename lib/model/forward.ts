@@ -1,0 +1,121 @@
+import { badArgument, checkOneOf, checkOptions, checkSignal } from '../arguments';
+import { runNative } from '../native-call';
+import { PrefixWeights } from '../prefix/weights';
+import { KVCache } from './kv-cache';
+import type { NeoXModel } from './neox-model';
+import { checkIds, checkLength, isTokenIds, packRows, type TokenIds } from './rows';
+
+export interface ForwardOptions {
+  /** Token ids of each row, [B][T]. Rows may have unequal lengths. */
+  inputIds: readonly TokenIds[];
+  /**
+   * [B][T] of 0 and 1, shaped as `inputIds`: a token with 0 is padding. It is left out, wherever it stands: it takes no position and
+   * nothing sees it, so a row's result is that of the row without padding. Defaults to all 1.
+   */
+  attentionMask?: readonly (readonly number[] | Int32Array | Uint8Array)[];
+  /**
+   * What stands in front of the tokens: a prefix for all rows, an array with a prefix (or undefined) for each row, or the KV cache of
+   * an earlier call, which is gone on from and stays as it is. Defaults to nothing.
+   */
+  pastKeyValues?: PrefixWeights | readonly (PrefixWeights | undefined)[] | KVCache;
+  /** Which logits to compute: of every token, of each row's last token, or none. Defaults to `'all'`. */
+  logits?: 'all' | 'last' | 'none';
+  signal?: AbortSignal;
+}
+
+export interface Logits {
+  /** float32, row-major. Positions of padding are 0. */
+  data: Float32Array;
+  /** [B, T, V] with T the longest row, or [B, 1, V] for `logits: 'last'`. */
+  shape: [number, number, number];
+}
+
+export interface ForwardResult {
+  /** Null with `logits: 'none'`. */
+  logits: Logits | null;
+  /** Everything that the rows have seen, to go on from. */
+  pastKeyValues: KVCache;
+}
+
+interface PaddedRow {
+  ids: Int32Array;
+  /** Where each kept token stood. */
+  positions: number[];
+}
+
+export async function forward(model: NeoXModel, options: ForwardOptions): Promise<ForwardResult> {
+  checkOptions('options', options, ['inputIds', 'attentionMask', 'pastKeyValues', 'logits', 'signal']);
+  const signal = checkSignal('signal', options.signal);
+  const mode = checkOneOf('logits', options.logits ?? 'all', ['all', 'last', 'none']);
+  const rows = checkRows(model, options.inputIds, options.attentionMask);
+  const past = options.pastKeyValues;
+  const cache = past instanceof KVCache ? past : undefined;
+  if (cache !== undefined) {
+    if (cache.model !== model) throw badArgument('pastKeyValues', 'a KV cache of this model', cache);
+    if (cache.batchSize !== rows.length) throw badArgument('pastKeyValues', `a KV cache of ${rows.length} rows`, cache.batchSize);
+  }
+  const prefixes = past instanceof KVCache ? [] : rowPrefixes('pastKeyValues', past, rows.length);
+  const prefixLengths = cache?.prefixLengths ?? prefixes.map((prefix) => prefix?.prefixLength ?? 0);
+  rows.forEach(({ ids }, i) => {
+    const before = (prefixLengths[i] ?? 0) + (cache?.lengths[i] ?? 0);
+    checkLength(`Row ${i}`, before + ids.length, model.config);
+  });
+  const handles = await model.prefixHandles(prefixes);
+  const packed = packRows(rows.map(({ ids }) => ids));
+  const result = await runNative(signal, (addon, cancel) =>
+    addon.forward(model.native, { ...packed, prefixes: handles, cache: cache?.native, logits: mode, cancel }),
+  );
+  const logits = result.logits === null ? null : unpackLogits(result.logits, rows, mode, options.inputIds, model.config.vocabSize);
+  return { logits, pastKeyValues: new KVCache(model, result.cache, prefixLengths) };
+}
+
+/** One prefix for all rows, or one for each. */
+export function rowPrefixes(name: string, prefix: unknown, rows: number): (PrefixWeights | undefined)[] {
+  if (prefix === undefined || prefix instanceof PrefixWeights) return Array.from({ length: rows }, () => prefix);
+  if (!Array.isArray(prefix)) throw badArgument(name, 'PrefixWeights, or an array of them,', prefix);
+  if (prefix.length !== rows) throw badArgument(name, `one prefix for each of the ${rows} rows`, prefix);
+  return prefix.map((item: unknown, i) => {
+    if (item !== undefined && item !== null && !(item instanceof PrefixWeights)) throw badArgument(`${name}[${i}]`, 'PrefixWeights or undefined', item);
+    return item ?? undefined;
+  });
+}
+
+function checkRows(model: NeoXModel, inputIds: unknown, attentionMask: unknown): PaddedRow[] {
+  if (!Array.isArray(inputIds) || inputIds.length === 0) throw badArgument('inputIds', 'a non-empty array of rows of token ids', inputIds);
+  if (attentionMask !== undefined && (!Array.isArray(attentionMask) || attentionMask.length !== inputIds.length)) {
+    throw badArgument('attentionMask', `an array of ${inputIds.length} rows, as inputIds has,`, attentionMask);
+  }
+  return inputIds.map((row: unknown, i) => {
+    if (!isTokenIds(row)) throw badArgument(`inputIds[${i}]`, 'an array of token ids', row);
+    const mask = (attentionMask as readonly ArrayLike<number>[] | undefined)?.[i];
+    if (mask !== undefined && mask.length !== row.length) {
+      throw badArgument(`attentionMask[${i}]`, `${row.length} entries, as inputIds[${i}] has,`, mask.length);
+    }
+    const positions: number[] = [];
+    for (let t = 0; t < row.length; t++) {
+      const keep = mask?.[t] ?? 1;
+      if (keep !== 0 && keep !== 1) throw badArgument(`attentionMask[${i}][${t}]`, '0 or 1', keep);
+      if (keep === 1) positions.push(t);
+    }
+    if (positions.length === 0) throw badArgument(`inputIds[${i}]`, 'at least one token that is not padding', row);
+    const ids = positions.length === row.length ? row : positions.map((t) => row[t] as number);
+    return { ids: checkIds(`inputIds[${i}]`, ids, model.config), positions };
+  });
+}
+
+/** Puts packed logits where the tokens stood. */
+function unpackLogits(data: Float32Array, rows: PaddedRow[], mode: 'all' | 'last' | 'none', inputIds: readonly TokenIds[], vocab: number): Logits {
+  if (mode === 'last') return { data, shape: [rows.length, 1, vocab] };
+  const width = Math.max(...inputIds.map((row) => row.length));
+  const shape: Logits['shape'] = [rows.length, width, vocab];
+  if (rows.every(({ positions }) => positions.length === width)) return { data, shape };
+  const padded = new Float32Array(rows.length * width * vocab);
+  let from = 0;
+  rows.forEach(({ positions }, i) => {
+    for (const t of positions) {
+      padded.set(data.subarray(from, from + vocab), (i * width + t) * vocab);
+      from += vocab;
+    }
+  });
+  return { data: padded, shape };
+}

@@ -1,0 +1,256 @@
+import { checkFunction, checkInteger, checkOneOf, checkOptions, checkSignal, checkString } from '../arguments';
+import { openCheckpoint, type Checkpoint } from '../checkpoint/checkpoint';
+import type { GPTNeoXConfig, HiddenAct } from '../checkpoint/config';
+import { NeoXPrefixError } from '../errors';
+import { generate, type GenerateOptions, type GenerateResult, type Prompt } from '../generation/generate';
+import { stream, type StreamOptions, type StreamPiece } from '../generation/stream';
+import { native } from '../native';
+import { runNative } from '../native-call';
+import type { PrefixWeights } from '../prefix/weights';
+import { Tokenizer } from '../tokenizer/tokenizer';
+import type * as Native from '../../types/native';
+import { forward, type ForwardOptions, type ForwardResult } from './forward';
+
+export type ModelDType = 'float32' | 'bfloat16' | 'float16';
+
+export interface LoadOptions {
+  /** `'cpu'`, `'cuda'` or `'cuda:N'`. Defaults to `'cpu'`. */
+  device?: string;
+  /**
+   * The type that the base model computes in. `'auto'`: the checkpoint's own, but float16 becomes float32 on a CPU, which has no fast
+   * float16 arithmetic and where float32 is exact. Defaults to `'auto'`.
+   */
+  dtype?: ModelDType | 'auto';
+  /** Compute threads. Defaults to libtorch's choice: the number of cores. */
+  threads?: number;
+  /**
+   * Who computes the linear layers: `'onednn'` (CPU; reordered weights) or `'aten'` (anywhere). Defaults to `'auto'`: onednn where it
+   * runs the dtype.
+   */
+  backend?: 'auto' | 'aten' | 'onednn';
+  /**
+   * Which reordered copies of the weights the onednn backend keeps. Each costs the memory of the weights. `'auto'`: the one for the
+   * forward pass, and the one for the backward pass once training starts; `'both'`: both, at once; `'forward'`: never the second;
+   * `'none'`: none. Defaults to `'auto'`.
+   */
+  pack?: 'auto' | 'both' | 'forward' | 'none';
+  /** Stops the loading; nothing stays in memory. */
+  signal?: AbortSignal;
+  /** Called with the share that is ready, in (0, 1]. */
+  onProgress?: (share: number) => void;
+}
+
+export interface ModelInfo {
+  directory: string;
+  format: string;
+  dtype: ModelDType;
+  device: string;
+  backend: 'aten' | 'onednn';
+  /** Bytes of all copies of the weights. */
+  weightBytes: number;
+  parameters: number;
+  /** The identity that prefixes remember. */
+  fingerprint: string;
+  tokenizer: 'sentencepiece' | 'bpe' | null;
+  warnings: readonly string[];
+}
+
+/**
+ * A frozen GPT-NeoX model. All its operations run one after the other on a thread of its own; the event loop stays free.
+ *
+ * ```ts
+ * await using model = await NeoXModel.load('models/japanese-gpt-neox-small');
+ * ```
+ */
+export class NeoXModel {
+  private handle: Native.Model | undefined;
+  private disposing: Promise<void> | undefined;
+  private readonly prefixes = new WeakMap<PrefixWeights, Promise<Native.Prefix>>();
+
+  private constructor(
+    handle: Native.Model,
+    /** Where the weights come from. */
+    readonly checkpoint: Checkpoint,
+    private readonly loadedTokenizer: Tokenizer | NeoXPrefixError,
+    private readonly details: Native.ModelInfo,
+  ) {
+    this.handle = handle;
+  }
+
+  /**
+   * Loads a Hugging Face checkpoint folder.
+   * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_CONFIG, NEOX_BAD_CHECKPOINT, NEOX_UNSUPPORTED, NEOX_BAD_ARGUMENT, NEOX_LIBTORCH_NOT_FOUND,
+   *   NEOX_NATIVE_NOT_FOUND; the reason of `signal` when it aborts
+   */
+  static async load(directory: string, options: LoadOptions = {}): Promise<NeoXModel> {
+    checkString('directory', directory);
+    checkOptions('options', options, ['device', 'dtype', 'threads', 'backend', 'pack', 'signal', 'onProgress']);
+    const signal = checkSignal('signal', options.signal);
+    const device = checkDevice(options.device ?? 'cpu');
+    const wanted = checkOneOf('dtype', options.dtype ?? 'auto', ['auto', 'float32', 'bfloat16', 'float16']);
+    const threads = options.threads === undefined ? 0 : checkInteger('threads', options.threads, 1, 1024);
+    const backend = checkOneOf('backend', options.backend ?? 'auto', ['auto', 'aten', 'onednn']);
+    const pack = checkOneOf('pack', options.pack ?? 'auto', ['auto', 'both', 'forward', 'none']);
+    const onProgress = options.onProgress === undefined ? undefined : checkFunction('onProgress', options.onProgress);
+    signal?.throwIfAborted();
+
+    const checkpoint = await openCheckpoint(directory);
+    // A model can be used with token ids alone, so a tokenizer that is missing or broken is an error only for those who ask for text.
+    const tokenizer = await Tokenizer.load(directory).catch((error: unknown) => {
+      if (error instanceof NeoXPrefixError) return error;
+      throw error;
+    });
+    const dtype = wanted === 'auto' ? autoDType(checkpoint, device) : wanted;
+    const tensors = Array.from(checkpoint.tensors, ([name, entry]) => ({ ...entry, name }));
+    const config = nativeConfig(checkpoint.config);
+    const handle = await runNative(signal, (addon, cancel) =>
+      addon.loadModel({ config, tensors, dtype, device, backend, pack, threads, cancel, onProgress }),
+    );
+    return new NeoXModel(handle, checkpoint, tokenizer, native().modelInfo(handle));
+  }
+
+  get config(): GPTNeoXConfig {
+    return this.checkpoint.config;
+  }
+
+  /** The identity of the base model; prefixes remember it. */
+  get fingerprint(): string {
+    return this.checkpoint.fingerprint;
+  }
+
+  /** @throws the error that the tokenizer's files gave when the model was loaded */
+  get tokenizer(): Tokenizer {
+    if (this.loadedTokenizer instanceof NeoXPrefixError) throw this.loadedTokenizer;
+    return this.loadedTokenizer;
+  }
+
+  get dtype(): ModelDType {
+    return this.details.dtype;
+  }
+
+  get disposed(): boolean {
+    return this.handle === undefined;
+  }
+
+  info(): ModelInfo {
+    const { directory, format, fingerprint, warnings } = this.checkpoint;
+    const { dtype, device, backend, weightBytes } = this.handle === undefined ? this.details : native().modelInfo(this.handle);
+    const names = this.config.tieWordEmbeddings ? [...this.checkpoint.tensors.keys()].filter((name) => name !== 'embed_out.weight') : [...this.checkpoint.tensors.keys()];
+    const parameters = names.reduce((sum, name) => sum + (this.checkpoint.tensors.get(name)?.shape.reduce((a, b) => a * b, 1) ?? 0), 0);
+    const tokenizer = this.loadedTokenizer instanceof NeoXPrefixError ? null : this.loadedTokenizer.kind;
+    return { directory, format, dtype, device, backend, weightBytes, parameters, fingerprint, tokenizer, warnings };
+  }
+
+  /**
+   * One forward pass over a batch of rows.
+   * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_DISPOSED
+   */
+  async forward(options: ForwardOptions): Promise<ForwardResult> {
+    this.checkAlive();
+    return forward(this, options);
+  }
+
+  /**
+   * Generates text. One prompt gives one result, an array of prompts an array of results; they go through the model together.
+   * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_DISPOSED
+   */
+  generate(prompt: Prompt, options?: GenerateOptions): Promise<GenerateResult>;
+  generate(prompts: readonly Prompt[], options?: GenerateOptions): Promise<GenerateResult[]>;
+  async generate(prompts: Prompt | readonly Prompt[], options: GenerateOptions = {}): Promise<GenerateResult | GenerateResult[]> {
+    this.checkAlive();
+    return generate(this, prompts, options);
+  }
+
+  /**
+   * Generates text piece by piece. The pieces' texts, joined, are the text that `generate` gives. Leaving the loop stops the work.
+   */
+  stream(prompt: Prompt, options: StreamOptions = {}): AsyncGenerator<StreamPiece, void, void> {
+    this.checkAlive();
+    return stream(this, prompt, options);
+  }
+
+  /** Frees the model's memory, after what is in flight. Repeated calls give the same promise. */
+  dispose(): Promise<void> {
+    if (this.handle !== undefined) {
+      const handle = this.handle;
+      this.handle = undefined;
+      this.disposing = native().disposeModel(handle);
+    }
+    return this.disposing ?? Promise.resolve();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  /** @internal */
+  get native(): Native.Model {
+    if (this.handle === undefined) throw new NeoXPrefixError('NEOX_DISPOSED', `The model ${this.checkpoint.directory} is disposed`);
+    return this.handle;
+  }
+
+  /**
+   * The prefixes in the form that attention reads; made once for each and kept for as long as the prefix is.
+   * @internal
+   */
+  async prefixHandles(prefixes: readonly (PrefixWeights | undefined)[]): Promise<(Native.Prefix | null)[]> {
+    return Promise.all(prefixes.map((prefix) => (prefix === undefined ? null : this.prefixHandle(prefix))));
+  }
+
+  private prefixHandle(prefix: PrefixWeights): Promise<Native.Prefix> {
+    const known = this.prefixes.get(prefix);
+    if (known !== undefined) return known;
+    prefix.checkFits(this.config, this.fingerprint);
+    const handle = runNative(undefined, (addon) => addon.createPrefix(this.native, { data: prefix.data }));
+    this.prefixes.set(prefix, handle);
+    handle.catch(() => this.prefixes.delete(prefix));
+    return handle;
+  }
+
+  private checkAlive(): void {
+    void this.native;
+  }
+}
+
+function checkDevice(device: unknown): string {
+  const text = checkString('device', device);
+  if (!/^(cpu|cuda(:\d+)?)$/.test(text)) checkOneOf('device', text, ['cpu', 'cuda', 'cuda:0']);
+  if (text !== 'cpu' && !native().systemInfo().cudaAvailable) {
+    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The device ${text} is not available: this libtorch sees no CUDA`, {
+      hint: 'use device: \'cpu\', or a CUDA build of libtorch; `neox-prefix doctor` tells what was found',
+    });
+  }
+  return text;
+}
+
+function autoDType(checkpoint: Checkpoint, device: string): ModelDType {
+  switch (checkpoint.tensors.get('gpt_neox.layers.0.attention.query_key_value.weight')?.dtype) {
+    case 'BF16':
+      return 'bfloat16';
+    case 'F16':
+      return device === 'cpu' ? 'float32' : 'float16';
+    default:
+      return 'float32';
+  }
+}
+
+const ACTIVATIONS: Readonly<Record<HiddenAct, Native.ModelConfig['activation']>> = {
+  gelu: 'gelu',
+  // The tanh variants differ from each other by rounding only.
+  gelu_new: 'gelu_tanh',
+  gelu_fast: 'gelu_tanh',
+  gelu_pytorch_tanh: 'gelu_tanh',
+  quick_gelu: 'quick_gelu',
+  relu: 'relu',
+  silu: 'silu',
+};
+
+function nativeConfig(config: GPTNeoXConfig): Native.ModelConfig {
+  const { type, factor } = config.ropeScaling;
+  return {
+    ...config,
+    // Dynamic scaling changes nothing up to the model's own length, and no row is longer.
+    rotaryFactor: type === 'linear' ? factor : 1,
+    activation: ACTIVATIONS[config.hiddenAct],
+  };
+}

@@ -1,0 +1,40 @@
+import { badArgument } from '../arguments';
+import { NeoXPrefixError } from '../errors';
+import type { GPTNeoXConfig } from '../checkpoint/config';
+
+/** Token ids. */
+export type TokenIds = readonly number[] | Int32Array;
+
+export function isTokenIds(value: unknown): value is TokenIds {
+  return value instanceof Int32Array || (Array.isArray(value) && value.every((id) => typeof id === 'number'));
+}
+
+/** Checks that every id is in the model's vocabulary. */
+export function checkIds(name: string, ids: TokenIds, config: GPTNeoXConfig): Int32Array {
+  for (let i = 0; i < ids.length; i++) {
+    const id = ids[i];
+    if (!Number.isInteger(id) || (id as number) < 0 || (id as number) >= config.vocabSize) {
+      throw badArgument(`${name}[${i}]`, `a token id between 0 and ${config.vocabSize - 1}`, id);
+    }
+  }
+  return ids instanceof Int32Array ? ids : Int32Array.from(ids);
+}
+
+/** Checks that prefix, past and new tokens fit the model's positions. */
+export function checkLength(what: string, positions: number, config: GPTNeoXConfig): void {
+  if (positions <= config.maxPositionEmbeddings) return;
+  throw new NeoXPrefixError('NEOX_TOO_LONG', `${what} needs ${positions} positions, prefix included, and the model has ${config.maxPositionEmbeddings}`, {
+    hint: 'shorten the text, or use a shorter prefix',
+  });
+}
+
+/** Rows of unequal length, one behind the other, as the addon takes them. */
+export function packRows(rows: readonly Int32Array[]): { tokens: Int32Array; lengths: Int32Array } {
+  const tokens = new Int32Array(rows.reduce((sum, row) => sum + row.length, 0));
+  let position = 0;
+  for (const row of rows) {
+    tokens.set(row, position);
+    position += row.length;
+  }
+  return { tokens, lengths: Int32Array.from(rows, (row) => row.length) };
+}

@@ -1,0 +1,34 @@
+import { ERROR_CODES, NeoXPrefixError } from './errors';
+import { native, type NativeAddon } from './native';
+import type { CancelFlag } from '../types/native';
+
+/**
+ * Runs an asynchronous native operation: an AbortSignal sets its cancel flag and its reason is what the caller gets, a native error
+ * becomes a NeoXPrefixError whose stack leads to the caller.
+ */
+export async function runNative<T>(signal: AbortSignal | undefined, start: (addon: NativeAddon, cancel: CancelFlag) => Promise<T>): Promise<T> {
+  signal?.throwIfAborted();
+  const addon = native();
+  const cancel = addon.createCancelFlag();
+  const onAbort = (): void => addon.cancel(cancel);
+  signal?.addEventListener('abort', onAbort, { once: true });
+  const { stack } = new Error();
+  try {
+    return await start(addon, cancel);
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw fromNative(error, stack);
+  } finally {
+    signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+/** An error of the addon, which has one of our codes, as an error of this package. Others stay what they are: a callback's own. */
+function fromNative(error: unknown, stack: string | undefined): unknown {
+  if (!(error instanceof Error) || error instanceof NeoXPrefixError || !('code' in error)) return error;
+  const code = ERROR_CODES.find((known) => known === error.code);
+  if (code === undefined) return error;
+  const own = new NeoXPrefixError(code, error.message, { cause: error });
+  if (stack !== undefined) own.stack = `${own.name}: ${own.message}\n${stack.split('\n').slice(2).join('\n')}`;
+  return own;
+}

@@ -1,0 +1,213 @@
+import { basename } from 'node:path';
+import { badArgument, checkInteger, checkNumber, checkOneOf, checkOptions, checkSignal, checkString } from '../arguments';
+import { readSafetensorsHeader, writeSafetensors } from '../checkpoint/safetensors';
+import { readTensor } from '../checkpoint/values';
+import { NeoXPrefixError } from '../errors';
+import { KVCache } from '../model/kv-cache';
+import type { NeoXModel } from '../model/neox-model';
+import { checkLength } from '../model/rows';
+import { runNative } from '../native-call';
+import type * as Native from '../../types/native';
+import { describeBaseModel, PrefixWeights, type PrefixMetadata } from './weights';
+
+/** How an encoder starts. */
+export const PREFIX_INITS = ['tokens', 'text', 'random', 'zero'] as const;
+export type PrefixInit = (typeof PREFIX_INITS)[number];
+
+export interface PrefixEncoderOptions {
+  /** P. Defaults to `10`. */
+  prefixLength?: number;
+  /** Width of the embedding. Defaults to `10`. */
+  inputDim?: number;
+  /** Width of the hidden layer. Defaults to `10`. */
+  hiddenDim?: number;
+  /** Dropout on the output while training, in [0, 1). Defaults to `0`. */
+  dropout?: number;
+  /**
+   * `'tokens'`: fitted to the model's own keys and values of the token ids 0 to P-1, as rinna's script does. `'text'`: fitted to those of
+   * `initText`. `'random'`: torch's initial values. `'zero'`: gives zero keys and values; a zero key still takes part in the softmax, so
+   * that is not "no prefix". Defaults to `'tokens'`.
+   */
+  init?: PrefixInit;
+  /** The text of `init: 'text'`; repeated when it has fewer than P tokens. */
+  initText?: string;
+  /** Steps of the fit. Defaults to `200`. */
+  initSteps?: number;
+  /** Learning rate of the fit. Defaults to `1e-4`. */
+  initLearningRate?: number;
+  /** Seed of the initial values and of dropout. Defaults to `42`. */
+  seed?: number;
+  signal?: AbortSignal;
+}
+
+export const ENCODER_OPTIONS = ['prefixLength', 'inputDim', 'hiddenDim', 'dropout', 'init', 'initText', 'initSteps', 'initLearningRate', 'seed', 'signal'] as const;
+
+/** Parameters of the encoder under rinna's names, float32, with their shapes. */
+export type PrefixEncoderState = Record<string, { data: Float32Array; shape: number[] }>;
+
+interface Sizes {
+  prefixLength: number;
+  inputDim: number;
+  hiddenDim: number;
+}
+
+/**
+ * The trainable reparameterisation of a prefix: Embedding(P, inputDim) -> Linear(inputDim, hiddenDim) -> tanh -> Linear(hiddenDim, L*2*H), always
+ * float32 (Li & Liang 2021; rinnakk/prefix-tuning-gpt). It is needed only to train: what a model uses is its output,
+ * {@link PrefixWeights}.
+ */
+export class PrefixEncoder implements Sizes {
+  readonly prefixLength: number;
+  readonly inputDim: number;
+  readonly hiddenDim: number;
+  private handle: Native.Encoder | undefined;
+
+  private constructor(
+    readonly model: NeoXModel,
+    handle: Native.Encoder,
+    sizes: Sizes,
+    /** Mean squared error of the fit; undefined where nothing was fitted. */
+    readonly initError: number | undefined,
+  ) {
+    this.handle = handle;
+    this.prefixLength = sizes.prefixLength;
+    this.inputDim = sizes.inputDim;
+    this.hiddenDim = sizes.hiddenDim;
+  }
+
+  /** Makes an encoder for a model and initialises it. */
+  static async create(model: NeoXModel, options: PrefixEncoderOptions = {}): Promise<PrefixEncoder> {
+    checkOptions('options', options, ENCODER_OPTIONS);
+    const signal = checkSignal('signal', options.signal);
+    const sizes = {
+      prefixLength: checkInteger('prefixLength', options.prefixLength ?? 10, 1, model.config.maxPositionEmbeddings - 1),
+      inputDim: checkInteger('inputDim', options.inputDim ?? 10, 1, 65536),
+      hiddenDim: checkInteger('hiddenDim', options.hiddenDim ?? 10, 1, 65536),
+    };
+    const dropout = checkNumber('dropout', options.dropout ?? 0, 0, 0.99);
+    const seed = checkInteger('seed', options.seed ?? 42, 0);
+    const init = checkOneOf('init', options.init ?? 'tokens', PREFIX_INITS);
+    if ((init === 'text') !== (options.initText !== undefined)) throw badArgument('initText', "a text exactly when init is 'text',", options.initText);
+    const steps = checkInteger('initSteps', options.initSteps ?? 200, 0);
+    const learningRate = checkNumber('initLearningRate', options.initLearningRate ?? 1e-4, 0);
+
+    const handle = await runNative(signal, (addon) => addon.createEncoder(model.native, { ...sizes, dropout, seed }));
+    if (init === 'zero') await zeroOutput(model, handle);
+    if (init === 'random' || init === 'zero') return new PrefixEncoder(model, handle, sizes, undefined);
+    const ids = init === 'tokens' ? firstIds(sizes.prefixLength, model) : textIds(model, checkString('initText', options.initText), sizes.prefixLength);
+    checkLength('The initialisation', ids.length, model.config);
+    const { pastKeyValues } = await model.forward({ inputIds: [ids], logits: 'none', ...(signal === undefined ? {} : { signal }) });
+    using cache: KVCache = pastKeyValues;
+    const target = (await cache.read()).data; // [P, L, 2, N, D]
+    const error = await runNative(signal, (addon, cancel) =>
+      addon.fitEncoder(model.native, handle, { target, steps, learningRate, weightDecay: 0.01, cancel }),
+    );
+    return new PrefixEncoder(model, handle, sizes, error);
+  }
+
+  /** An encoder with given parameters, for example one saved by {@link save} or trained elsewhere under rinna's names. */
+  static async fromState(model: NeoXModel, state: PrefixEncoderState, options: { dropout?: number; seed?: number } = {}): Promise<PrefixEncoder> {
+    checkOptions('options', options, ['dropout', 'seed']);
+    const embedding = state['prefix_wte.weight']?.shape;
+    const hidden = state['prefix_mlp.0.weight']?.shape;
+    if (embedding?.length !== 2 || hidden?.length !== 2) {
+      throw badArgument('state', `tensors ${Object.keys(shapesOf(model, { prefixLength: 0, inputDim: 0, hiddenDim: 0 })).join(', ')}`, Object.keys(state).join(', '));
+    }
+    const sizes = { prefixLength: embedding[0] as number, inputDim: embedding[1] as number, hiddenDim: hidden[0] as number };
+    const values: Native.EncoderState = {};
+    for (const [name, shape] of Object.entries(shapesOf(model, sizes))) {
+      const tensor = state[name];
+      if (tensor === undefined || tensor.shape.join() !== shape.join() || tensor.data.length !== shape.reduce((a, b) => a * b, 1)) {
+        throw new NeoXPrefixError(
+          'NEOX_PREFIX_MISMATCH',
+          `The encoder tensor ${name} has shape [${tensor?.shape.join(', ') ?? 'none'}], the model takes [${shape.join(', ')}]`,
+        );
+      }
+      values[name] = tensor.data;
+    }
+    const encoder = await PrefixEncoder.create(model, { ...sizes, ...options, init: 'random' });
+    await runNative(undefined, (addon) => addon.setEncoderState(model.native, encoder.native, values));
+    return encoder;
+  }
+
+  /** Loads what {@link save} wrote. */
+  static async load(model: NeoXModel, path: string, options: { dropout?: number; seed?: number } = {}): Promise<PrefixEncoder> {
+    const { tensors } = await readSafetensorsHeader(checkString('path', path));
+    const state: PrefixEncoderState = {};
+    for (const [name, entry] of tensors) state[name] = { data: await readTensor(entry), shape: [...entry.shape] };
+    return PrefixEncoder.fromState(model, state, options);
+  }
+
+  /** A copy of the parameters. */
+  async state(): Promise<PrefixEncoderState> {
+    const values = await runNative(undefined, (addon) => addon.encoderState(this.model.native, this.native));
+    const shapes = shapesOf(this.model, this);
+    return Object.fromEntries(Object.entries(shapes).map(([name, shape]) => [name, { data: values[name] as Float32Array, shape }]));
+  }
+
+  /** Writes the parameters as safetensors under rinna's names, atomically. */
+  async save(path: string): Promise<void> {
+    const state = await this.state();
+    const tensors = Object.entries(state).map(([name, { data, shape }]) => ({ name, dtype: 'F32' as const, shape, data }));
+    await writeSafetensors(checkString('path', path), tensors, { format: 'pt', kind: 'neox-prefix encoder' });
+  }
+
+  /** The prefix that the encoder gives now. */
+  async prefix(metadata: Omit<PrefixMetadata, 'formatVersion' | 'baseModel'> = {}): Promise<PrefixWeights> {
+    const { model } = this;
+    const data = await runNative(undefined, (addon) => addon.encoderOutput(model.native, this.native));
+    const { numLayers, numHeads, headSize } = model.config;
+    return PrefixWeights.fromTensor(data, {
+      prefixLength: this.prefixLength,
+      numLayers,
+      numHeads,
+      headSize,
+      metadata: { ...metadata, baseModel: describeBaseModel(model.config, model.fingerprint, basename(model.checkpoint.directory)) },
+    });
+  }
+
+  /** Lets go of the memory; it is freed when nothing in flight uses it. */
+  dispose(): void {
+    this.handle = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** @internal */
+  get native(): Native.Encoder {
+    if (this.handle === undefined) throw new NeoXPrefixError('NEOX_DISPOSED', 'This prefix encoder is disposed');
+    return this.handle;
+  }
+}
+
+function shapesOf(model: NeoXModel, { prefixLength, inputDim, hiddenDim }: Sizes): Record<string, number[]> {
+  const output = model.config.numLayers * 2 * model.config.hiddenSize;
+  return {
+    'prefix_wte.weight': [prefixLength, inputDim],
+    'prefix_mlp.0.weight': [hiddenDim, inputDim],
+    'prefix_mlp.0.bias': [hiddenDim],
+    'prefix_mlp.2.weight': [output, hiddenDim],
+    'prefix_mlp.2.bias': [output],
+  };
+}
+
+async function zeroOutput(model: NeoXModel, encoder: Native.Encoder): Promise<void> {
+  await runNative(undefined, async (addon) => {
+    const state = await addon.encoderState(model.native, encoder);
+    state['prefix_mlp.2.weight']?.fill(0);
+    state['prefix_mlp.2.bias']?.fill(0);
+    await addon.setEncoderState(model.native, encoder, state);
+  });
+}
+
+function firstIds(count: number, model: NeoXModel): Int32Array {
+  return Int32Array.from({ length: count }, (_, i) => i % model.config.vocabSize);
+}
+
+function textIds(model: NeoXModel, text: string, count: number): Int32Array {
+  const ids = model.tokenizer.encode(text);
+  if (ids.length === 0) throw badArgument('initText', 'a text with at least one token', text);
+  return Int32Array.from({ length: count }, (_, i) => ids[i % ids.length] as number);
+}

@@ -1,0 +1,129 @@
+import { basename, dirname, join } from 'node:path';
+
+import { show } from '../../arguments';
+import { get, parseJsonObject, type JsonObject } from '../../checkpoint/json';
+import { writeSafetensors } from '../../checkpoint/safetensors';
+import { NeoXPrefixError } from '../../errors';
+import { kindOf, makeFolder, readSmallFile, writeFileAtomic } from '../../files';
+import { widthOf, type GeometryHints, type PrefixGeometry } from './geometry';
+import { metadataToStrings, type PrefixMetadata } from './metadata';
+
+export const ADAPTER_CONFIG = 'adapter_config.json';
+export const ADAPTER_TENSOR = 'prompt_embeddings';
+
+/** What PEFT writes for prefix tuning, up to 0.21; other keys are ignored with a warning. */
+const KNOWN_KEYS = [
+  ...[
+    'auto_mapping',
+    'base_model_name_or_path',
+    'encoder_hidden_size',
+    'inference_mode',
+    'init_weights',
+    'modules_to_save',
+    'num_attention_heads',
+  ],
+  ...[
+    'num_layers',
+    'num_transformer_submodules',
+    'num_virtual_tokens',
+    'peft_type',
+    'peft_version',
+    'prefix_projection',
+    'revision',
+    'task_type',
+  ],
+  ...['token_dim'],
+];
+
+/** An adapter folder of PEFT (peft/tuners/prefix_tuning): where its weights are and what its configuration says of them. */
+export interface PeftAdapter {
+  readonly weightsPath: string;
+  readonly hints: GeometryHints;
+  readonly baseModelName: string | undefined;
+  readonly warnings: readonly string[];
+}
+
+/** The adapter folder that a path means (the folder itself or a file in it), or undefined when there is none. */
+export async function findAdapterFolder(path: string): Promise<string | undefined> {
+  const isFolder = (await kindOf(path)) === 'folder';
+  const isPart = [ADAPTER_CONFIG, 'adapter_model.safetensors', 'adapter_model.bin'].includes(basename(path));
+  const folder = isFolder ? path : isPart ? dirname(path) : undefined;
+  return folder !== undefined && (await kindOf(join(folder, ADAPTER_CONFIG))) === 'file' ? folder : undefined;
+}
+
+/** Reads adapter_config.json and finds the weights beside it. */
+export async function readAdapter(folder: string): Promise<PeftAdapter> {
+  const path = join(folder, ADAPTER_CONFIG);
+  const config = parseJsonObject(await readSmallFile(path, 1024 * 1024), 'NEOX_BAD_PREFIX', 'The adapter configuration', path);
+  const type = get(config, 'peft_type');
+  if (type !== 'PREFIX_TUNING') {
+    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The adapter ${folder} is of type ${show(type)}; expected 'PREFIX_TUNING'`, {
+      path,
+      hint: 'only prefix tuning is supported; LoRA, prompt tuning and others are not',
+    });
+  }
+  const submodules = optionalSize(config, 'num_transformer_submodules', path) ?? 1;
+  if (submodules !== 1) {
+    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The adapter ${folder} is for a model of ${submodules} submodules; GPT-NeoX has 1`, {
+      path,
+    });
+  }
+  const warnings = Object.keys(config)
+    .filter((key) => !KNOWN_KEYS.includes(key))
+    .map((key) => `${path}: the key ${key} is not known and has no effect`);
+  const taskType = get(config, 'task_type') ?? 'CAUSAL_LM';
+  if (taskType !== 'CAUSAL_LM') warnings.push(`${path}: task_type is ${show(taskType)}; the prefix is used for text generation`);
+  const name = get(config, 'base_model_name_or_path');
+  return {
+    weightsPath: await findWeights(folder),
+    hints: {
+      prefixLength: optionalSize(config, 'num_virtual_tokens', path),
+      numLayers: optionalSize(config, 'num_layers', path),
+      numHeads: optionalSize(config, 'num_attention_heads', path),
+    },
+    baseModelName: typeof name === 'string' && name !== '' ? name : undefined,
+    warnings,
+  };
+}
+
+async function findWeights(folder: string): Promise<string> {
+  for (const name of ['adapter_model.safetensors', 'adapter_model.bin']) {
+    const path = join(folder, name);
+    if ((await kindOf(path)) === 'file') return path;
+  }
+  throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `No adapter_model.safetensors or adapter_model.bin in ${folder}`, { path: folder });
+}
+
+function optionalSize(config: JsonObject, key: string, path: string): number | undefined {
+  const value = get(config, key) ?? undefined;
+  if (value === undefined) return undefined;
+  if (!Number.isSafeInteger(value) || (value as number) < 1) {
+    throw new NeoXPrefixError('NEOX_BAD_PREFIX', `Expected a positive integer for ${key} in ${path} but found ${show(value)}`, { path });
+  }
+  return value as number;
+}
+
+/**
+ * Writes an adapter folder that PeftModel.from_pretrained reads: the keys that every PEFT version knows, and one tensor
+ * [P, L*2*N*D]. The configuration comes last, so that a folder without it is unfinished.
+ */
+export async function writeAdapter(folder: string, data: Float32Array, geometry: PrefixGeometry, metadata: PrefixMetadata): Promise<void> {
+  await makeFolder(folder);
+  const shape = [geometry.prefixLength, widthOf(geometry)];
+  const tensor = { name: ADAPTER_TENSOR, dtype: 'F32', shape, data } as const;
+  await writeSafetensors(join(folder, 'adapter_model.safetensors'), [tensor], metadataToStrings(metadata));
+  const config = {
+    base_model_name_or_path: metadata.baseModel?.name ?? null,
+    encoder_hidden_size: null,
+    inference_mode: true,
+    num_attention_heads: geometry.numHeads,
+    num_layers: geometry.numLayers,
+    num_transformer_submodules: 1,
+    num_virtual_tokens: geometry.prefixLength,
+    peft_type: 'PREFIX_TUNING',
+    prefix_projection: false,
+    task_type: 'CAUSAL_LM',
+    token_dim: geometry.numHeads * geometry.headSize,
+  };
+  await writeFileAtomic(join(folder, ADAPTER_CONFIG), `${JSON.stringify(config, null, 2)}\n`);
+}

@@ -1,0 +1,170 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { NeoXPrefixError } from '../errors';
+
+/** A token that is found in the text before the model sees it (tokenizers' AddedToken). */
+export interface AddedToken {
+  readonly content: string;
+  /** Takes the white space on its left. */
+  readonly lstrip: boolean;
+  /** Takes the white space on its right. */
+  readonly rstrip: boolean;
+  /** Is not found inside words. */
+  readonly singleWord: boolean;
+}
+
+/** In the order in which transformers gives ids to those that the vocabulary lacks. */
+export const SPECIAL_TOKEN_NAMES = ['bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token'] as const;
+export type SpecialTokenName = (typeof SPECIAL_TOKEN_NAMES)[number];
+
+/** What the small files beside a vocabulary say. */
+export interface TokenizerSettings {
+  /** False when there is neither tokenizer_config.json nor special_tokens_map.json. */
+  readonly found: boolean;
+  readonly tokenizerClass?: string;
+  readonly specialTokens: ReadonlyMap<SpecialTokenName, AddedToken>;
+  readonly additionalSpecialTokens: readonly AddedToken[];
+  /** Whether the files name additional_special_tokens at all, be it an empty list. */
+  readonly hasAdditionalSpecialTokens: boolean;
+  readonly addedTokens: ReadonlyMap<number, AddedToken>;
+  /** T5Tokenizer's sentinels. Defaults to `100` where a tokenizer_config.json is silent. */
+  readonly extraIds: number;
+  /** Defaults to `true`. */
+  readonly addPrefixSpace: boolean;
+  /** `clean_up_tokenization_spaces`. Defaults to `false`. */
+  readonly cleanUp: boolean;
+  /** T5Tokenizer's `legacy`. Defaults to `true`. */
+  readonly legacy: boolean;
+  /** Ids that the model's config.json gives. */
+  readonly modelIds: { readonly bosId?: number; readonly eosId?: number; readonly padId?: number };
+}
+
+type Json = Record<string, unknown>;
+
+/** Reads tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json of a folder; each may be missing. */
+export async function readSettings(directory: string): Promise<TokenizerSettings> {
+  const [config, map, added, model] = await Promise.all(
+    ['tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json', 'config.json'].map((name) => readJson(join(directory, name))),
+  );
+  const path = join(directory, 'tokenizer_config.json');
+  const addedTokens = readAddedTokens(config?.added_tokens_decoder, added, path);
+  // As transformers: the map counts only where the configuration does not list the added tokens itself.
+  const tokens: Json = config?.added_tokens_decoder === undefined ? { ...config, ...map } : config;
+
+  const specialTokens = new Map<SpecialTokenName, AddedToken>();
+  for (const name of SPECIAL_TOKEN_NAMES) {
+    const value = tokens[name];
+    if (value !== undefined && value !== null && value !== '') specialTokens.set(name, toAddedToken(value, name, path));
+  }
+  const additional: unknown = tokens.additional_special_tokens ?? undefined;
+  if (additional !== undefined && !Array.isArray(additional)) throw bad(path, 'additional_special_tokens is not a list');
+  const tokenizerClass = text(config, 'tokenizer_class', path);
+  return {
+    found: config !== undefined || map !== undefined,
+    ...(tokenizerClass !== undefined && { tokenizerClass }),
+    specialTokens,
+    additionalSpecialTokens: ((additional ?? []) as unknown[]).map((value) => toAddedToken(value, 'additional_special_tokens', path)),
+    hasAdditionalSpecialTokens: additional !== undefined,
+    addedTokens,
+    extraIds: count(config, 'extra_ids', path) ?? (config === undefined ? 0 : 100),
+    addPrefixSpace: flag(config, 'add_prefix_space', path) ?? true,
+    cleanUp: flag(config, 'clean_up_tokenization_spaces', path) ?? false,
+    legacy: flag(config, 'legacy', path) ?? true,
+    modelIds: {
+      ...optional('bosId', firstId(model?.bos_token_id)),
+      ...optional('eosId', firstId(model?.eos_token_id)),
+      ...optional('padId', firstId(model?.pad_token_id)),
+    },
+  };
+}
+
+/** Parses a JSON file that holds an object; undefined when there is no such file. */
+export async function readJson(path: string): Promise<Json | undefined> {
+  let source: string;
+  try {
+    source = await readFile(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw new NeoXPrefixError('NEOX_IO', `Cannot read ${path}: ${(error as Error).message}`, { path, cause: error });
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(source.replace(/^\ufeff/, ''));
+  } catch (error) {
+    throw new NeoXPrefixError('NEOX_BAD_TOKENIZER', `${path} is not valid JSON: ${(error as Error).message}`, { path, cause: error });
+  }
+  if (!isObject(value)) throw bad(path, 'it does not hold a JSON object');
+  return value;
+}
+
+export function isObject(value: unknown): value is Json {
+  return value !== null && typeof value === 'object' && !Array.isArray(value);
+}
+
+export function plainToken(content: string): AddedToken {
+  return { content, lstrip: false, rstrip: false, singleWord: false };
+}
+
+/** Ids above this are refused: no vocabulary is near it, and tables by id are allocated. */
+export const MAX_TOKEN_ID = 2 ** 24 - 1;
+
+function readAddedTokens(decoder: unknown, added: Json | undefined, path: string): Map<number, AddedToken> {
+  const tokens = new Map<number, AddedToken>();
+  if (decoder !== undefined && decoder !== null) {
+    if (!isObject(decoder)) throw bad(path, 'added_tokens_decoder is not an object');
+    for (const [key, value] of Object.entries(decoder))
+      tokens.set(checkId(Number(key), `the id '${key}' of an added token`, path), toAddedToken(value, key, path));
+    return tokens;
+  }
+  for (const [content, id] of Object.entries(added ?? {}))
+    tokens.set(checkId(id, `the id of the added token '${content}'`, path), plainToken(content));
+  return tokens;
+}
+
+function toAddedToken(value: unknown, name: string, path: string): AddedToken {
+  const content = isObject(value) ? value.content : value;
+  if (typeof content !== 'string' || content === '') throw bad(path, `${name} is neither a string nor an object with a string content`);
+  const fields: Json = isObject(value) ? value : {};
+  return { content, lstrip: fields.lstrip === true, rstrip: fields.rstrip === true, singleWord: fields.single_word === true };
+}
+
+function checkId(value: unknown, what: string, path: string): number {
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > MAX_TOKEN_ID)
+    throw bad(path, `${what} is not an integer between 0 and ${MAX_TOKEN_ID}`);
+  return value;
+}
+
+function firstId(value: unknown): number | undefined {
+  const id: unknown = Array.isArray(value) ? value[0] : value;
+  return typeof id === 'number' && Number.isInteger(id) && id >= 0 ? id : undefined;
+}
+
+function optional<K extends string>(key: K, value: number | undefined): Partial<Record<K, number>> {
+  return value === undefined ? {} : ({ [key]: value } as Partial<Record<K, number>>);
+}
+
+function text(config: Json | undefined, key: string, path: string): string | undefined {
+  const value: unknown = config?.[key] ?? undefined;
+  if (value === undefined) return undefined;
+  if (typeof value === 'string') return value;
+  throw bad(path, `${key} is not a string`);
+}
+
+function flag(config: Json | undefined, key: string, path: string): boolean | undefined {
+  const value: unknown = config?.[key] ?? undefined;
+  if (value === undefined) return undefined;
+  if (typeof value === 'boolean') return value;
+  throw bad(path, `${key} is not true or false`);
+}
+
+function count(config: Json | undefined, key: string, path: string): number | undefined {
+  const value: unknown = config?.[key] ?? undefined;
+  if (value === undefined) return undefined;
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > 10_000)
+    throw bad(path, `${key} is not an integer between 0 and 10000`);
+  return value;
+}
+
+function bad(path: string, what: string): NeoXPrefixError {
+  return new NeoXPrefixError('NEOX_BAD_TOKENIZER', `${path}: ${what}`, { path });
+}

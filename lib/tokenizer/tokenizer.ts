@@ -1,0 +1,232 @@
+import { createHash } from 'node:crypto';
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { badArgument, checkBoolean, checkOptions, checkString } from '../arguments';
+import { NeoXPrefixError } from '../errors';
+import type { TokenizerBackend } from './backend';
+import { ByteLevelBackend } from './byte-level-bpe';
+import { SentencePiece } from './sentencepiece';
+import { isObject, plainToken, readSettings, SPECIAL_TOKEN_NAMES } from './settings';
+import type { AddedToken, SpecialTokenName, TokenizerSettings } from './settings';
+import { CleanUpStream } from './streams';
+import type { Stream } from './streams';
+import { T5Backend } from './t5';
+
+export interface EncodeOptions {
+  /** Adds what the tokenizer's own rules add: T5Tokenizer `</s>` at the end unless it is there, byte-level BPE usually nothing. Defaults to `false`. */
+  addSpecialTokens?: boolean;
+}
+
+export interface DecodeOptions {
+  /** Leaves out special tokens (bos, eos, unk, pad, ...). Defaults to `false`. */
+  skipSpecialTokens?: boolean;
+}
+
+/** Decodes one sequence id by id: what all calls of `push` and then `end` return, joined, is `decode` of all ids. */
+export interface TokenDecoder {
+  /** The text that this id makes certain; '' while a character or a decision is open. Takes constant time on average. */
+  push(id: number): string;
+  /** The rest. */
+  end(): string;
+}
+
+const T5_CLASSES = ['T5Tokenizer', 'T5TokenizerFast'];
+const MAX_FILE_BYTES = 512 * 2 ** 20;
+
+/**
+ * The tokenizer of a GPT-NeoX model: text to token ids and back, equal to Python's.
+ *
+ * Two kinds of file are read. `spiece.model` (rinna; unigram SentencePiece) is used under the rules of transformers' slow T5Tokenizer
+ * (4.57); `tokenizer.json` (Pythia, OpenCALM) must be byte-level BPE. A folder that has both is decided by `tokenizer_class` of its
+ * tokenizer_config.json: `spiece.model` for T5Tokenizer, T5TokenizerFast or none, `tokenizer.json` for any other.
+ */
+export class Tokenizer {
+  /** Which of the two kinds of file it was loaded from. */
+  readonly kind: 'sentencepiece' | 'bpe';
+  /** One above the largest id. A model's own vocabulary is often padded to more. */
+  readonly vocabSize: number;
+  /** Ids from the tokenizer's files, else from the model's config.json; undefined where neither names one. */
+  readonly bosId: number | undefined;
+  readonly eosId: number | undefined;
+  readonly padId: number | undefined;
+  readonly unkId: number | undefined;
+  /** SHA-256 of the vocabulary file (spiece.model or tokenizer.json), in hexadecimal. */
+  readonly hash: string;
+  /** The vocabulary file. */
+  readonly path: string;
+
+  private constructor(
+    private readonly backend: TokenizerBackend,
+    private readonly settings: TokenizerSettings,
+    path: string,
+    hash: string,
+  ) {
+    this.kind = backend.kind;
+    this.vocabSize = backend.vocabSize;
+    this.path = path;
+    this.hash = hash;
+    const idOf = (name: SpecialTokenName): number | undefined => {
+      const token = settings.specialTokens.get(name);
+      return token === undefined ? undefined : backend.tokenToId(token.content);
+    };
+    this.bosId = idOf('bos_token') ?? settings.modelIds.bosId;
+    this.eosId = idOf('eos_token') ?? settings.modelIds.eosId;
+    this.padId = idOf('pad_token') ?? settings.modelIds.padId;
+    this.unkId = idOf('unk_token');
+  }
+
+  /**
+   * Loads the tokenizer of a model folder, or of a `.model` or `tokenizer.json` file (then with the settings files beside it).
+   *
+   * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_TOKENIZER for a damaged file, NEOX_UNSUPPORTED for another kind of tokenizer; all name the path.
+   */
+  static async load(dirOrFile: string): Promise<Tokenizer> {
+    checkString('dirOrFile', dirOrFile);
+    const isDirectory = (await statOf(dirOrFile)).isDirectory();
+    const directory = isDirectory ? dirOrFile : dirname(dirOrFile);
+    const settings = await readSettings(directory);
+    const path = isDirectory ? await findVocabulary(directory, settings) : dirOrFile;
+
+    const bytes = await readVocabulary(path);
+    const hash = createHash('sha256').update(bytes).digest('hex');
+    if (path.endsWith('.json'))
+      return new Tokenizer(new ByteLevelBackend(parseTokenizerJson(bytes, path), settings, path), settings, path, hash);
+
+    if (!settings.legacy) {
+      throw new NeoXPrefixError(
+        'NEOX_UNSUPPORTED',
+        `${join(directory, 'tokenizer_config.json')} asks for T5Tokenizer with "legacy": false, which is not supported`,
+        {
+          path: directory,
+        },
+      );
+    }
+    const sentencePiece = new SentencePiece(bytes, path);
+    const t5Settings = withT5Defaults(settings, sentencePiece);
+    return new Tokenizer(new T5Backend(sentencePiece, t5Settings), t5Settings, path, hash);
+  }
+
+  /** The ids of a text. A lone surrogate counts as U+FFFD (Python refuses such text). */
+  encode(text: string, options?: EncodeOptions): Int32Array {
+    if (typeof text !== 'string') throw badArgument('text', 'a string', text);
+    const { addSpecialTokens = false } = checkOptions('options', options, ['addSpecialTokens']) as EncodeOptions;
+    return this.backend.encode(text, checkBoolean('addSpecialTokens', addSpecialTokens));
+  }
+
+  /** The text of ids. An id outside the vocabulary gives nothing: models pad their vocabulary and may sample such ids. */
+  decode(ids: ArrayLike<number>, options?: DecodeOptions): string {
+    const decoder = this.createDecoder(options);
+    let text = '';
+    for (let i = 0; i < ids.length; i++) text += decoder.push(ids[i] as number);
+    return text + decoder.end();
+  }
+
+  /**
+   * A decoder for ids that come one by one. It holds text back while more ids could change it: bytes of an unfinished character, white
+   * space that may be the (stripped) end and, where special tokens are printed by a SentencePiece tokenizer, all text behind one until
+   * the next or the end.
+   */
+  createDecoder(options?: DecodeOptions): TokenDecoder {
+    const { skipSpecialTokens = false } = checkOptions('options', options, ['skipSpecialTokens']) as DecodeOptions;
+    const stream = this.backend.stream(checkBoolean('skipSpecialTokens', skipSpecialTokens));
+    if (!this.settings.cleanUp) return stream;
+    return cleaned(stream);
+  }
+
+  /** The token of an id as the vocabulary file writes it, or undefined. */
+  idToToken(id: number): string | undefined {
+    return this.backend.idToToken(id);
+  }
+
+  /** The id of a token, or undefined. */
+  tokenToId(token: string): number | undefined {
+    return this.backend.tokenToId(token);
+  }
+}
+
+function cleaned(stream: Stream<number>): TokenDecoder {
+  const cleanUp = new CleanUpStream();
+  return {
+    push: (id) => cleanUp.push(stream.push(id)),
+    end: () => cleanUp.push(stream.end()) + cleanUp.end(),
+  };
+}
+
+async function statOf(path: string): Promise<Awaited<ReturnType<typeof stat>>> {
+  try {
+    return await stat(path);
+  } catch (error) {
+    throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `${path} does not exist or cannot be read`, { path, cause: error });
+  }
+}
+
+/** The vocabulary file of a folder, by the rule that `Tokenizer` states. */
+async function findVocabulary(directory: string, settings: TokenizerSettings): Promise<string> {
+  const names = await readdir(directory);
+  const models = names.filter((name) => name.endsWith('.model')).sort();
+  const model = models.includes('spiece.model') ? 'spiece.model' : models[0];
+  if (model !== undefined && !models.includes('spiece.model') && models.length > 1) {
+    throw new NeoXPrefixError(
+      'NEOX_BAD_TOKENIZER',
+      `${directory} has ${models.length} SentencePiece models (${models.join(', ')}) and none is named spiece.model`,
+      { path: directory },
+    );
+  }
+  const { tokenizerClass } = settings;
+  const isT5 = tokenizerClass === undefined || T5_CLASSES.includes(tokenizerClass);
+  if (model !== undefined && isT5) return join(directory, model);
+  if (names.includes('tokenizer.json')) return join(directory, 'tokenizer.json');
+  if (model !== undefined) {
+    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The tokenizer class ${tokenizerClass} of ${directory} is not supported with ${model}`, {
+      path: directory,
+      hint: `supported with a SentencePiece model: ${T5_CLASSES.join(', ')}`,
+    });
+  }
+  throw new NeoXPrefixError(
+    'NEOX_FILE_NOT_FOUND',
+    `${directory} has no tokenizer: neither spiece.model (or another .model file) nor tokenizer.json`,
+    { path: directory },
+  );
+}
+
+async function readVocabulary(path: string): Promise<Buffer> {
+  const { size } = await statOf(path);
+  if (size > MAX_FILE_BYTES)
+    throw new NeoXPrefixError('NEOX_BAD_TOKENIZER', `${path} has ${size} bytes; at most ${MAX_FILE_BYTES} are read`, { path });
+  try {
+    return await readFile(path);
+  } catch (error) {
+    throw new NeoXPrefixError('NEOX_IO', `Cannot read ${path}: ${(error as Error).message}`, { path, cause: error });
+  }
+}
+
+function parseTokenizerJson(bytes: Buffer, path: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(bytes.toString('utf8'));
+  } catch (error) {
+    throw new NeoXPrefixError('NEOX_BAD_TOKENIZER', `${path} is not valid JSON: ${(error as Error).message}`, { path, cause: error });
+  }
+  if (!isObject(value)) throw new NeoXPrefixError('NEOX_BAD_TOKENIZER', `${path} does not hold a JSON object`, { path });
+  return value;
+}
+
+/** T5Tokenizer's own defaults; without any settings file, the special pieces that the SentencePiece model declares. */
+function withT5Defaults(settings: TokenizerSettings, sentencePiece: SentencePiece): TokenizerSettings {
+  const { bosId, eosId, padId, unkId } = sentencePiece.model;
+  const declared: Partial<Record<SpecialTokenName, number | undefined>> = {
+    bos_token: bosId,
+    eos_token: eosId,
+    unk_token: unkId,
+    pad_token: padId,
+  };
+  const defaults: Partial<Record<SpecialTokenName, string>> = { eos_token: '</s>', unk_token: '<unk>', pad_token: '<pad>' };
+  const specialTokens = new Map<SpecialTokenName, AddedToken>();
+  for (const name of SPECIAL_TOKEN_NAMES) {
+    const id = declared[name];
+    const fallback = settings.found ? defaults[name] : id === undefined ? undefined : sentencePiece.idToPiece(id);
+    const token = settings.specialTokens.get(name) ?? (fallback === undefined ? undefined : plainToken(fallback));
+    if (token !== undefined) specialTokens.set(name, token);
+  }
+  return { ...settings, specialTokens };
+}

@@ -1,0 +1,37 @@
+#include "binding/model_handle.h"
+
+#include <c10/core/InferenceMode.h>
+
+#include <utility>
+
+#include "binding/options.h"
+#include "core/error.h"
+
+namespace neox::binding {
+
+Napi::Error wrong_handle(Napi::Env env, const char* name) {
+  std::string message("Invalid ");
+  message.append(name).append(" handle");
+  return to_js_error(env, {"NEOX_BAD_ARGUMENT", message});
+}
+
+std::shared_ptr<CancelFlag> get_cancel(const Napi::Object& options) {
+  return has_value(options, "cancel") ? get_handle<CancelFlag>(options.Get("cancel")) : nullptr;
+}
+
+ModelWorker::ModelWorker(std::shared_ptr<ModelHandle> handle, std::shared_ptr<CancelFlag> cancel)
+    : PromiseWorker(std::move(cancel)), handle_(std::move(handle)), model_(handle_->model) {
+  if (!model_) throw CoreError("NEOX_DISPOSED", "The model is disposed");
+}
+
+void ModelWorker::Execute() {
+  const c10::InferenceMode guard;
+  Work();
+}
+
+Napi::Value ModelWorker::Queue(Napi::Env env, std::unique_ptr<ModelWorker> worker, const Napi::Value& on_event) {
+  const auto thread = worker->handle_->thread;
+  return Start(env, thread, std::move(worker), on_event);
+}
+
+}  // namespace neox::binding

@@ -1,0 +1,415 @@
+#include "core/checkpoint/fastertransformer.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/add.h>
+#include <ATen/ops/div.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <utility>
+
+#include "core/checkpoint/convert_elements.h"
+#include "core/error.h"
+
+namespace neox {
+namespace {
+
+constexpr int64_t kPieceBytes = int64_t{16} << 20;  // of a file, computed and then written in one call
+constexpr int kPopulateRead = 22;                   // MADV_POPULATE_READ of Linux 5.14, which older headers lack
+constexpr size_t kManyFiles = 32;
+constexpr int64_t kTile = 64;  // rows and columns transposed at a time: two tiles stay in the L1 cache
+
+[[noreturn]] void fail_io(const std::string& path, const char* what) {
+  throw CoreError("NEOX_IO", std::string("Could not ") + what + " " + path + ": " + std::strerror(errno));
+}
+
+[[noreturn]] void fail_shape(const FtFile& file, const at::Tensor& source, const std::string& expected) {
+  std::string shape;
+  for (const int64_t size : source.sizes()) shape += (shape.empty() ? "" : ", ") + std::to_string(size);
+  const std::string name = file.sources.empty() ? "the prefix" : file.sources.front().name;
+  throw CoreError("NEOX_BAD_CHECKPOINT", "Expected " + expected + " for " + name + " but its shape is [" + shape + "]");
+}
+
+class Descriptor {
+ public:
+  Descriptor(const std::string& path, int flags, const char* what)
+      : path_(path), fd_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {
+    if (fd_ < 0) fail_io(path, what);
+  }
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  int get() const { return fd_; }
+
+  void write_all(const char* data, int64_t bytes) {
+    const off_t begin = ::lseek(fd_, 0, SEEK_CUR);
+    int64_t done = 0;
+    while (done < bytes) {
+      const ssize_t n = ::write(fd_, data + done, static_cast<size_t>(bytes - done));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) fail_io(path_, "write");
+      done += n;
+    }
+    // Lets the disk start now, so that sync_ft_files finds little left to do. Not every file system can: no error.
+    ::sync_file_range(fd_, begin, bytes, SYNC_FILE_RANGE_WRITE);
+  }
+
+  void read_all(char* data, int64_t bytes) {
+    int64_t done = 0;
+    while (done < bytes) {
+      const ssize_t n = ::read(fd_, data + done, static_cast<size_t>(bytes - done));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) fail_io(path_, "read");
+      if (n == 0) throw CoreError("NEOX_IO", "Could not read " + path_ + ": it became shorter while it was read");
+      done += n;
+    }
+  }
+
+  void close() {
+    const int fd = std::exchange(fd_, -1);
+    if (::close(fd) != 0) fail_io(path_, "write");
+  }
+
+ private:
+  std::string path_;
+  int fd_;
+};
+
+// Memory that is kept from file to file, because fresh pages cost more than what is done with them.
+class Buffer {
+ public:
+  void grow(int64_t bytes) {
+    if (bytes <= size_) return;
+    data_ = std::make_unique_for_overwrite<char[]>(static_cast<size_t>(bytes));
+    size_ = bytes;
+  }
+  char* data() { return data_.get(); }
+
+ private:
+  std::unique_ptr<char[]> data_;
+  int64_t size_ = 0;
+};
+
+// Freed with the thread, which lives for one export.
+thread_local Buffer computed_buffer;
+thread_local Buffer read_buffer;
+
+// A file as a gather from its source: element (j, c) is source[offsets[j] + c] for c < length. The file holds
+// [offsets, length], or [length, offsets] when transposed.
+struct Gather {
+  at::Tensor source;  // contiguous
+  std::vector<int64_t> offsets;
+  int64_t length = 0;
+  bool transposed = false;
+
+  int64_t elements() const { return static_cast<int64_t>(offsets.size()) * length; }
+};
+
+int64_t share(const FtFile& file, const at::Tensor& source, int64_t size, const char* what) {
+  if (file.ranks < 1 || file.rank < 0 || file.rank >= file.ranks || size % file.ranks != 0) {
+    fail_shape(file, source, std::string(what) + " divisible by " + std::to_string(file.ranks));
+  }
+  return size / file.ranks;
+}
+
+Gather gather_output_split(const FtFile& file, at::Tensor source) {
+  if (source.dim() != 1 && source.dim() != 2) fail_shape(file, source, "one or two dimensions");
+  const int64_t outputs = share(file, source, source.size(0), "output features");
+  Gather gather{std::move(source), {}, 0, false};
+  if (gather.source.dim() == 1) {
+    gather.offsets = {file.rank * outputs};
+    gather.length = outputs;
+    return gather;
+  }
+  gather.transposed = true;
+  gather.length = gather.source.size(1);
+  for (int64_t j = 0; j < outputs; ++j) gather.offsets.push_back((file.rank * outputs + j) * gather.length);
+  return gather;
+}
+
+Gather gather_input_split(const FtFile& file, at::Tensor source) {
+  if (source.dim() != 2) fail_shape(file, source, "two dimensions");
+  const int64_t inputs = share(file, source, source.size(1), "input features");
+  Gather gather{std::move(source), {}, inputs, true};
+  for (int64_t j = 0; j < gather.source.size(0); ++j) {
+    gather.offsets.push_back(j * gather.source.size(1) + file.rank * inputs);
+  }
+  return gather;
+}
+
+Gather gather_qkv(const FtFile& file, at::Tensor source) {
+  const bool weight = source.dim() == 2;
+  if ((source.dim() != 1 && !weight) || file.heads < 1 || source.size(0) % (3 * file.heads) != 0) {
+    fail_shape(file, source, "[3 * " + std::to_string(file.heads) + " heads * head size] output features");
+  }
+  const int64_t heads = share(file, source, file.heads, "heads");
+  const int64_t head_size = source.size(0) / (3 * file.heads);
+  const int64_t inputs = weight ? source.size(1) : 1;
+  Gather gather{std::move(source), {}, weight ? inputs : head_size, weight};
+  for (int64_t kind = 0; kind < 3; ++kind) {  // query, key, value
+    for (int64_t head = file.rank * heads; head < (file.rank + 1) * heads; ++head) {
+      const int64_t row = (head * 3 + kind) * head_size;
+      for (int64_t d = 0; d < (weight ? head_size : 1); ++d) gather.offsets.push_back((row + d) * inputs);
+    }
+  }
+  return gather;
+}
+
+Gather gather_prefix(const FtFile& file) {
+  const at::Tensor& prefix = file.prefix;  // [P, L, 2, N, D]
+  if (prefix.dim() != 5 || prefix.size(2) != 2) fail_shape(file, prefix, "[P, L, 2, N, D]");
+  const int64_t length = prefix.size(0), layers = prefix.size(1), all_heads = prefix.size(3),
+                head_size = prefix.size(4);
+  const int64_t heads = share(file, prefix, all_heads, "heads");
+  Gather gather{prefix.contiguous(), {}, head_size, false};
+  for (int64_t layer_kind = 0; layer_kind < layers * 2; ++layer_kind) {
+    for (int64_t head = file.rank * heads; head < (file.rank + 1) * heads; ++head) {
+      for (int64_t p = 0; p < length; ++p) {
+        gather.offsets.push_back(((p * layers * 2 + layer_kind) * all_heads + head) * head_size);
+      }
+    }
+  }
+  return gather;
+}
+
+Gather gather_all(at::Tensor source) {
+  const int64_t elements = source.numel();
+  return Gather{std::move(source), {0}, elements, false};
+}
+
+at::Tensor map_contiguous(const TensorEntry& entry) {
+  const at::Tensor tensor = map_tensor(entry).contiguous();
+  // The kernels below stride through the source. Reading it in order first is much faster when it is cold, and mapping its
+  // pages in one call saves a fault for each of them when it is not.
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) / page * page;
+  const size_t bytes = reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) + tensor.nbytes() - begin;
+  if (::madvise(reinterpret_cast<void*>(begin), bytes, kPopulateRead) != 0) {
+    ::madvise(reinterpret_cast<void*>(begin), bytes, MADV_WILLNEED);
+  }
+  return tensor;
+}
+
+// Rounding each step to the file's dtype is numpy's float16 arithmetic, which NVIDIA's converter uses.
+at::Tensor sum_biases(const FtFile& file, at::ScalarType dtype, FtCounts& counts) {
+  at::Tensor sum;
+  for (const TensorEntry& entry : file.sources) {
+    const at::Tensor source = map_contiguous(entry);
+    at::Tensor value = at::empty({source.numel()}, at::TensorOptions().dtype(dtype));
+    const ConversionCounts converted =
+        element_converter(source.scalar_type(), dtype)(source.const_data_ptr(), value.data_ptr(), source.numel());
+    counts.overflowed += converted.overflowed;
+    counts.non_finite += converted.non_finite;
+    if (file.divisor != 1) value = at::div(value, file.divisor);
+    if (sum.defined() && sum.numel() != value.numel())
+      fail_shape(file, value, std::to_string(sum.numel()) + " elements in every bias");
+    sum = sum.defined() ? at::add(sum, value) : value;
+  }
+  return sum;
+}
+
+Gather gather_of(const FtFile& file, at::ScalarType dtype, FtCounts& counts) {
+  switch (file.layout) {
+    case FtLayout::prefix: return gather_prefix(file);
+    case FtLayout::zeros: return gather_all(at::zeros({file.elements}, at::TensorOptions().dtype(dtype)));
+    default: break;
+  }
+  if (file.sources.empty()) throw CoreError("NEOX_NATIVE", "No source given for " + file.path);
+  switch (file.layout) {
+    case FtLayout::output_split: return gather_output_split(file, map_contiguous(file.sources.front()));
+    case FtLayout::input_split: return gather_input_split(file, map_contiguous(file.sources.front()));
+    case FtLayout::qkv: return gather_qkv(file, map_contiguous(file.sources.front()));
+    case FtLayout::bias: return gather_all(sum_biases(file, dtype, counts));
+    default: return gather_all(map_contiguous(file.sources.front()));
+  }
+}
+
+Gather checked_gather(const FtFile& file, at::ScalarType dtype, FtCounts& counts) {
+  Gather gather = gather_of(file, dtype, counts);
+  if (gather.elements() != file.elements) {
+    fail_shape(file, gather.source, std::to_string(file.elements) + " elements in " + file.path);
+  }
+  return gather;
+}
+
+struct Piece {
+  const Gather& gather;
+  ElementConverter* convert;
+  int64_t source_item;  // bytes
+  int64_t item;         // bytes of an element in the file
+
+  const char* source_at(int64_t offset) const {
+    return static_cast<const char*>(gather.source.const_data_ptr()) + offset * source_item;
+  }
+};
+
+// target[begin, end) of the file's elements, for files that are a row of runs.
+ConversionCounts fill_runs(const Piece& piece, int64_t begin, int64_t end, char* target) {
+  ConversionCounts counts;
+  const int64_t length = piece.gather.length;
+  for (int64_t at = begin; at < end;) {
+    const int64_t run = at / length, column = at % length;
+    const int64_t n = std::min(length - column, end - at);
+    counts += piece.convert(piece.source_at(piece.gather.offsets[run] + column), target + (at - begin) * piece.item, n);
+    at += n;
+  }
+  return counts;
+}
+
+template <typename T>
+void transpose_tile(const T* tile, int64_t rows, int64_t columns, T* target, int64_t target_stride) {
+  for (int64_t c = 0; c < columns; ++c) {
+    for (int64_t j = 0; j < rows; ++j) target[c * target_stride + j] = tile[j * kTile + c];
+  }
+}
+
+// Rows [begin, end) of a transposed file into target, for the source rows [first, last) only.
+template <typename T>
+ConversionCounts fill_transposed(const Piece& piece, int64_t begin, int64_t end, int64_t first, int64_t last,
+                                 T* target) {
+  ConversionCounts counts;
+  alignas(64) T tile[kTile * kTile];
+  const auto stride = static_cast<int64_t>(piece.gather.offsets.size());
+  for (int64_t j = first; j < last; j += kTile) {
+    const int64_t rows = std::min(kTile, last - j);
+    for (int64_t c = begin; c < end; c += kTile) {
+      const int64_t columns = std::min(kTile, end - c);
+      for (int64_t i = 0; i < rows; ++i) {
+        counts += piece.convert(piece.source_at(piece.gather.offsets[j + i] + c), tile + i * kTile, columns);
+      }
+      transpose_tile(tile, rows, columns, target + (c - begin) * stride + j, stride);
+    }
+  }
+  return counts;
+}
+
+// Gives the file's content in order, in pieces of about kPieceBytes: use(data, bytes).
+template <typename Use>
+FtCounts for_each_piece(const Gather& gather, at::ScalarType dtype, const FtProgress& progress, Use use) {
+  const auto item = static_cast<int64_t>(c10::elementSize(dtype));
+  const Piece piece{gather, element_converter(gather.source.scalar_type(), dtype),
+                    static_cast<int64_t>(gather.source.element_size()), item};
+  // A piece is a number of the file's rows: [length, offsets] when transposed, else single elements.
+  const auto width = gather.transposed ? static_cast<int64_t>(gather.offsets.size()) : 1;
+  const int64_t rows = gather.transposed ? gather.length : gather.elements();
+  int64_t step = std::max<int64_t>(1, kPieceBytes / std::max<int64_t>(1, width * item));
+  if (gather.transposed && step > kTile) step -= step % kTile;
+  step = std::min(step, std::max<int64_t>(1, rows));
+  Buffer& buffer = computed_buffer;
+  buffer.grow(step * width * item);
+  std::atomic<int64_t> overflowed{0}, non_finite{0};
+  for (int64_t begin = 0; begin < rows; begin += step) {
+    const int64_t end = std::min(rows, begin + step);
+    const auto add = [&](const ConversionCounts& counts) {
+      overflowed += counts.overflowed;
+      non_finite += counts.non_finite;
+    };
+    if (gather.transposed) {
+      at::parallel_for(0, width, 4 * kTile, [&](int64_t first, int64_t last) {
+        add(item == 2 ? fill_transposed(piece, begin, end, first, last, reinterpret_cast<uint16_t*>(buffer.data()))
+                      : fill_transposed(piece, begin, end, first, last, reinterpret_cast<uint32_t*>(buffer.data())));
+      });
+    } else {
+      at::parallel_for(begin, end, int64_t{1} << 16, [&](int64_t first, int64_t last) {
+        add(fill_runs(piece, first, last, buffer.data() + (first - begin) * item));
+      });
+    }
+    const int64_t bytes = (end - begin) * width * item;
+    use(buffer.data(), bytes);
+    progress(static_cast<uint64_t>(bytes));
+  }
+  return FtCounts{overflowed, non_finite};
+}
+
+float element_at(const char* data, int64_t index, at::ScalarType dtype) {
+  if (dtype == at::kFloat) return reinterpret_cast<const float*>(data)[index];
+  return static_cast<float>(reinterpret_cast<const c10::Half*>(data)[index]);
+}
+
+void compare_piece(const char* expected, const char* actual, int64_t bytes, at::ScalarType dtype,
+                   FtComparison& result) {
+  if (std::memcmp(expected, actual, static_cast<size_t>(bytes)) == 0) return;
+  const auto item = static_cast<int64_t>(c10::elementSize(dtype));
+  for (int64_t i = 0; i < bytes / item; ++i) {
+    if (std::memcmp(expected + i * item, actual + i * item, static_cast<size_t>(item)) == 0) continue;
+    const double difference = std::abs(static_cast<double>(element_at(expected, i, dtype)) -
+                                       static_cast<double>(element_at(actual, i, dtype)));
+    ++result.differing;
+    result.max_abs_difference = std::max(result.max_abs_difference,
+                                         std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference);
+  }
+}
+
+void release_sources(const FtFile& file, const Gather& gather) {
+  if (!file.sources.empty() && file.layout != FtLayout::bias) release_pages(gather.source);
+}
+
+}  // namespace
+
+FtCounts write_ft_file(const FtFile& file, at::ScalarType dtype, const FtProgress& progress) {
+  FtCounts counts;
+  const Gather gather = checked_gather(file, dtype, counts);
+  Descriptor out(file.path, O_WRONLY | O_CREAT | O_EXCL, "create");
+  const FtCounts written =
+      for_each_piece(gather, dtype, progress, [&](const char* data, int64_t bytes) { out.write_all(data, bytes); });
+  out.close();
+  release_sources(file, gather);
+  if (file.layout != FtLayout::bias) return written;
+  // A bias was converted when it was summed; an infinity that only the sum brought is an overflow as well.
+  counts.overflowed = std::max(counts.overflowed, written.non_finite - counts.non_finite);
+  return counts;
+}
+
+FtComparison compare_ft_file(const FtFile& file, at::ScalarType dtype, const FtProgress& progress) {
+  FtComparison result;
+  result.expected_bytes = static_cast<uint64_t>(file.elements) * c10::elementSize(dtype);
+  struct stat status {};
+  if (::stat(file.path.c_str(), &status) != 0) {
+    if (errno != ENOENT) fail_io(file.path, "read");
+    result.missing = true;
+  } else {
+    result.actual_bytes = static_cast<uint64_t>(status.st_size);
+  }
+  if (result.missing || result.actual_bytes != result.expected_bytes) {
+    progress(result.expected_bytes);
+    return result;
+  }
+  FtCounts counts;
+  const Gather gather = checked_gather(file, dtype, counts);
+  Descriptor in(file.path, O_RDONLY, "read");
+  Buffer& actual = read_buffer;
+  for_each_piece(gather, dtype, progress, [&](const char* expected, int64_t bytes) {
+    actual.grow(bytes);
+    in.read_all(actual.data(), bytes);
+    compare_piece(expected, actual.data(), bytes, dtype, result);
+  });
+  release_sources(file, gather);
+  return result;
+}
+
+void sync_ft_files(const std::vector<std::string>& paths, const std::string& directory) {
+  const Descriptor folder(directory, O_RDONLY | O_DIRECTORY, "sync");
+  // An export has hundreds of small files: one commit of the file system's journal instead of one for each of them.
+  if (paths.size() > kManyFiles && ::syncfs(folder.get()) == 0) return;
+  for (const std::string& path : paths) {
+    const Descriptor file(path, O_RDONLY, "sync");
+    if (::fsync(file.get()) != 0) fail_io(path, "sync");
+  }
+  if (::fsync(folder.get()) != 0) fail_io(directory, "sync");
+}
+
+}  // namespace neox

@@ -1,0 +1,31 @@
+// Tensors over memory-mapped files. A tensor made here keeps its mapping alive; the file is read only when pages are touched.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace neox {
+
+// Where one tensor lies in a file; filled from lib/checkpoint/tensor.ts's TensorEntry.
+struct TensorEntry {
+  std::string name;
+  std::string file;
+  at::ScalarType dtype = at::kFloat;
+  std::vector<int64_t> shape;
+  std::vector<int64_t> stride;  // in elements; empty: row-major
+  uint64_t offset = 0;          // bytes from the start of the file
+  uint64_t byte_length = 0;     // bytes spanned from offset
+};
+
+// The tensor as it lies on disk, mapped where its alignment allows and copied where it does not.
+// Throws CoreError(bad_checkpoint) when the entry reaches outside of its file or its shape does not fit its bytes.
+at::Tensor map_tensor(const TensorEntry& entry);
+
+// Tells the kernel that the pages of a mapped tensor are not needed for now, so that they leave the resident set. They are
+// read again when touched. Does nothing for memory that is not a file mapping made here.
+void release_pages(const at::Tensor& mapped);
+
+}  // namespace neox

@@ -1,0 +1,16 @@
+// What the *.kernel.cc files of one instruction set know of each other.
+#pragma once
+
+#include "core/kernels/kernels.h"
+
+namespace neox::kernels::NEOX_KERNEL_NAMESPACE {
+
+void matmul(const MatmulTask& task);
+int64_t attention_forward_scratch(const AttentionTask& task);
+int64_t attention_backward_scratch(const AttentionTask& task);
+void attention_forward(const AttentionTask& task, float* scratch);
+void attention_backward(const AttentionTask& task, float* scratch);
+void rotary(const RotaryTask& task);
+LossResult cross_entropy(Element element, void* logits, int64_t vocab, int64_t target, float scale);
+
+}  // namespace neox::kernels::NEOX_KERNEL_NAMESPACE

@@ -1,0 +1,96 @@
+// Compute kernels of our own for CPUs, used where a general library leaves most of the machine idle: attention over packed
+// rows of unequal length (forward and backward), rotary embedding, and the loss over a vocabulary.
+//
+// The code in *.kernel.cc is compiled once per instruction set; `kernels()` chooses at run time. Those files include no
+// header with inline functions: the linker keeps one copy of an inline function, and it must not be one with instructions
+// that an older processor lacks. So this interface is plain data and pointers.
+#pragma once
+
+#include <cstdint>
+
+namespace neox::kernels {
+
+enum class Element : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+
+// Keys and values of one head: row s is at data + s * token_stride, D elements long.
+struct KeyValueSpan {
+  const void* keys = nullptr;
+  const void* values = nullptr;
+  int64_t token_stride = 0;  // in elements
+  int64_t length = 0;        // S of this span
+};
+
+// Attention of one head of one row: T new tokens look at the prefix, at the past, and causally at each other.
+struct AttentionTask {
+  Element element = Element::kFloat32;
+  int64_t head_size = 0;     // D
+  float scale = 1.0F;        // D^-0.5
+  const void* queries = nullptr;
+  int64_t query_stride = 0;  // elements between the queries of two tokens
+  int64_t tokens = 0;        // T
+  KeyValueSpan prefix;       // length P, seen by every query
+  KeyValueSpan text;         // length past + T; query t sees its first past + t + 1
+  // forward
+  void* out = nullptr;       // row t at out + t * out_stride, D elements
+  int64_t out_stride = 0;
+  // backward
+  const void* grad_out = nullptr;  // laid out as out
+  void* grad_queries = nullptr;    // laid out as queries; null: not wanted (nor are grad_keys, grad_values)
+  void* grad_keys = nullptr;       // gradients of the T new keys and values, at text's stride for the new tokens
+  void* grad_values = nullptr;
+  int64_t grad_stride = 0;
+  float* grad_prefix_keys = nullptr;    // [P, D] float32, written
+  float* grad_prefix_values = nullptr;  // [P, D] float32, written
+};
+
+struct RotaryTask {
+  Element element = Element::kFloat32;
+  void* query = nullptr;  // head 0 of one token; head n is at + n * head_stride
+  void* key = nullptr;
+  int64_t head_stride = 0;
+  int64_t heads = 0;
+  int64_t half = 0;           // n/2 of the n rotary dimensions
+  const float* cos = nullptr;  // [n/2] at the token's position
+  const float* sin = nullptr;
+  bool inverse = false;  // the transpose of the rotation: its gradient
+};
+
+struct LossResult {
+  float loss = 0.0F;    // -log softmax(logits)[target]
+  bool correct = false;  // the target has the largest logit
+};
+
+// A small product of float32 matrices. A may have any strides (a transposed A costs nothing); rows of B and C are contiguous and
+// readable (C: writable) up to a multiple of 16 columns.
+struct MatmulTask {
+  int64_t m = 0, n = 0, k = 0;
+  const float* a = nullptr;
+  int64_t a_row = 0, a_column = 0;  // strides
+  const float* b = nullptr;
+  int64_t b_row = 0;
+  float* c = nullptr;
+  int64_t c_row = 0;
+  bool accumulate = false;  // C += A * B
+};
+
+struct KernelTable {
+  const char* name;
+  // Floats of scratch memory that a task needs.
+  int64_t (*attention_forward_scratch)(const AttentionTask&);
+  int64_t (*attention_backward_scratch)(const AttentionTask&);
+  void (*attention_forward)(const AttentionTask&, float* scratch);
+  void (*attention_backward)(const AttentionTask&, float* scratch);
+  void (*rotary)(const RotaryTask&);
+  // One row of V logits. With `scale` > 0 the row is overwritten by (softmax - onehot(target)) * scale.
+  LossResult (*cross_entropy)(Element, void* logits, int64_t vocab, int64_t target, float scale);
+  // C[M, N] = A[M, K] * B[K, N] in float32; exposed for its tests.
+  void (*matmul)(const MatmulTask&);
+};
+
+// The best table that this processor runs, or the one that the environment variable NEOX_PREFIX_KERNELS names
+// ("portable", "avx2" or "avx512").
+const KernelTable& kernels();
+// By name; null when it is not built or this processor cannot run it.
+const KernelTable* find_kernels(const char* name);
+
+}  // namespace neox::kernels

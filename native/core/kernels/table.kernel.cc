@@ -1,0 +1,20 @@
+#include "core/kernels/functions.h"
+
+namespace neox::kernels::NEOX_KERNEL_NAMESPACE {
+
+#define NEOX_TEXT_OF(x) #x
+#define NEOX_NAME_OF(x) NEOX_TEXT_OF(x)
+
+extern const KernelTable table;
+const KernelTable table = {
+    NEOX_NAME_OF(NEOX_KERNEL_NAMESPACE),
+    attention_forward_scratch,
+    attention_backward_scratch,
+    attention_forward,
+    attention_backward,
+    rotary,
+    cross_entropy,
+    matmul,
+};
+
+}  // namespace neox::kernels::NEOX_KERNEL_NAMESPACE

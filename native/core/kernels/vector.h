@@ -1,0 +1,179 @@
+// Vectors of float32 for *.kernel.cc, on the compiler's vector extensions: the same source becomes AVX-512, AVX2, SSE2 or NEON
+// code by the flags it is compiled with. Everything is static, see kernels.h.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace neox::kernels::NEOX_KERNEL_NAMESPACE {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;    // floats in a vector
+constexpr int kTileRows = 6;  // a tile of the matrix product: rows x vectors of accumulators that fit the registers
+constexpr int kTileVectors = 4;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+constexpr int kTileRows = 6;
+constexpr int kTileVectors = 2;
+#else
+constexpr int kWidth = 4;
+constexpr int kTileRows = 4;
+constexpr int kTileVectors = 2;
+#endif
+
+typedef float FloatV __attribute__((vector_size(kWidth * 4)));
+typedef int32_t IntV __attribute__((vector_size(kWidth * 4)));
+typedef uint32_t UIntV __attribute__((vector_size(kWidth * 4)));
+typedef uint16_t ShortV __attribute__((vector_size(kWidth * 2)));
+
+constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+inline FloatV splat(float x) { return x - FloatV{}; }
+
+inline FloatV load(const float* p) {
+  FloatV v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+inline void store(float* p, FloatV v) { __builtin_memcpy(p, &v, sizeof(v)); }
+
+inline FloatV max_of(FloatV a, FloatV b) { return a > b ? a : b; }
+
+inline float sum_of(FloatV v) {
+  float parts[kWidth];
+  store(parts, v);
+  // Pairwise, so that the order of the sum is the same whatever the compiler makes of it.
+  for (int width = kWidth / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) parts[i] += parts[i + width];
+  }
+  return parts[0];
+}
+
+inline float largest_of(FloatV v) {
+  float parts[kWidth];
+  store(parts, v);
+  float best = parts[0];
+  for (int i = 1; i < kWidth; ++i) best = parts[i] > best ? parts[i] : best;
+  return best;
+}
+
+// e^x for x <= 0 (softmax needs no other); 0 below -87.3. Within 2 units in the last place: range reduction by ln 2 in two
+// parts, then a polynomial of degree 6 on [-ln2/2, ln2/2] (Cephes' expf coefficients).
+inline FloatV exp_of(FloatV x) {
+  const FloatV lowest = splat(-87.3F);
+  const IntV keep = x >= lowest;
+  x = max_of(x, lowest);
+  const FloatV magic = splat(12582912.0F);  // 1.5 * 2^23: adding it rounds to an integer
+  const FloatV shifted = x * 1.44269504088896341F + magic;
+  const FloatV n = shifted - magic;
+  FloatV r = x - n * 0.693359375F;
+  r = r + n * 2.12194440e-4F;
+  FloatV p = splat(1.9875691500e-4F);
+  p = p * r + 1.3981999507e-3F;
+  p = p * r + 8.3334519073e-3F;
+  p = p * r + 4.1665795894e-2F;
+  p = p * r + 1.6666665459e-1F;
+  p = p * r + 5.0000001201e-1F;
+  p = p * r * r + r + 1.0F;
+  const IntV exponent = (__builtin_convertvector(n, IntV) + 127) << 23;
+  const FloatV result = p * (FloatV)exponent;
+  return (FloatV)((IntV)result & keep);
+}
+
+// ---- elements: how a storage type becomes float32 and back ----
+
+struct Float32 {
+  typedef float Type;
+  static inline FloatV load(const Type* p) { return NEOX_KERNEL_NAMESPACE::load(p); }
+  static inline void store(Type* p, FloatV v) { NEOX_KERNEL_NAMESPACE::store(p, v); }
+  static inline float get(const Type* p) { return *p; }
+  static inline void put(Type* p, float v) { *p = v; }
+};
+
+struct BFloat16 {
+  typedef uint16_t Type;
+  static inline FloatV load(const Type* p) {
+    ShortV raw;
+    __builtin_memcpy(&raw, p, sizeof(raw));
+    return (FloatV)(__builtin_convertvector(raw, UIntV) << 16);
+  }
+  // Round to nearest, ties to even; NaN stays NaN.
+  static inline void store(Type* p, FloatV v) {
+    const UIntV bits = (UIntV)v;
+    const UIntV rounded = (bits + (0x7FFFU + ((bits >> 16) & 1U))) >> 16;
+    const IntV nan = v != v;
+    const UIntV chosen = (rounded & ~(UIntV)nan) | (0x7FC0U & (UIntV)nan);
+    const ShortV raw = __builtin_convertvector(chosen, ShortV);
+    __builtin_memcpy(p, &raw, sizeof(raw));
+  }
+  static inline float get(const Type* p) {
+    const uint32_t bits = static_cast<uint32_t>(*p) << 16;
+    float v;
+    __builtin_memcpy(&v, &bits, sizeof(v));
+    return v;
+  }
+  static inline void put(Type* p, float v) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &v, sizeof(v));
+    *p = v != v ? 0x7FC0 : static_cast<uint16_t>((bits + (0x7FFFU + ((bits >> 16) & 1U))) >> 16);
+  }
+};
+
+struct Float16 {
+  typedef uint16_t Type;
+  static inline float get(const Type* p) {
+    // Works by arithmetic for subnormals too: shift into place, then scale by 2^112.
+    const uint32_t sign = static_cast<uint32_t>(*p & 0x8000U) << 16;
+    const uint32_t magnitude = static_cast<uint32_t>(*p & 0x7FFFU) << 13;
+    const uint32_t scale_bits = 0x77800000U;  // 2^112
+    float scale;
+    float v;
+    __builtin_memcpy(&scale, &scale_bits, sizeof(scale));
+    __builtin_memcpy(&v, &magnitude, sizeof(v));
+    v *= scale;
+    uint32_t bits;
+    __builtin_memcpy(&bits, &v, sizeof(bits));
+    if ((*p & 0x7C00U) == 0x7C00U) bits = 0x7F800000U | (magnitude & 0x007FFFFFU);  // infinity, NaN
+    bits |= sign;
+    __builtin_memcpy(&v, &bits, sizeof(v));
+    return v;
+  }
+  static inline void put(Type* p, float v) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &v, sizeof(bits));
+    const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000U);
+    bits &= 0x7FFFFFFFU;
+    if (bits >= 0x7F800001U) {
+      *p = sign | 0x7E00U;
+    } else if (bits >= 0x477FF000U) {  // 65520 and more round to infinity
+      *p = sign | 0x7C00U;
+    } else if (bits < 0x38800000U) {  // below 2^-14: subnormal, rounded by adding 2^-1 in the right place
+      const uint32_t half_bits = 0x3F000000U;
+      float half;
+      float magnitude;
+      __builtin_memcpy(&half, &half_bits, sizeof(half));
+      __builtin_memcpy(&magnitude, &bits, sizeof(magnitude));
+      magnitude += half;
+      uint32_t sum;
+      __builtin_memcpy(&sum, &magnitude, sizeof(sum));
+      *p = sign | static_cast<uint16_t>(sum - half_bits);
+    } else {
+      const uint32_t odd = (bits >> 13) & 1U;
+      *p = sign | static_cast<uint16_t>((bits + 0xC8000FFFU + odd) >> 13);
+    }
+  }
+  static inline FloatV load(const Type* p) {
+    float parts[kWidth];
+    for (int i = 0; i < kWidth; ++i) parts[i] = get(p + i);
+    return NEOX_KERNEL_NAMESPACE::load(parts);
+  }
+  static inline void store(Type* p, FloatV v) {
+    float parts[kWidth];
+    NEOX_KERNEL_NAMESPACE::store(parts, v);
+    for (int i = 0; i < kWidth; ++i) put(p + i, parts[i]);
+  }
+};
+
+}  // namespace
+}  // namespace neox::kernels::NEOX_KERNEL_NAMESPACE

@@ -1,0 +1,31 @@
+// The resolved configuration of a GPT-NeoX model: no optional is left, lib/checkpoint/config.ts has decided everything.
+//
+// Letters used for shapes in native/: B rows (sequences), T new tokens of a row, M = sum of T over the rows of a batch (rows
+// are packed one behind the other, there is no padding), P prefix length, S keys seen (prefix + past + new),
+// L layers, H hidden size, N heads, D = H/N head size, I intermediate size, V vocabulary.
+#pragma once
+
+#include <cstdint>
+
+namespace neox {
+
+enum class Activation { kGelu, kGeluTanh, kQuickGelu, kRelu, kSilu };
+
+struct NeoXConfig {
+  int64_t vocab_size = 0;         // V, e.g. 44416
+  int64_t hidden_size = 0;        // H, e.g. 768
+  int64_t num_layers = 0;         // L, e.g. 12
+  int64_t num_heads = 0;          // N, e.g. 12
+  int64_t head_size = 0;          // D, e.g. 64
+  int64_t intermediate_size = 0;  // I, e.g. 3072
+  int64_t rotary_dims = 0;        // the first n dimensions of a head rotate, e.g. 64 (all) or 16 (a quarter)
+  double rotary_base = 10000.0;
+  double rotary_factor = 1.0;  // linear scaling: frequencies are divided by it
+  int64_t max_positions = 0;   // prefix and text together, e.g. 2048
+  bool parallel_residual = true;
+  bool attention_bias = true;
+  Activation activation = Activation::kGelu;
+  double layer_norm_eps = 1e-5;
+};
+
+}  // namespace neox

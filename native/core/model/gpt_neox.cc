@@ -1,0 +1,92 @@
+#include "core/model/gpt_neox.h"
+
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/layer_norm.h>
+
+#include <string>
+#include <utility>
+
+#include "core/error.h"
+#include "core/model/activation.h"
+
+namespace neox {
+
+GPTNeoX::GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSource>& weights, const ModelOptions& options,
+                 const CancelFlag& cancel, const std::function<void(double)>& progress)
+    : config_(config), options_(options) {
+  const auto norm = [&](const std::string& name) {
+    return LayerNorm{weights->get(name + ".weight").clone(), weights->get(name + ".bias").clone()};
+  };
+  const auto linear = [&](const std::string& name, bool bias) {
+    return FrozenLinear(weights, name + ".weight", bias ? name + ".bias" : "", options.pack());
+  };
+  const double steps = static_cast<double>(config.num_layers) + 1.0;
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    cancel.check();
+    const std::string layer = "gpt_neox.layers." + std::to_string(i) + ".";
+    blocks_.push_back({norm(layer + "input_layernorm"), norm(layer + "post_attention_layernorm"),
+                       linear(layer + "attention.query_key_value", config.attention_bias), linear(layer + "attention.dense", config.attention_bias),
+                       linear(layer + "mlp.dense_h_to_4h", true), linear(layer + "mlp.dense_4h_to_h", true)});
+    progress(static_cast<double>(i + 1) / steps);
+  }
+  cancel.check();
+  embedding_ = weights->get("gpt_neox.embed_in.weight");
+  final_norm_ = norm("gpt_neox.final_layer_norm");
+  output_ = std::make_unique<FrozenLinear>(weights, "embed_out.weight", "", options.pack());
+  attention_ = std::make_unique<Attention>(config, make_rotary_table(config, options.device),
+                                           options.backend == Backend::kOneDnn && options.device.is_cpu());
+  progress(1.0);
+}
+
+int64_t GPTNeoX::weight_bytes() const {
+  int64_t bytes = static_cast<int64_t>(embedding_.nbytes()) + output_->memory_bytes();
+  for (const Block& b : blocks_) {
+    bytes += b.query_key_value.memory_bytes() + b.dense.memory_bytes() + b.h_to_4h.memory_bytes() + b.four_h_to_h.memory_bytes();
+  }
+  return bytes;
+}
+
+at::Tensor GPTNeoX::norm(const at::Tensor& x, const LayerNorm& ln) const {
+  return at::layer_norm(x, {config_.hidden_size}, ln.weight, ln.bias, config_.layer_norm_eps);
+}
+
+// mlp(x) + residual
+at::Tensor GPTNeoX::mlp(const Block& block, const at::Tensor& x, const at::Tensor& residual) const {
+  const bool fused = config_.activation == Activation::kGelu || config_.activation == Activation::kGeluTanh;
+  const at::Tensor up = fused ? block.h_to_4h.forward_gelu(x, config_.activation == Activation::kGeluTanh)  // [M, I]
+                              : activate(block.h_to_4h.forward(x), config_.activation);
+  return block.four_h_to_h.forward_add(up, residual);
+}
+
+at::Tensor GPTNeoX::block_forward(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer) const {
+  at::Tensor qkv = block.query_key_value.forward(norm(x, block.input_norm)).view({x.size(0), config_.num_heads, 3, config_.head_size});
+  attention_->rotate_and_store(qkv, rows, layer);
+  const at::Tensor middle = block.dense.forward_add(attention_->forward(qkv, rows, layer), x);  // [M, H]
+  // Parallel residual (GPT-J): attention and MLP both read x, and both are added to it.
+  return mlp(block, norm(config_.parallel_residual ? x : middle, block.post_attention_norm), middle);
+}
+
+at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, const CancelFlag& cancel) const {
+  for (const Row& row : rows) {
+    if (row.start_position() + row.tokens > config_.max_positions) {
+      throw CoreError("NEOX_TOO_LONG", "A row of " + std::to_string(row.start_position() + row.tokens) +
+                                           " positions (prefix included) is longer than the model's " + std::to_string(config_.max_positions));
+    }
+    if (row.cache != nullptr) row.cache->reserve(config_, row.tokens, tensor_options());
+  }
+  at::Tensor x = at::embedding(embedding_, ids);  // [M, H]
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    cancel.check();
+    x = block_forward(blocks_[static_cast<size_t>(layer)], x, rows, layer);
+  }
+  for (Row& row : rows) {
+    if (row.cache == nullptr) continue;
+    row.cache->length += row.tokens;
+    row.cache->storage->used = row.cache->length;
+  }
+  return x;
+}
+
+at::Tensor GPTNeoX::logits(const at::Tensor& hidden) const { return output_->forward(norm(hidden, final_norm_)).to(at::kFloat); }
+
+}  // namespace neox

@@ -1,0 +1,106 @@
+// The GPT-NeoX model, frozen: forward passes over packed batches, and the backward pass to the prefix.
+// Black et al. 2022, "GPT-NeoX-20B"; numerically after transformers' GPTNeoXForCausalLM.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "core/cancel.h"
+#include "core/model/attention.h"
+#include "core/model/config.h"
+#include "core/model/linear.h"
+#include "core/model/rows.h"
+#include "core/model/weights.h"
+
+namespace neox {
+
+struct ModelOptions {
+  at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;
+  Backend backend = Backend::kAten;
+  // Which products run on reordered copies of the weights (onednn only). Each copy costs the memory of the weights.
+  bool pack_forward = true;
+  bool pack_backward = true;
+
+  LinearPacking pack() const { return {backend == Backend::kOneDnn && pack_forward, backend == Backend::kOneDnn && pack_backward}; }
+};
+
+// Where targets are; parallel to the M packed tokens.
+constexpr int64_t kIgnoredTarget = -1;
+
+struct LossSum {
+  double loss = 0.0;  // sum over target tokens of -log p(target)
+  int64_t tokens = 0;
+  int64_t correct = 0;  // target tokens that were the most likely one
+};
+
+class GPTNeoX {
+ public:
+  // `progress` is called with the share of layers that are ready, in (0, 1].
+  GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSource>& weights, const ModelOptions& options,
+          const CancelFlag& cancel, const std::function<void(double)>& progress);
+
+  const NeoXConfig& config() const { return config_; }
+  const ModelOptions& options() const { return options_; }
+  at::TensorOptions tensor_options() const { return at::TensorOptions().dtype(options_.dtype).device(options_.device); }
+  int64_t weight_bytes() const;
+
+  // Hidden states [M, H] behind the last block, before the final layer norm. `ids` [M] int64. Rows' caches grow by their tokens.
+  at::Tensor forward(const at::Tensor& ids, std::vector<Row>& rows, const CancelFlag& cancel) const;
+  // Logits [R, V] float32 of hidden states [R, H].
+  at::Tensor logits(const at::Tensor& hidden) const;
+
+  // ---- training ----
+  // Makes ready what the backward pass needs; the second call does nothing.
+  void prepare_backward(const CancelFlag& cancel);
+  // Loss of a batch whose rows have no cache; `targets` parallel to ids, kIgnoredTarget: none.
+  LossSum loss(const at::Tensor& ids, const std::vector<int64_t>& targets, std::vector<Row>& rows, const CancelFlag& cancel) const;
+  struct LossAndGradient {
+    LossSum sum;
+    at::Tensor prefix;  // gradient of the SUM of losses: [L, 2, N, P, D] float32
+  };
+  // The rows must share one prefix.
+  LossAndGradient loss_and_gradient(const at::Tensor& ids, const std::vector<int64_t>& targets, std::vector<Row>& rows,
+                                    const CancelFlag& cancel) const;
+
+ private:
+  struct LayerNorm {
+    at::Tensor weight, bias;  // [H]
+  };
+  struct Block {
+    LayerNorm input_norm, post_attention_norm;
+    FrozenLinear query_key_value, dense, h_to_4h, four_h_to_h;
+  };
+  // What the backward pass of a block needs of its forward pass.
+  struct Saved {
+    at::Tensor x;                 // [M, H] input
+    at::Tensor mean1, rstd1;      // [M, 1] of the first layer norm
+    at::Tensor qkv;               // [M, N, 3, D] after rotation
+    at::Tensor middle;            // [M, H] input of the second layer norm
+    at::Tensor mean2, rstd2;
+    at::Tensor up;                // [M, I] before the activation
+  };
+
+  at::Tensor norm(const at::Tensor& x, const LayerNorm& ln) const;
+  at::Tensor mlp(const Block& block, const at::Tensor& x, const at::Tensor& residual) const;
+  at::Tensor block_forward(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer) const;
+  at::Tensor block_forward_saving(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer, Saved& saved) const;
+  at::Tensor block_backward(const Block& block, const at::Tensor& dy, const std::vector<Row>& rows, int64_t layer, const Saved& saved,
+                            at::Tensor& grad_prefix) const;
+  // Loss of hidden states; with `dx` also its gradient [M, H], of the sum of losses times `scale`.
+  LossSum output_loss(const at::Tensor& hidden, const std::vector<int64_t>& targets, double scale, at::Tensor* dx,
+                      const CancelFlag& cancel) const;
+
+  NeoXConfig config_;
+  ModelOptions options_;
+  at::Tensor embedding_;  // [V, H]
+  std::vector<Block> blocks_;
+  LayerNorm final_norm_;
+  std::unique_ptr<FrozenLinear> output_;
+  std::unique_ptr<Attention> attention_;
+};
+
+}  // namespace neox

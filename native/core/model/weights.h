@@ -1,0 +1,36 @@
+// Where the model takes its weights from, tensor by tensor. The model does not assume that they all lie in memory.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "core/checkpoint/mapped_file.h"
+
+namespace neox {
+
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  // A contiguous tensor in the compute dtype, on the compute device. It may be a view of a file: do not write to it.
+  virtual at::Tensor get(const std::string& name) const = 0;
+  // Says that a tensor from get() is not needed for now.
+  virtual void release(const at::Tensor& tensor) const = 0;
+};
+
+// Weights in files of a checkpoint, under Hugging Face's names. Mapped where the file holds the compute dtype, converted where not.
+class CheckpointWeights : public WeightSource {
+ public:
+  CheckpointWeights(const std::vector<TensorEntry>& entries, at::ScalarType dtype, at::Device device);
+  at::Tensor get(const std::string& name) const override;
+  void release(const at::Tensor& tensor) const override;
+
+ private:
+  std::unordered_map<std::string, TensorEntry> entries_;
+  at::ScalarType dtype_;
+  at::Device device_;
+};
+
+}  // namespace neox

@@ -1,0 +1,237 @@
+/**
+ * The addon's whole surface. A test compares the names here with the addon's real exports. Only lib/ uses it: the options are
+ * checked and completed there, and native code trusts them.
+ *
+ * Rows of a batch cross packed: `tokens` holds the rows' token ids one behind the other, `lengths` how many each row has.
+ */
+
+declare const brand: unique symbol;
+interface Handle<Name extends string> {
+  readonly [brand]: Name;
+}
+
+export type Model = Handle<'model'>;
+export type Prefix = Handle<'prefix'>;
+export type Cache = Handle<'cache'>;
+export type Encoder = Handle<'encoder'>;
+export type Trainer = Handle<'trainer'>;
+export type CancelFlag = Handle<'cancel'>;
+
+export interface SystemInfo {
+  torchVersion: string;
+  /** Compute threads that libtorch uses by default. */
+  threads: number;
+  /** What libtorch's own vector code was compiled for, e.g. "AVX512". */
+  cpuCapability: string;
+  cpuFeatures: string[];
+  /** The instruction set of this package's own kernels: "portable", "avx2" or "avx512". */
+  kernels: string;
+  onednn: boolean;
+  /** Compute dtypes that the onednn backend runs here. */
+  onednnDtypes: string[];
+  cudaAvailable: boolean;
+  cudaDevices: number;
+}
+
+export interface TensorEntry {
+  name: string;
+  file: string;
+  dtype: string;
+  shape: readonly number[];
+  stride?: readonly number[];
+  offset: number;
+  byteLength: number;
+}
+
+export interface ModelConfig {
+  vocabSize: number;
+  hiddenSize: number;
+  numLayers: number;
+  numHeads: number;
+  headSize: number;
+  intermediateSize: number;
+  rotaryDims: number;
+  rotaryBase: number;
+  rotaryFactor: number;
+  maxPositionEmbeddings: number;
+  useParallelResidual: boolean;
+  attentionBias: boolean;
+  layerNormEps: number;
+  activation: 'gelu' | 'gelu_tanh' | 'quick_gelu' | 'relu' | 'silu';
+}
+
+export interface LoadOptions {
+  config: ModelConfig;
+  tensors: TensorEntry[];
+  dtype: 'float32' | 'bfloat16' | 'float16';
+  device: string;
+  backend: 'auto' | 'aten' | 'onednn';
+  pack: 'auto' | 'both' | 'forward' | 'none';
+  /** 0: libtorch's default. */
+  threads: number;
+  cancel?: CancelFlag | undefined;
+  /** The share that is ready, in (0, 1]. */
+  onProgress?: ((share: number) => void) | undefined;
+}
+
+export interface ModelInfo {
+  dtype: 'float32' | 'bfloat16' | 'float16';
+  device: string;
+  backend: 'aten' | 'onednn';
+  weightBytes: number;
+}
+
+export interface ForwardOptions {
+  tokens: Int32Array;
+  lengths: Int32Array;
+  /** One for each row; ignored with a cache, which knows its own. */
+  prefixes: (Prefix | null)[];
+  cache?: Cache | undefined;
+  logits: 'all' | 'last' | 'none';
+  cancel?: CancelFlag | undefined;
+}
+
+export interface ForwardResult {
+  /** float32, row-major: [sum of lengths, V] for 'all', [rows, V] for 'last'; null for 'none'. */
+  logits: Float32Array | null;
+  /** A new cache; the one that was given is unchanged. */
+  cache: Cache;
+}
+
+export interface GenerateRowSettings {
+  temperature: number;
+  topK: number;
+  topP: number;
+  seed: number;
+  maxNewTokens: number;
+  stopIds: Int32Array;
+}
+
+export interface GenerateOptions {
+  tokens: Int32Array;
+  lengths: Int32Array;
+  prefixes: (Prefix | null)[];
+  settings: GenerateRowSettings[];
+  cancel?: CancelFlag | undefined;
+  /** Called with [row, token] for every new token. */
+  onToken?: ((event: [row: number, token: number]) => void) | undefined;
+}
+
+export interface GenerateResult {
+  tokens: Int32Array;
+  finishReason: 'stop' | 'length';
+}
+
+export interface Batch {
+  tokens: Int32Array;
+  /** Parallel to tokens; -1 where there is no target. */
+  targets: Int32Array;
+  lengths: Int32Array;
+  cancel?: CancelFlag | undefined;
+}
+
+export interface LossSum {
+  /** Sum over the target tokens of -log p(target). */
+  loss: number;
+  tokens: number;
+  /** Target tokens that the model held for the most likely. */
+  correct: number;
+}
+
+export interface EncoderOptions {
+  prefixLength: number;
+  inputDim: number;
+  hiddenDim: number;
+  dropout: number;
+  seed: number;
+}
+
+/** Encoder tensors by rinna's names. */
+export type EncoderState = Record<string, Float32Array>;
+
+export interface OptimizerOptions {
+  beta1: number;
+  beta2: number;
+  epsilon: number;
+  weightDecay: number;
+  cancel?: CancelFlag | undefined;
+}
+
+export interface StepResult {
+  /** Mean over the target tokens of the step. */
+  loss: number;
+  tokens: number;
+  /** L2 norm before clipping. */
+  gradNorm: number;
+}
+
+export function systemInfo(): SystemInfo;
+
+export function createCancelFlag(): CancelFlag;
+export function cancel(flag: CancelFlag): void;
+
+export function loadModel(options: LoadOptions): Promise<Model>;
+export function disposeModel(model: Model): Promise<void>;
+export function modelInfo(model: Model): ModelInfo;
+/** `data`: [P, L, 2, N, D] */
+export function createPrefix(model: Model, options: { data: Float32Array }): Promise<Prefix>;
+
+export function forward(model: Model, options: ForwardOptions): Promise<ForwardResult>;
+export function generate(model: Model, options: GenerateOptions): Promise<GenerateResult[]>;
+/** Tokens that each row of a cache holds, prefix not counted. */
+export function cacheLengths(cache: Cache): Int32Array;
+/** Frees a cache's memory now; using it afterwards is an error of the caller's. */
+export function freeCache(cache: Cache): void;
+/** Keys and values of one row, without the prefix, in prefix order: [length, L, 2, N, D]. */
+export function readCache(model: Model, cache: Cache, row: number): Promise<Float32Array>;
+
+export function createEncoder(model: Model, options: EncoderOptions): Promise<Encoder>;
+export function encoderState(model: Model, encoder: Encoder): Promise<EncoderState>;
+export function setEncoderState(model: Model, encoder: Encoder, state: EncoderState): Promise<void>;
+/** The prefix weights [P, L, 2, N, D]. */
+export function encoderOutput(model: Model, encoder: Encoder): Promise<Float32Array>;
+/** Fits the encoder's output to `target`; gives the mean squared error that is left. */
+export function fitEncoder(
+  model: Model,
+  encoder: Encoder,
+  options: { target: Float32Array; steps: number; learningRate: number; weightDecay: number; cancel?: CancelFlag | undefined },
+): Promise<number>;
+
+export function createTrainer(model: Model, encoder: Encoder, options: OptimizerOptions): Promise<Trainer>;
+export function trainerAccumulate(model: Model, trainer: Trainer, batch: Batch): Promise<LossSum>;
+export function trainerStep(model: Model, trainer: Trainer, options: { learningRate: number; gradClip: number }): Promise<StepResult>;
+/** Gradients of the mean loss over what was accumulated, unclipped, by the encoder's names. */
+export function trainerGradients(model: Model, trainer: Trainer, encoder: Encoder): Promise<EncoderState>;
+export function evaluate(model: Model, options: Batch & { prefix?: Prefix | null }): Promise<LossSum>;
+
+/** One output file of a FasterTransformer export. */
+export interface FtFile {
+  name: string;
+  layout: 'copy' | 'output_split' | 'input_split' | 'qkv' | 'bias' | 'prefix' | 'zeros';
+  /** The tensor-parallel rank whose part it holds. */
+  rank: number;
+  /** Biases are divided by it. */
+  divisor: number;
+  /** Elements that the file must have. */
+  elements: number;
+  sources: readonly TensorEntry[];
+}
+
+export interface FtJob {
+  directory: string;
+  dtype: 'float32' | 'float16';
+  ranks: number;
+  heads: number;
+  files: readonly FtFile[];
+  /** [P, L, 2, N, D], for files of layout 'prefix'. */
+  prefix?: { data: Float32Array; shape: readonly number[] };
+  cancel?: CancelFlag | undefined;
+  onProgress?: ((event: { file: string; bytesDone: number }) => void) | undefined;
+}
+
+/** Writes the files, which must not exist, and waits until they are on the disk. Counts, per file, what the dtype could not hold. */
+export function writeFastertransformer(job: FtJob): Promise<{ overflowed: number; nonFinite: number }[]>;
+/** Reads the files back and compares them bit by bit with what writeFastertransformer would write. */
+export function compareFastertransformer(
+  job: FtJob,
+): Promise<{ missing: boolean; expectedBytes: number; actualBytes: number; differing: number; maxAbsDifference: number }[]>;
