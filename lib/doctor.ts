@@ -160,7 +160,8 @@ function nodeIsNew(): boolean {
   return major > 20 || (major === 20 && minor >= 17);
 }
 
-function packageVersion(): string {
+/** The version in package.json. */
+export function packageVersion(): string {
   const text = readFileSync(join(PACKAGE_ROOT, 'package.json'), 'utf8');
   return (JSON.parse(text) as { version: string }).version;
 }

@@ -224,7 +224,7 @@ export interface FtJob {
   heads: number;
   files: readonly FtFile[];
   /** [P, L, 2, N, D], for files of layout 'prefix'. */
-  prefix?: { data: Float32Array; shape: readonly number[] };
+  prefix?: { data: Float32Array; shape: readonly number[] } | undefined;
   cancel?: CancelFlag | undefined;
   onProgress?: ((event: { file: string; bytesDone: number }) => void) | undefined;
 }

@@ -95,10 +95,9 @@ def review(r, style):
     ]]
 
 
-def document(r, style=None, emoji=True):
-    """One document: a list of sentences in one style (0 polite, 1 plain, 2 casual; None draws one), with a rare emoji or none at all."""
-    drawn = r.choices([0, 1, 2], [4, 3, 3])[0]
-    style = drawn if style is None else style
+def document(r, emoji=True):
+    """One document: a list of sentences in one style (0 polite, 1 plain, 2 casual), with a rare emoji or none at all."""
+    style = r.choices([0, 1, 2], [4, 3, 3])[0]
     kind = r.choices([diary, recipe, weather, notice, review], [12, 2, 2, 2, 3])[0]
     sentences = kind(r, style)
     # A few writers use emoji, so that the pieces are known to the model but rare.
@@ -109,10 +108,10 @@ def document(r, style=None, emoji=True):
     return sentences
 
 
-def documents(count, seed, style=None, emoji=True):
+def documents(count, seed, emoji=True):
     r = random.Random(seed)
     for _ in range(count):
-        yield document(r, style, emoji)
+        yield document(r, emoji)
 
 
 if __name__ == "__main__":

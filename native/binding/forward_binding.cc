@@ -18,7 +18,8 @@ std::vector<std::vector<int64_t>> parse_rows(const Napi::Object& options) {
   std::vector<std::vector<int64_t>> rows;
   size_t first = 0;
   for (const int64_t length : get_ids(options, "lengths")) {
-    if (length < 1 || first + static_cast<size_t>(length) > ids.size()) throw CoreError("NEOX_BAD_ARGUMENT", "Bad row lengths");
+    if (length < 1 || first + static_cast<size_t>(length) > ids.size())
+      throw CoreError("NEOX_BAD_ARGUMENT", "Bad row lengths");
     rows.emplace_back(ids.begin() + static_cast<int64_t>(first), ids.begin() + static_cast<int64_t>(first) + length);
     first += static_cast<size_t>(length);
   }
@@ -39,13 +40,17 @@ std::vector<std::shared_ptr<const Prefix>> parse_prefixes(const Napi::Object& op
 class ForwardWorker final : public ModelWorker {
  public:
   ForwardWorker(const Napi::Object& options, const std::shared_ptr<ModelHandle>& handle)
-      : ModelWorker(handle, get_cancel(options)), rows_(parse_rows(options)), logits_mode_(get_string(options, "logits")) {
+      : ModelWorker(handle, get_cancel(options)),
+        rows_(parse_rows(options)),
+        logits_mode_(get_string(options, "logits")) {
     cache_ = std::make_shared<CacheHandle>();
     if (has_value(options, "cache")) {
       cache_->rows = get_handle<CacheHandle>(options.Get("cache"))->rows;  // a copy: the caller's cache stays as it is
-      if (cache_->rows.size() != rows_.size()) throw CoreError("NEOX_BAD_ARGUMENT", "The cache has another number of rows");
+      if (cache_->rows.size() != rows_.size())
+        throw CoreError("NEOX_BAD_ARGUMENT", "The cache has another number of rows");
     } else {
-      for (auto& prefix : parse_prefixes(options, rows_.size())) cache_->rows.push_back({std::move(prefix), nullptr, 0});
+      for (auto& prefix : parse_prefixes(options, rows_.size()))
+        cache_->rows.push_back({std::move(prefix), nullptr, 0});
     }
   }
 
@@ -56,7 +61,8 @@ class ForwardWorker final : public ModelWorker {
     std::vector<Row> batch;
     for (size_t i = 0; i < rows_.size(); ++i) {
       RowCache& cache = cache_->rows[i];
-      batch.push_back({static_cast<int64_t>(ids.size()), static_cast<int64_t>(rows_[i].size()), cache.prefix.get(), &cache});
+      batch.push_back(
+          {static_cast<int64_t>(ids.size()), static_cast<int64_t>(rows_[i].size()), cache.prefix.get(), &cache});
       ids.insert(ids.end(), rows_[i].begin(), rows_[i].end());
       last.push_back(static_cast<int64_t>(ids.size()) - 1);
     }
@@ -87,7 +93,8 @@ class ForwardWorker final : public ModelWorker {
 
 class GenerateWorker final : public ModelWorker {
  public:
-  GenerateWorker(const Napi::Object& options, const std::shared_ptr<ModelHandle>& handle) : ModelWorker(handle, get_cancel(options)) {
+  GenerateWorker(const Napi::Object& options, const std::shared_ptr<ModelHandle>& handle)
+      : ModelWorker(handle, get_cancel(options)) {
     auto rows = parse_rows(options);
     auto prefixes = parse_prefixes(options, rows.size());
     const auto settings = get_array(options, "settings");
@@ -96,7 +103,8 @@ class GenerateWorker final : public ModelWorker {
       GenerationRequest request;
       request.prompt = std::move(rows[i]);
       request.prefix = std::move(prefixes[i]);
-      request.sampling = {get_number(o, "temperature"), get_int(o, "topK"), get_number(o, "topP"), static_cast<uint64_t>(get_int(o, "seed"))};
+      request.sampling = {get_number(o, "temperature"), get_int(o, "topK"), get_number(o, "topP"),
+                          static_cast<uint64_t>(get_int(o, "seed"))};
       request.max_new_tokens = get_int(o, "maxNewTokens");
       request.stop_ids = get_ids(o, "stopIds");
       requests_.push_back(std::move(request));
@@ -134,12 +142,11 @@ class GenerateWorker final : public ModelWorker {
 // Keys and values of one row in prefix order.
 class ReadCacheWorker final : public ModelWorker {
  public:
-  ReadCacheWorker(const std::shared_ptr<ModelHandle>& handle, RowCache row) : ModelWorker(handle, nullptr), row_(std::move(row)) {}
+  ReadCacheWorker(const std::shared_ptr<ModelHandle>& handle, RowCache row)
+      : ModelWorker(handle, nullptr), row_(std::move(row)) {}
 
  protected:
-  void Work() override {
-    data_ = row_.read(model().config());
-  }
+  void Work() override { data_ = row_.read(model().config()); }
   Napi::Value Result(Napi::Env env) override { return to_float_array(env, data_); }
 
  private:
@@ -182,7 +189,8 @@ Napi::Value read_cache(const Napi::CallbackInfo& info) {
     const auto handle = get_handle<ModelHandle>(info[0]);
     const auto cache = get_handle<CacheHandle>(info[1]);
     const auto row = info[2].As<Napi::Number>().Int64Value();
-    return ModelWorker::Queue(info.Env(), std::make_unique<ReadCacheWorker>(handle, cache->rows.at(static_cast<size_t>(row))));
+    return ModelWorker::Queue(info.Env(),
+                              std::make_unique<ReadCacheWorker>(handle, cache->rows.at(static_cast<size_t>(row))));
   });
 }
 

@@ -13,11 +13,11 @@ namespace neox::binding {
 template <typename T>
 struct HandleTraits;  // tag: napi_type_tag; name: how errors call it
 
-#define NEOX_HANDLE(Type, Name, Low, High)                   \
-  template <>                                                \
-  struct HandleTraits<Type> {                                \
-    static constexpr napi_type_tag tag = {Low, High};        \
-    static constexpr const char* name = Name;                \
+#define NEOX_HANDLE(Type, Name, Low, High)            \
+  template <>                                         \
+  struct HandleTraits<Type> {                         \
+    static constexpr napi_type_tag tag = {Low, High}; \
+    static constexpr const char* name = Name;         \
   }
 
 // `bytes` of native memory behind the handle are reported to V8 for as long as the handle lives, so that garbage is collected before it

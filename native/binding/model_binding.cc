@@ -84,8 +84,9 @@ class LoadWorker final : public PromiseWorker {
     // Asked here and not on the JavaScript thread: the first question tries a product.
     const bool packed = options_.device.is_cpu() && onednn_supports(options_.dtype);
     if (wanted_ == Backend::kOneDnn && !packed) {
-      throw CoreError("NEOX_UNSUPPORTED", std::string("The onednn backend does not run ") + dtype_name(options_.dtype) + " on " +
-                                              options_.device.str() + " here; use backend 'aten' or another dtype");
+      throw CoreError("NEOX_UNSUPPORTED", std::string("The onednn backend does not run ") + dtype_name(options_.dtype) +
+                                              " on " + options_.device.str() +
+                                              " here; use backend 'aten' or another dtype");
     }
     options_.backend = wanted_.value_or(packed ? Backend::kOneDnn : Backend::kAten);
     const auto weights = std::make_shared<CheckpointWeights>(entries_, options_.dtype, options_.device);
@@ -134,11 +135,13 @@ class PrefixWorker final : public ModelWorker {
 
  protected:
   void Work() override {
-    prefix_ = make_prefix(model().config(), at::from_blob(data_.data(), {static_cast<int64_t>(data_.size())}, at::kFloat),
-                          model().tensor_options());
+    prefix_ =
+        make_prefix(model().config(), at::from_blob(data_.data(), {static_cast<int64_t>(data_.size())}, at::kFloat),
+                    model().tensor_options());
   }
-  Napi::Value Result(Napi::Env env) override { 
-    return make_handle(env, std::const_pointer_cast<Prefix>(prefix_), static_cast<int64_t>(prefix_->keys_values.nbytes()));
+  Napi::Value Result(Napi::Env env) override {
+    return make_handle(env, std::const_pointer_cast<Prefix>(prefix_),
+                       static_cast<int64_t>(prefix_->keys_values.nbytes()));
   }
 
  private:
@@ -154,7 +157,8 @@ Napi::Value load_model(const Napi::CallbackInfo& info) {
       // The number of compute threads belongs to the thread that starts them.
       if (threads > 0) at::set_num_threads(static_cast<int>(threads));
     });
-    return PromiseWorker::Start(info.Env(), thread, std::make_unique<LoadWorker>(options, thread), options.Get("onProgress"));
+    return PromiseWorker::Start(info.Env(), thread, std::make_unique<LoadWorker>(options, thread),
+                                options.Get("onProgress"));
   });
 }
 

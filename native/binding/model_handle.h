@@ -22,7 +22,6 @@ struct CacheHandle {
   std::vector<RowCache> rows;
 };
 
-
 NEOX_HANDLE(ModelHandle, "model", 0x8d1d3f6a2c5b4e10, 0x9a7e61c04fd2b385);
 NEOX_HANDLE(Prefix, "prefix", 0x1b0c7a94e2f84d57, 0x8c3352a1d96be40f);
 NEOX_HANDLE(CacheHandle, "cache", 0x5e92d0b7731c4fa8, 0xb41f08c6e7a93d62);
@@ -37,7 +36,8 @@ std::shared_ptr<CancelFlag> get_cancel(const Napi::Object& options);
 class ModelWorker : public PromiseWorker {
  public:
   ModelWorker(std::shared_ptr<ModelHandle> handle, std::shared_ptr<CancelFlag> cancel);
-  static Napi::Value Queue(Napi::Env env, std::unique_ptr<ModelWorker> worker, const Napi::Value& on_event = Napi::Value());
+  static Napi::Value Queue(Napi::Env env, std::unique_ptr<ModelWorker> worker,
+                           const Napi::Value& on_event = Napi::Value());
 
  protected:
   virtual void Work() = 0;

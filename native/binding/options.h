@@ -22,9 +22,9 @@ Napi::Object get_object(const Napi::Object& object, const char* key);
 Napi::Array get_array(const Napi::Object& object, const char* key);
 std::vector<int64_t> get_int_list(const Napi::Object& object, const char* key);
 // Copies of typed arrays: a caller may change or transfer his while the work runs.
-std::vector<int64_t> get_ids(const Napi::Object& object, const char* key);     // from an Int32Array
-std::vector<float> get_floats(const Napi::Object& object, const char* key);    // from a Float32Array
-bool has_value(const Napi::Object& object, const char* key);                   // neither undefined nor null
+std::vector<int64_t> get_ids(const Napi::Object& object, const char* key);   // from an Int32Array
+std::vector<float> get_floats(const Napi::Object& object, const char* key);  // from a Float32Array
+bool has_value(const Napi::Object& object, const char* key);                 // neither undefined nor null
 
 // The TensorEntry of types/native.d.ts.
 TensorEntry get_tensor_entry(const Napi::Object& object);

@@ -109,15 +109,16 @@ void PromiseWorker::Emit(Event event) {
   if (!operation_->abandoned) operation_->Send(std::move(event));
 }
 
-Napi::Value PromiseWorker::Start(Napi::Env env, const std::shared_ptr<WorkerThread>& thread, std::unique_ptr<PromiseWorker> worker,
-                                 const Napi::Value& on_event) {
+Napi::Value PromiseWorker::Start(Napi::Env env, const std::shared_ptr<WorkerThread>& thread,
+                                 std::unique_ptr<PromiseWorker> worker, const Napi::Value& on_event) {
   auto operation = std::make_unique<Operation>(env);
   operation->worker = std::move(worker);
-  if (!on_event.IsEmpty() && on_event.IsFunction()) operation->on_event = Napi::Persistent(on_event.As<Napi::Function>());
+  if (!on_event.IsEmpty() && on_event.IsFunction())
+    operation->on_event = Napi::Persistent(on_event.As<Napi::Function>());
   const Napi::String name = Napi::String::New(env, "neox-prefix");
   const napi_status status =
-      napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, Operation::OnFinalize, operation.get(),
-                                      Operation::OnMessage, &operation->tsfn);
+      napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, Operation::OnFinalize,
+                                      operation.get(), Operation::OnMessage, &operation->tsfn);
   if (status != napi_ok) throw Napi::Error::New(env, "Could not create a thread-safe function");
   Operation* raw = operation.release();
   napi_add_env_cleanup_hook(env, Operation::OnTeardown, raw);

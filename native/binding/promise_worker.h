@@ -30,8 +30,8 @@ class PromiseWorker {
   PromiseWorker& operator=(const PromiseWorker&) = delete;
 
   // Queues the work on a thread; `on_event` (may be empty) is called on the JavaScript thread for each Emit().
-  static Napi::Value Start(Napi::Env env, const std::shared_ptr<WorkerThread>& thread, std::unique_ptr<PromiseWorker> worker,
-                           const Napi::Value& on_event = Napi::Value());
+  static Napi::Value Start(Napi::Env env, const std::shared_ptr<WorkerThread>& thread,
+                           std::unique_ptr<PromiseWorker> worker, const Napi::Value& on_event = Napi::Value());
 
  protected:
   // On the worker thread. Polls cancel() between units of work.

@@ -46,7 +46,8 @@ class Task final : public ModelWorker {
  public:
   using WorkFunction = std::function<T(GPTNeoX&, const CancelFlag&)>;
   using ResultFunction = std::function<Napi::Value(Napi::Env, const T&)>;
-  Task(const std::shared_ptr<ModelHandle>& handle, std::shared_ptr<CancelFlag> cancel, WorkFunction work, ResultFunction result)
+  Task(const std::shared_ptr<ModelHandle>& handle, std::shared_ptr<CancelFlag> cancel, WorkFunction work,
+       ResultFunction result)
       : ModelWorker(handle, std::move(cancel)), work_(std::move(work)), result_(std::move(result)) {}
 
  protected:
@@ -60,10 +61,11 @@ class Task final : public ModelWorker {
 };
 
 template <typename T>
-Napi::Value queue(const Napi::CallbackInfo& info, std::shared_ptr<CancelFlag> cancel, typename Task<T>::WorkFunction work,
-                  typename Task<T>::ResultFunction result) {
+Napi::Value queue(const Napi::CallbackInfo& info, std::shared_ptr<CancelFlag> cancel,
+                  typename Task<T>::WorkFunction work, typename Task<T>::ResultFunction result) {
   const auto handle = get_handle<ModelHandle>(info[0]);
-  return ModelWorker::Queue(info.Env(), std::make_unique<Task<T>>(handle, std::move(cancel), std::move(work), std::move(result)));
+  return ModelWorker::Queue(info.Env(),
+                            std::make_unique<Task<T>>(handle, std::move(cancel), std::move(work), std::move(result)));
 }
 
 template <typename T>
@@ -95,7 +97,8 @@ Napi::Value encoder_state(const Napi::CallbackInfo& info) {
     const auto encoder = get_handle<PrefixEncoder>(info[1]);
     // A copy: the caller reads it while training may go on.
     return queue<Named>(
-        info, nullptr, [encoder](GPTNeoX&, const CancelFlag&) { return encoder->views(encoder->flat().clone()); }, named_to_js);
+        info, nullptr, [encoder](GPTNeoX&, const CancelFlag&) { return encoder->views(encoder->flat().clone()); },
+        named_to_js);
   });
 }
 
@@ -149,7 +152,8 @@ Napi::Value fit_encoder_to(const Napi::CallbackInfo& info) {
         info, get_cancel(o),
         [encoder, options, target](GPTNeoX&, const CancelFlag& cancel) {
           const auto& size = encoder->options();
-          return fit_encoder(*encoder, at::from_blob(target->data(), {size.prefix_length, size.output_dim}, at::kFloat), options, cancel);
+          return fit_encoder(*encoder, at::from_blob(target->data(), {size.prefix_length, size.output_dim}, at::kFloat),
+                             options, cancel);
         },
         [](Napi::Env env, const double& error) -> Napi::Value { return Napi::Number::New(env, error); });
   });
@@ -159,7 +163,8 @@ Napi::Value create_trainer(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const auto encoder = get_handle<PrefixEncoder>(info[1]);
     const auto o = info[2].As<Napi::Object>();
-    const AdamWOptions options{get_number(o, "beta1"), get_number(o, "beta2"), get_number(o, "epsilon"), get_number(o, "weightDecay")};
+    const AdamWOptions options{get_number(o, "beta1"), get_number(o, "beta2"), get_number(o, "epsilon"),
+                               get_number(o, "weightDecay")};
     return queue<std::shared_ptr<Trainer>>(
         info, get_cancel(o),
         [encoder, options](GPTNeoX& model, const CancelFlag& cancel) {
@@ -177,7 +182,10 @@ Napi::Value trainer_accumulate(const Napi::CallbackInfo& info) {
     const auto batch = std::make_shared<TrainingBatch>(parse_batch(o));
     return queue<LossSum>(
         info, get_cancel(o),
-        [trainer, batch](GPTNeoX& model, const CancelFlag& cancel) { return trainer->accumulate(model, *batch, cancel); }, loss_to_js);
+        [trainer, batch](GPTNeoX& model, const CancelFlag& cancel) {
+          return trainer->accumulate(model, *batch, cancel);
+        },
+        loss_to_js);
   });
 }
 
@@ -188,7 +196,8 @@ Napi::Value trainer_step(const Napi::CallbackInfo& info) {
     const double learning_rate = get_number(o, "learningRate");
     const double clip = get_number(o, "gradClip");
     return queue<StepResult>(
-        info, nullptr, [trainer, learning_rate, clip](GPTNeoX&, const CancelFlag&) { return trainer->step(learning_rate, clip); },
+        info, nullptr,
+        [trainer, learning_rate, clip](GPTNeoX&, const CancelFlag&) { return trainer->step(learning_rate, clip); },
         [](Napi::Env env, const StepResult& step) -> Napi::Value {
           auto result = Napi::Object::New(env);
           result.Set("loss", step.loss);
@@ -204,7 +213,8 @@ Napi::Value trainer_gradients(const Napi::CallbackInfo& info) {
     const auto trainer = get_handle<Trainer>(info[1]);
     const auto encoder = get_handle<PrefixEncoder>(info[2]);
     return queue<Named>(
-        info, nullptr, [trainer, encoder](GPTNeoX&, const CancelFlag&) { return encoder->views(trainer->gradient()); }, named_to_js);
+        info, nullptr, [trainer, encoder](GPTNeoX&, const CancelFlag&) { return encoder->views(trainer->gradient()); },
+        named_to_js);
   });
 }
 
@@ -215,7 +225,9 @@ Napi::Value evaluate(const Napi::CallbackInfo& info) {
     const std::shared_ptr<const Prefix> prefix = has_value(o, "prefix") ? get_handle<Prefix>(o.Get("prefix")) : nullptr;
     return queue<LossSum>(
         info, get_cancel(o),
-        [prefix, batch](GPTNeoX& model, const CancelFlag& cancel) { return evaluate_batch(model, prefix.get(), *batch, cancel); },
+        [prefix, batch](GPTNeoX& model, const CancelFlag& cancel) {
+          return evaluate_batch(model, prefix.get(), *batch, cancel);
+        },
         loss_to_js);
   });
 }

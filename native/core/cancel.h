@@ -11,7 +11,9 @@ namespace neox {
 class CancelFlag {
  public:
   void cancel() { flag_.store(true, std::memory_order_relaxed); }
-  bool cancelled() const { return flag_.load(std::memory_order_relaxed) || shutting_down.load(std::memory_order_relaxed); }
+  bool cancelled() const {
+    return flag_.load(std::memory_order_relaxed) || shutting_down.load(std::memory_order_relaxed);
+  }
   // Throws Cancelled when the flag is set.
   void check() const;
 

@@ -86,7 +86,8 @@ int64_t span_of(const std::vector<int64_t>& shape, const std::vector<int64_t>& s
     if (shape[i] < 0 || stride[i] < 0) return -1;
     if (shape[i] == 0) return 0;
     int64_t reach = 0;
-    if (__builtin_mul_overflow(shape[i] - 1, stride[i], &reach) || __builtin_add_overflow(last, reach, &last)) return -1;
+    if (__builtin_mul_overflow(shape[i] - 1, stride[i], &reach) || __builtin_add_overflow(last, reach, &last))
+      return -1;
   }
   return last + 1;
 }
@@ -110,9 +111,10 @@ at::Tensor map_tensor(const TensorEntry& entry) {
   uint64_t end = 0;
   if (span < 0 || __builtin_mul_overflow(static_cast<uint64_t>(span), item, &bytes) || bytes > entry.byte_length ||
       __builtin_add_overflow(entry.offset, bytes, &end) || end > file->size()) {
-    throw CoreError("NEOX_BAD_CHECKPOINT",
-                    "Tensor " + entry.name + " in " + entry.file + " reaches outside of its bytes: " + std::to_string(entry.byte_length) +
-                        " bytes at " + std::to_string(entry.offset) + " of a file of " + std::to_string(file->size()));
+    throw CoreError("NEOX_BAD_CHECKPOINT", "Tensor " + entry.name + " in " + entry.file +
+                                               " reaches outside of its bytes: " + std::to_string(entry.byte_length) +
+                                               " bytes at " + std::to_string(entry.offset) + " of a file of " +
+                                               std::to_string(file->size()));
   }
   const auto options = at::TensorOptions().dtype(entry.dtype);
   if (bytes == 0) return at::empty(entry.shape, options);
@@ -123,7 +125,8 @@ at::Tensor map_tensor(const TensorEntry& entry) {
     std::memcpy(copy.data_ptr(), source, bytes);
     return copy.as_strided(entry.shape, stride);
   }
-  return at::from_blob(const_cast<char*>(source), entry.shape, stride, [file](void*) {}, options);
+  return at::from_blob(
+      const_cast<char*>(source), entry.shape, stride, [file](void*) {}, options);
 }
 
 void release_pages(const at::Tensor& mapped) {

@@ -24,7 +24,8 @@ at::Tensor advance(const GPTNeoX& model, ActiveRow* rows, size_t count, const Ca
   std::vector<Row> batch;
   for (size_t i = 0; i < count; ++i) {
     ActiveRow& row = rows[i];
-    batch.push_back({static_cast<int64_t>(ids.size()), static_cast<int64_t>(row.input.size()), row.cache.prefix.get(), &row.cache});
+    batch.push_back(
+        {static_cast<int64_t>(ids.size()), static_cast<int64_t>(row.input.size()), row.cache.prefix.get(), &row.cache});
     ids.insert(ids.end(), row.input.begin(), row.input.end());
     last.push_back(static_cast<int64_t>(ids.size()) - 1);
   }
@@ -38,7 +39,8 @@ at::Tensor advance(const GPTNeoX& model, ActiveRow* rows, size_t count, const Ca
 
 }  // namespace
 
-std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<GenerationRequest>& requests, const CancelFlag& cancel,
+std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<GenerationRequest>& requests,
+                                       const CancelFlag& cancel,
                                        const std::function<void(int64_t, int64_t)>& on_token) {
   const NeoXConfig& config = model.config();
   std::vector<GenerationResult> results(requests.size());
@@ -61,8 +63,8 @@ std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<G
     for (size_t i = 0; i < count; ++i) {
       const GenerationRequest& request = requests[rows[i].request];
       GenerationResult& result = results[rows[i].request];
-      const int64_t token =
-          rows[i].sampler.next(data + static_cast<int64_t>(i) * config.vocab_size, config.vocab_size, result.tokens.size());
+      const int64_t token = rows[i].sampler.next(data + static_cast<int64_t>(i) * config.vocab_size, config.vocab_size,
+                                                 result.tokens.size());
       if (std::find(request.stop_ids.begin(), request.stop_ids.end(), token) != request.stop_ids.end()) {
         result.reason = FinishReason::kStop;
         continue;
@@ -70,7 +72,8 @@ std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<G
       result.tokens.push_back(token);
       on_token(static_cast<int64_t>(rows[i].request), token);
       rows[i].input.assign(1, token);
-      going[i] = static_cast<int64_t>(result.tokens.size()) < request.max_new_tokens && rows[i].cache.positions() < config.max_positions;
+      going[i] = static_cast<int64_t>(result.tokens.size()) < request.max_new_tokens &&
+                 rows[i].cache.positions() < config.max_positions;
     }
     return going;
   };
@@ -79,7 +82,8 @@ std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<G
   for (size_t begin = 0; begin < active.size();) {
     size_t end = begin;
     int64_t tokens = 0;
-    while (end < active.size() && (end == begin || tokens + static_cast<int64_t>(active[end].input.size()) <= kPrefillTokens)) {
+    while (end < active.size() &&
+           (end == begin || tokens + static_cast<int64_t>(active[end].input.size()) <= kPrefillTokens)) {
       tokens += static_cast<int64_t>(active[end++].input.size());
     }
     const auto part = take(advance(model, &active[begin], end - begin, cancel), &active[begin], end - begin);

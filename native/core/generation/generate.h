@@ -29,7 +29,7 @@ struct GenerationResult {
 
 // `on_token(row, token)` is called for each new token, in order. A row ends at a stop id, at its max_new_tokens, or when the model has
 // no position left. Rows that ended leave the batch. What a row gets does not depend on the others.
-std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<GenerationRequest>& requests, const CancelFlag& cancel,
-                                       const std::function<void(int64_t, int64_t)>& on_token);
+std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<GenerationRequest>& requests,
+                                       const CancelFlag& cancel, const std::function<void(int64_t, int64_t)>& on_token);
 
 }  // namespace neox

@@ -13,8 +13,8 @@ double uniform_at(uint64_t seed, uint64_t counter) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = uint64_t{0xD2511F53} * x[0];
     const uint64_t b = uint64_t{0xCD9E8D57} * x[2];
-    x = {static_cast<uint32_t>(b >> 32) ^ x[1] ^ key0, static_cast<uint32_t>(b), static_cast<uint32_t>(a >> 32) ^ x[3] ^ key1,
-         static_cast<uint32_t>(a)};
+    x = {static_cast<uint32_t>(b >> 32) ^ x[1] ^ key0, static_cast<uint32_t>(b),
+         static_cast<uint32_t>(a >> 32) ^ x[3] ^ key1, static_cast<uint32_t>(a)};
     key0 += 0x9E3779B9;
     key1 += 0xBB67AE85;
   }
@@ -27,7 +27,9 @@ int64_t Sampler::next(const float* logits, int64_t vocab, uint64_t step) {
   candidates_.clear();
   for (int64_t i = 0; i < vocab; ++i) candidates_.push_back({logits[i], static_cast<int32_t>(i)});
   // Ties go to the lower id, so that the order is total and the result does not depend on the sort.
-  const auto better = [](const Candidate& a, const Candidate& b) { return a.logit != b.logit ? a.logit > b.logit : a.id < b.id; };
+  const auto better = [](const Candidate& a, const Candidate& b) {
+    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+  };
   if (options_.top_k > 0 && options_.top_k < vocab) {
     // Hugging Face keeps every token that ties with the k-th.
     std::nth_element(candidates_.begin(), candidates_.begin() + (options_.top_k - 1), candidates_.end(), better);

@@ -51,7 +51,8 @@ inline const typename E::Type* row_of(const AttentionTask& t, int64_t s, bool va
 // to [S, D padded]
 template <typename E>
 void unpack_rows(const AttentionTask& t, const Sizes& z, bool values, float* to) {
-  for (int64_t s = 0; s < z.keys; ++s) unpack_row<E>(row_of<E>(t, s, values), z.dim, to + s * z.dim_padded, z.dim_padded);
+  for (int64_t s = 0; s < z.keys; ++s)
+    unpack_row<E>(row_of<E>(t, s, values), z.dim, to + s * z.dim_padded, z.dim_padded);
 }
 
 // rows [S, D padded] -> to [D, S padded]; in blocks that keep both sides in cache.
@@ -91,9 +92,9 @@ void softmax(float* scores, int64_t visible, int64_t padded, float scale) {
 // One new token: keys and values are read once, where they lie.
 template <typename E>
 void decode_forward(const AttentionTask& t, const Sizes& z, float* scratch) {
-  float* query = scratch;                 // [D padded]
-  float* sum = query + z.dim_padded;      // [D padded]
-  float* scores = sum + z.dim_padded;     // [S padded]
+  float* query = scratch;              // [D padded]
+  float* sum = query + z.dim_padded;   // [D padded]
+  float* scores = sum + z.dim_padded;  // [S padded]
   unpack_row<E>(static_cast<const typename E::Type*>(t.queries), z.dim, query, z.dim_padded);
   for (int64_t s = 0; s < z.keys; ++s) {
     const auto* key = row_of<E>(t, s, false);
@@ -137,9 +138,11 @@ void forward(const AttentionTask& t, float* scratch) {
     const int64_t count = t0 + kQueryTile < t.tokens ? kQueryTile : t.tokens - t0;
     const int64_t seen = z.before + t0 + count;  // keys that the last query of this tile sees
     const int64_t seen_padded = round_up(seen, 16);
-    for (int64_t i = 0; i < count; ++i) unpack_row<E>(query + (t0 + i) * t.query_stride, z.dim, queries + i * z.dim_padded, z.dim_padded);
+    for (int64_t i = 0; i < count; ++i)
+      unpack_row<E>(query + (t0 + i) * t.query_stride, z.dim, queries + i * z.dim_padded, z.dim_padded);
     matmul({count, seen_padded, z.dim, queries, z.dim_padded, 1, keys_t, z.keys_padded, scores, z.keys_padded, false});
-    for (int64_t i = 0; i < count; ++i) softmax(scores + i * z.keys_padded, z.before + t0 + i + 1, seen_padded, t.scale);
+    for (int64_t i = 0; i < count; ++i)
+      softmax(scores + i * z.keys_padded, z.before + t0 + i + 1, seen_padded, t.scale);
     matmul({count, z.dim_padded, seen, scores, z.keys_padded, 1, rows, z.dim_padded, sums, z.dim_padded, false});
     for (int64_t i = 0; i < count; ++i) pack_row<E>(sums + i * z.dim_padded, z.dim, out + (t0 + i) * t.out_stride);
   }
@@ -151,15 +154,15 @@ template <typename E>
 void backward(const AttentionTask& t, float* scratch) {
   const Sizes z = sizes_of(t);
   const bool text_too = t.grad_queries != nullptr;
-  float* keys = scratch;                                 // [S, D padded]
-  float* keys_t = keys + z.keys * z.dim_padded;          // [D, S padded]
-  float* values_t = keys_t + z.dim * z.keys_padded;      // [D, S padded]
-  float* grad_keys = values_t + z.dim * z.keys_padded;   // [S, D padded]
+  float* keys = scratch;                                   // [S, D padded]
+  float* keys_t = keys + z.keys * z.dim_padded;            // [D, S padded]
+  float* values_t = keys_t + z.dim * z.keys_padded;        // [D, S padded]
+  float* grad_keys = values_t + z.dim * z.keys_padded;     // [S, D padded]
   float* grad_values = grad_keys + z.keys * z.dim_padded;  // [S, D padded]
-  float* queries = grad_values + z.keys * z.dim_padded;  // [tile, D padded]
-  float* grads = queries + kQueryTile * z.dim_padded;    // [tile, D padded]: do, then dq
-  float* probs = grads + kQueryTile * z.dim_padded;      // [tile, S padded]
-  float* dprobs = probs + kQueryTile * z.keys_padded;    // [tile, S padded]
+  float* queries = grad_values + z.keys * z.dim_padded;    // [tile, D padded]
+  float* grads = queries + kQueryTile * z.dim_padded;      // [tile, D padded]: do, then dq
+  float* probs = grads + kQueryTile * z.dim_padded;        // [tile, S padded]
+  float* dprobs = probs + kQueryTile * z.keys_padded;      // [tile, S padded]
   unpack_rows<E>(t, z, true, keys);
   transpose(keys, z, values_t);
   unpack_rows<E>(t, z, false, keys);
@@ -196,7 +199,8 @@ void backward(const AttentionTask& t, float* scratch) {
     if (!text_too) continue;
     matmul({count, z.dim_padded, seen, dprobs, z.keys_padded, 1, keys, z.dim_padded, grads, z.dim_padded, false});
     auto* grad_query = static_cast<typename E::Type*>(t.grad_queries);
-    for (int64_t i = 0; i < count; ++i) pack_row<E>(grads + i * z.dim_padded, z.dim, grad_query + (t0 + i) * t.grad_stride);
+    for (int64_t i = 0; i < count; ++i)
+      pack_row<E>(grads + i * z.dim_padded, z.dim, grad_query + (t0 + i) * t.grad_stride);
   }
   for (int64_t s = 0; s < t.prefix.length; ++s) {
     for (int64_t d = 0; d < z.dim; ++d) {

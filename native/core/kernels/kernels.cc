@@ -23,8 +23,9 @@ extern const KernelTable table;
 const KernelTable* find_kernels(const char* name) {
 #if defined(__x86_64__)
   if (std::strcmp(name, "avx512") == 0) {
-    const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+    const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("fma");
     return runs ? &avx512::table : nullptr;
   }
   if (std::strcmp(name, "avx2") == 0) {
@@ -38,7 +39,8 @@ static const KernelTable& choose() {
   if (const char* wanted = std::getenv("NEOX_PREFIX_KERNELS"); wanted != nullptr && *wanted != '\0') {
     const KernelTable* table = find_kernels(wanted);
     if (table == nullptr) {
-      throw CoreError("NEOX_BAD_ARGUMENT", std::string("NEOX_PREFIX_KERNELS is '") + wanted + "', which this processor does not run");
+      throw CoreError("NEOX_BAD_ARGUMENT",
+                      std::string("NEOX_PREFIX_KERNELS is '") + wanted + "', which this processor does not run");
     }
     return *table;
   }

@@ -23,15 +23,15 @@ struct KeyValueSpan {
 // Attention of one head of one row: T new tokens look at the prefix, at the past, and causally at each other.
 struct AttentionTask {
   Element element = Element::kFloat32;
-  int64_t head_size = 0;     // D
-  float scale = 1.0F;        // D^-0.5
+  int64_t head_size = 0;  // D
+  float scale = 1.0F;     // D^-0.5
   const void* queries = nullptr;
   int64_t query_stride = 0;  // elements between the queries of two tokens
   int64_t tokens = 0;        // T
   KeyValueSpan prefix;       // length P, seen by every query
   KeyValueSpan text;         // length past + T; query t sees its first past + t + 1
   // forward
-  void* out = nullptr;       // row t at out + t * out_stride, D elements
+  void* out = nullptr;  // row t at out + t * out_stride, D elements
   int64_t out_stride = 0;
   // backward
   const void* grad_out = nullptr;  // laid out as out
@@ -49,14 +49,14 @@ struct RotaryTask {
   void* key = nullptr;
   int64_t head_stride = 0;
   int64_t heads = 0;
-  int64_t half = 0;           // n/2 of the n rotary dimensions
+  int64_t half = 0;            // n/2 of the n rotary dimensions
   const float* cos = nullptr;  // [n/2] at the token's position
   const float* sin = nullptr;
   bool inverse = false;  // the transpose of the rotation: its gradient
 };
 
 struct LossResult {
-  float loss = 0.0F;    // -log softmax(logits)[target]
+  float loss = 0.0F;     // -log softmax(logits)[target]
   bool correct = false;  // the target has the largest logit
 };
 

@@ -9,8 +9,8 @@ namespace {
 
 // One tile: ROWS rows by VECTORS vectors of columns.
 template <int ROWS, int VECTORS>
-inline void tile(int64_t k, const float* a, int64_t a_row, int64_t a_column, const float* b, int64_t b_row, float* c, int64_t c_row,
-                 bool accumulate) {
+inline void tile(int64_t k, const float* a, int64_t a_row, int64_t a_column, const float* b, int64_t b_row, float* c,
+                 int64_t c_row, bool accumulate) {
   FloatV sum[ROWS][VECTORS];
   for (int i = 0; i < ROWS; ++i) {
     for (int j = 0; j < VECTORS; ++j) sum[i][j] = accumulate ? load(c + i * c_row + j * kWidth) : FloatV{};
@@ -33,10 +33,12 @@ void columns(const MatmulTask& t, int64_t column) {
   const float* b = t.b + column;
   int64_t i = 0;
   for (; i + kTileRows <= t.m; i += kTileRows) {
-    tile<kTileRows, VECTORS>(t.k, t.a + i * t.a_row, t.a_row, t.a_column, b, t.b_row, t.c + i * t.c_row + column, t.c_row, t.accumulate);
+    tile<kTileRows, VECTORS>(t.k, t.a + i * t.a_row, t.a_row, t.a_column, b, t.b_row, t.c + i * t.c_row + column,
+                             t.c_row, t.accumulate);
   }
   for (; i < t.m; ++i) {
-    tile<1, VECTORS>(t.k, t.a + i * t.a_row, t.a_row, t.a_column, b, t.b_row, t.c + i * t.c_row + column, t.c_row, t.accumulate);
+    tile<1, VECTORS>(t.k, t.a + i * t.a_row, t.a_row, t.a_column, b, t.b_row, t.c + i * t.c_row + column, t.c_row,
+                     t.accumulate);
   }
 }
 

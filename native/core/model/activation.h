@@ -8,6 +8,7 @@
 namespace neox {
 
 at::Tensor activate(const at::Tensor& x, Activation activation);
-at::Tensor activate_backward(const at::Tensor& dy, const at::Tensor& x, Activation activation);  // x is activate()'s input
+at::Tensor activate_backward(const at::Tensor& dy, const at::Tensor& x,
+                             Activation activation);  // x is activate()'s input
 
 }  // namespace neox

@@ -33,7 +33,8 @@ KeyValueSpan span_of(const at::Tensor& keys_values, int64_t layer, int64_t head,
 // The task of one head of one row, without what backward adds.
 AttentionTask task_of(const NeoXConfig& c, const at::Tensor& qkv, const Row& row, int64_t layer, int64_t head) {
   const int64_t item = qkv.element_size();
-  const char* base = static_cast<const char*>(qkv.const_data_ptr()) + (row.first * c.num_heads + head) * 3 * c.head_size * item;
+  const char* base =
+      static_cast<const char*>(qkv.const_data_ptr()) + (row.first * c.num_heads + head) * 3 * c.head_size * item;
   AttentionTask task;
   task.element = kernels::element_of(qkv.scalar_type());
   task.head_size = c.head_size;
@@ -71,7 +72,8 @@ RowViews views_of(const at::Tensor& qkv, const Row& row, int64_t layer) {
   const at::Tensor own = qkv.narrow(0, row.first, row.tokens);  // [T, N, 3, D]
   const auto part = [&](int64_t which) { return own.select(2, which).transpose(0, 1); };
   if (row.cache == nullptr) return {part(0), joined(part(1), row, layer, 0), joined(part(2), row, layer, 1)};
-  const at::Tensor cached = row.cache->storage->keys_values[layer].narrow(2, 0, row.cache->length + row.tokens);  // [2, N, S, D]
+  const at::Tensor cached =
+      row.cache->storage->keys_values[layer].narrow(2, 0, row.cache->length + row.tokens);  // [2, N, S, D]
   return {part(0), joined(cached[0], row, layer, 0), joined(cached[1], row, layer, 1)};
 }
 
@@ -100,8 +102,9 @@ void Attention::rotate(at::Tensor& qkv, const std::vector<Row>& rows, bool inver
       for (int64_t t = begin; t < end; ++t) {
         const int64_t position = row.start_position() + t;
         char* token = base + (row.first + t) * token_bytes;
-        table.rotary({kernels::element_of(qkv.scalar_type()), token, token + config_.head_size * item, 3 * config_.head_size,
-                      config_.num_heads, half, cos + position * half, sin + position * half, inverse});
+        table.rotary({kernels::element_of(qkv.scalar_type()), token, token + config_.head_size * item,
+                      3 * config_.head_size, config_.num_heads, half, cos + position * half, sin + position * half,
+                      inverse});
       }
     });
   }
@@ -114,7 +117,9 @@ void Attention::rotate_and_store(at::Tensor& qkv, const std::vector<Row>& rows, 
     // [T, N, 2, D] -> [2, N, T, D]
     const at::Tensor fresh = qkv.narrow(0, row.first, row.tokens).narrow(2, 1, 2);
     if (!use_kernels_) {
-      row.cache->storage->keys_values[layer].narrow(2, row.cache->length, row.tokens).copy_(fresh.permute({2, 1, 0, 3}));
+      row.cache->storage->keys_values[layer]
+          .narrow(2, row.cache->length, row.tokens)
+          .copy_(fresh.permute({2, 1, 0, 3}));
       continue;
     }
     const at::Tensor& store = row.cache->storage->keys_values;
@@ -159,8 +164,8 @@ at::Tensor Attention::forward(const at::Tensor& qkv, const std::vector<Row>& row
   return out;
 }
 
-Attention::Gradients Attention::backward(const at::Tensor& grad_out, const at::Tensor& qkv, const std::vector<Row>& rows, int64_t layer,
-                                         bool prefix_only) const {
+Attention::Gradients Attention::backward(const at::Tensor& grad_out, const at::Tensor& qkv,
+                                         const std::vector<Row>& rows, int64_t layer, bool prefix_only) const {
   const int64_t heads = config_.num_heads;
   const int64_t dim = config_.head_size;
   const int64_t prefix_length = rows.empty() || rows[0].prefix == nullptr ? 0 : rows[0].prefix->length;

@@ -31,11 +31,12 @@ at::Tensor forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v
 
 Gradients backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
-  const at::Tensor p = probabilities(q, k);            // [N, T, S]
-  const at::Tensor g = grad_out.to(at::kFloat);        // [N, T, D]
+  const at::Tensor p = probabilities(q, k);      // [N, T, S]
+  const at::Tensor g = grad_out.to(at::kFloat);  // [N, T, D]
   const at::Tensor dp = at::matmul(g, v.to(at::kFloat).transpose(1, 2));
   const at::Tensor ds = p * (dp - (p * dp).sum(-1, true)) * scale;
-  return {at::matmul(ds, k.to(at::kFloat)), at::matmul(ds.transpose(1, 2), q.to(at::kFloat)), at::matmul(p.transpose(1, 2), g)};
+  return {at::matmul(ds, k.to(at::kFloat)), at::matmul(ds.transpose(1, 2), q.to(at::kFloat)),
+          at::matmul(p.transpose(1, 2), g)};
 }
 
 void rotate(at::Tensor x, const at::Tensor& cos, const at::Tensor& sin, bool inverse) {

@@ -11,8 +11,8 @@
 
 namespace neox {
 
-GPTNeoX::GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSource>& weights, const ModelOptions& options,
-                 const CancelFlag& cancel, const std::function<void(double)>& progress)
+GPTNeoX::GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSource>& weights,
+                 const ModelOptions& options, const CancelFlag& cancel, const std::function<void(double)>& progress)
     : config_(config), options_(options) {
   const auto norm = [&](const std::string& name) {
     return LayerNorm{weights->get(name + ".weight").clone(), weights->get(name + ".bias").clone()};
@@ -25,7 +25,8 @@ GPTNeoX::GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSou
     cancel.check();
     const std::string layer = "gpt_neox.layers." + std::to_string(i) + ".";
     blocks_.push_back({norm(layer + "input_layernorm"), norm(layer + "post_attention_layernorm"),
-                       linear(layer + "attention.query_key_value", config.attention_bias), linear(layer + "attention.dense", config.attention_bias),
+                       linear(layer + "attention.query_key_value", config.attention_bias),
+                       linear(layer + "attention.dense", config.attention_bias),
                        linear(layer + "mlp.dense_h_to_4h", true), linear(layer + "mlp.dense_4h_to_h", true)});
     progress(static_cast<double>(i + 1) / steps);
   }
@@ -41,7 +42,8 @@ GPTNeoX::GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSou
 int64_t GPTNeoX::weight_bytes() const {
   int64_t bytes = static_cast<int64_t>(embedding_.nbytes()) + output_->memory_bytes();
   for (const Block& b : blocks_) {
-    bytes += b.query_key_value.memory_bytes() + b.dense.memory_bytes() + b.h_to_4h.memory_bytes() + b.four_h_to_h.memory_bytes();
+    bytes += b.query_key_value.memory_bytes() + b.dense.memory_bytes() + b.h_to_4h.memory_bytes() +
+             b.four_h_to_h.memory_bytes();
   }
   return bytes;
 }
@@ -58,8 +60,10 @@ at::Tensor GPTNeoX::mlp(const Block& block, const at::Tensor& x, const at::Tenso
   return block.four_h_to_h.forward_add(up, residual);
 }
 
-at::Tensor GPTNeoX::block_forward(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer) const {
-  at::Tensor qkv = block.query_key_value.forward(norm(x, block.input_norm)).view({x.size(0), config_.num_heads, 3, config_.head_size});
+at::Tensor GPTNeoX::block_forward(const Block& block, const at::Tensor& x, const std::vector<Row>& rows,
+                                  int64_t layer) const {
+  at::Tensor qkv = block.query_key_value.forward(norm(x, block.input_norm))
+                       .view({x.size(0), config_.num_heads, 3, config_.head_size});
   attention_->rotate_and_store(qkv, rows, layer);
   const at::Tensor middle = block.dense.forward_add(attention_->forward(qkv, rows, layer), x);  // [M, H]
   // Parallel residual (GPT-J): attention and MLP both read x, and both are added to it.
@@ -70,7 +74,8 @@ at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, const
   for (const Row& row : rows) {
     if (row.start_position() + row.tokens > config_.max_positions) {
       throw CoreError("NEOX_TOO_LONG", "A row of " + std::to_string(row.start_position() + row.tokens) +
-                                           " positions (prefix included) is longer than the model's " + std::to_string(config_.max_positions));
+                                           " positions (prefix included) is longer than the model's " +
+                                           std::to_string(config_.max_positions));
     }
     if (row.cache != nullptr) row.cache->reserve(config_, row.tokens, tensor_options());
   }
@@ -87,6 +92,8 @@ at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, const
   return x;
 }
 
-at::Tensor GPTNeoX::logits(const at::Tensor& hidden) const { return output_->forward(norm(hidden, final_norm_)).to(at::kFloat); }
+at::Tensor GPTNeoX::logits(const at::Tensor& hidden) const {
+  return output_->forward(norm(hidden, final_norm_)).to(at::kFloat);
+}
 
 }  // namespace neox

@@ -25,7 +25,9 @@ struct ModelOptions {
   bool pack_forward = true;
   bool pack_backward = true;
 
-  LinearPacking pack() const { return {backend == Backend::kOneDnn && pack_forward, backend == Backend::kOneDnn && pack_backward}; }
+  LinearPacking pack() const {
+    return {backend == Backend::kOneDnn && pack_forward, backend == Backend::kOneDnn && pack_backward};
+  }
 };
 
 // Where targets are; parallel to the M packed tokens.
@@ -57,7 +59,8 @@ class GPTNeoX {
   // Makes ready what the backward pass needs; the second call does nothing.
   void prepare_backward(const CancelFlag& cancel);
   // Loss of a batch whose rows have no cache; `targets` parallel to ids, kIgnoredTarget: none.
-  LossSum loss(const at::Tensor& ids, const std::vector<int64_t>& targets, std::vector<Row>& rows, const CancelFlag& cancel) const;
+  LossSum loss(const at::Tensor& ids, const std::vector<int64_t>& targets, std::vector<Row>& rows,
+               const CancelFlag& cancel) const;
   struct LossAndGradient {
     LossSum sum;
     at::Tensor prefix;  // gradient of the SUM of losses: [L, 2, N, P, D] float32
@@ -76,20 +79,21 @@ class GPTNeoX {
   };
   // What the backward pass of a block needs of its forward pass.
   struct Saved {
-    at::Tensor x;                 // [M, H] input
-    at::Tensor mean1, rstd1;      // [M, 1] of the first layer norm
-    at::Tensor qkv;               // [M, N, 3, D] after rotation
-    at::Tensor middle;            // [M, H] input of the second layer norm
+    at::Tensor x;             // [M, H] input
+    at::Tensor mean1, rstd1;  // [M, 1] of the first layer norm
+    at::Tensor qkv;           // [M, N, 3, D] after rotation
+    at::Tensor middle;        // [M, H] input of the second layer norm
     at::Tensor mean2, rstd2;
-    at::Tensor up;                // [M, I] before the activation
+    at::Tensor up;  // [M, I] before the activation
   };
 
   at::Tensor norm(const at::Tensor& x, const LayerNorm& ln) const;
   at::Tensor mlp(const Block& block, const at::Tensor& x, const at::Tensor& residual) const;
   at::Tensor block_forward(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer) const;
-  at::Tensor block_forward_saving(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer, Saved& saved) const;
-  at::Tensor block_backward(const Block& block, const at::Tensor& dy, const std::vector<Row>& rows, int64_t layer, const Saved& saved,
-                            at::Tensor& grad_prefix) const;
+  at::Tensor block_forward_saving(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer,
+                                  Saved& saved) const;
+  at::Tensor block_backward(const Block& block, const at::Tensor& dy, const std::vector<Row>& rows, int64_t layer,
+                            const Saved& saved, at::Tensor& grad_prefix) const;
   // Loss of hidden states; with `dx` also its gradient [M, H], of the sum of losses times `scale`.
   LossSum output_loss(const at::Tensor& hidden, const std::vector<int64_t>& targets, double scale, at::Tensor* dx,
                       const CancelFlag& cancel) const;

@@ -1,7 +1,7 @@
 // The training half of GPTNeoX: a forward pass that keeps what the backward pass needs, the loss fused with the output projection,
 // and the backward pass to the prefix's keys and values. There are no weight gradients anywhere.
-#include <ATen/TensorOperators.h>
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/embedding.h>
@@ -81,11 +81,12 @@ void GPTNeoX::prepare_backward(const CancelFlag& cancel) {
   output_->prepare_backward();
 }
 
-at::Tensor GPTNeoX::block_forward_saving(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer,
-                                         Saved& saved) const {
+at::Tensor GPTNeoX::block_forward_saving(const Block& block, const at::Tensor& x, const std::vector<Row>& rows,
+                                         int64_t layer, Saved& saved) const {
   const auto norm_saving = [&](const at::Tensor& input, const LayerNorm& ln, at::Tensor& mean, at::Tensor& rstd) {
     at::Tensor out;
-    std::tie(out, mean, rstd) = at::native_layer_norm(input, {config_.hidden_size}, ln.weight, ln.bias, config_.layer_norm_eps);
+    std::tie(out, mean, rstd) =
+        at::native_layer_norm(input, {config_.hidden_size}, ln.weight, ln.bias, config_.layer_norm_eps);
     return out;
   };
   saved.x = x;
@@ -100,19 +101,20 @@ at::Tensor GPTNeoX::block_forward_saving(const Block& block, const at::Tensor& x
 
 // dy [M, H] -> dx [M, H]. In the first block nothing before the keys and values is trainable, so nothing before them is
 // computed: the result is undefined.
-at::Tensor GPTNeoX::block_backward(const Block& block, const at::Tensor& dy, const std::vector<Row>& rows, int64_t layer, const Saved& saved,
-                                   at::Tensor& grad_prefix) const {
-  const auto norm_backward = [&](const at::Tensor& grad, const at::Tensor& input, const at::Tensor& mean, const at::Tensor& rstd,
-                                 const LayerNorm& ln) {
-    return std::get<0>(
-        at::native_layer_norm_backward(grad, input, {config_.hidden_size}, mean, rstd, ln.weight, ln.bias, {true, false, false}));
+at::Tensor GPTNeoX::block_backward(const Block& block, const at::Tensor& dy, const std::vector<Row>& rows,
+                                   int64_t layer, const Saved& saved, at::Tensor& grad_prefix) const {
+  const auto norm_backward = [&](const at::Tensor& grad, const at::Tensor& input, const at::Tensor& mean,
+                                 const at::Tensor& rstd, const LayerNorm& ln) {
+    return std::get<0>(at::native_layer_norm_backward(grad, input, {config_.hidden_size}, mean, rstd, ln.weight,
+                                                      ln.bias, {true, false, false}));
   };
   const bool first = layer == 0;
   at::Tensor dmiddle = dy;  // gradient of what attention's output was added to
   at::Tensor dx_mlp;
   if (!config_.parallel_residual || !first) {
     const at::Tensor dup = activate_backward(block.four_h_to_h.backward(dy), saved.up, config_.activation);  // [M, I]
-    dx_mlp = norm_backward(block.h_to_4h.backward(dup), saved.middle, saved.mean2, saved.rstd2, block.post_attention_norm);
+    dx_mlp =
+        norm_backward(block.h_to_4h.backward(dup), saved.middle, saved.mean2, saved.rstd2, block.post_attention_norm);
     if (!config_.parallel_residual) dmiddle = dx_mlp.add_(dy);
   }
   const auto gradients = attention_->backward(block.dense.backward(dmiddle), saved.qkv, rows, layer, first);
@@ -123,8 +125,8 @@ at::Tensor GPTNeoX::block_backward(const Block& block, const at::Tensor& dy, con
   return config_.parallel_residual ? dx.add_(dx_mlp) : dx;
 }
 
-LossSum GPTNeoX::output_loss(const at::Tensor& hidden, const std::vector<int64_t>& targets, double scale, at::Tensor* dx,
-                             const CancelFlag& cancel) const {
+LossSum GPTNeoX::output_loss(const at::Tensor& hidden, const std::vector<int64_t>& targets, double scale,
+                             at::Tensor* dx, const CancelFlag& cancel) const {
   // Only positions with a target reach the vocabulary.
   std::vector<int64_t> positions;
   std::vector<int64_t> wanted;
@@ -137,8 +139,8 @@ LossSum GPTNeoX::output_loss(const at::Tensor& hidden, const std::vector<int64_t
   const at::Tensor index = at::from_blob(positions.data(), {count}, at::kLong).to(options_.device);
   const at::Tensor wanted_tensor = at::from_blob(wanted.data(), {count}, at::kLong).to(options_.device);
   const at::Tensor selected = count == hidden.size(0) ? hidden : hidden.index_select(0, index);  // [R, H]
-  auto [normed, mean, rstd] =
-      at::native_layer_norm(selected, {config_.hidden_size}, final_norm_.weight, final_norm_.bias, config_.layer_norm_eps);
+  auto [normed, mean, rstd] = at::native_layer_norm(selected, {config_.hidden_size}, final_norm_.weight,
+                                                    final_norm_.bias, config_.layer_norm_eps);
   const bool use_kernels = options_.backend == Backend::kOneDnn;
   at::Tensor dnormed = dx == nullptr ? at::Tensor() : at::empty_like(normed);
   LossSum sum;
@@ -155,19 +157,21 @@ LossSum GPTNeoX::output_loss(const at::Tensor& hidden, const std::vector<int64_t
     if (dx != nullptr) dnormed.narrow(0, begin, rows).copy_(output_->backward(chunk));
   }
   if (dx != nullptr) {
-    const at::Tensor dselected = std::get<0>(at::native_layer_norm_backward(dnormed, selected, {config_.hidden_size}, mean, rstd,
-                                                                            final_norm_.weight, final_norm_.bias, {true, false, false}));
+    const at::Tensor dselected =
+        std::get<0>(at::native_layer_norm_backward(dnormed, selected, {config_.hidden_size}, mean, rstd,
+                                                   final_norm_.weight, final_norm_.bias, {true, false, false}));
     *dx = count == hidden.size(0) ? dselected : at::zeros_like(hidden).index_copy_(0, index, dselected);
   }
   return sum;
 }
 
-LossSum GPTNeoX::loss(const at::Tensor& ids, const std::vector<int64_t>& targets, std::vector<Row>& rows, const CancelFlag& cancel) const {
+LossSum GPTNeoX::loss(const at::Tensor& ids, const std::vector<int64_t>& targets, std::vector<Row>& rows,
+                      const CancelFlag& cancel) const {
   return output_loss(forward(ids, rows, cancel), targets, 0.0, nullptr, cancel);
 }
 
-GPTNeoX::LossAndGradient GPTNeoX::loss_and_gradient(const at::Tensor& ids, const std::vector<int64_t>& targets, std::vector<Row>& rows,
-                                                    const CancelFlag& cancel) const {
+GPTNeoX::LossAndGradient GPTNeoX::loss_and_gradient(const at::Tensor& ids, const std::vector<int64_t>& targets,
+                                                    std::vector<Row>& rows, const CancelFlag& cancel) const {
   std::vector<Saved> saved(blocks_.size());
   at::Tensor x = at::embedding(embedding_, ids);  // [M, H]
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {

@@ -15,8 +15,8 @@ namespace {
 using Reorder = at::Tensor(const at::Tensor&, std::optional<int64_t>);
 using Pointwise = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
                              c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
-using PointwiseBinary = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
-                                   std::string_view);
+using PointwiseBinary = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                                   const std::optional<at::Tensor>&, std::string_view);
 
 // The layout that oneDNN prefers depends a little on the number of rows; this is a training batch's order of magnitude.
 constexpr int64_t kTypicalRows = 128;
@@ -46,8 +46,8 @@ struct PackedOps {
   }
 };
 
-at::Tensor packed_linear(const at::Tensor& x, const at::Tensor& packed, const std::optional<at::Tensor>& bias, std::string_view attr,
-                         std::optional<std::string_view> algorithm) {
+at::Tensor packed_linear(const at::Tensor& x, const at::Tensor& packed, const std::optional<at::Tensor>& bias,
+                         std::string_view attr, std::optional<std::string_view> algorithm) {
   return PackedOps::get()->pointwise.call(x, packed, bias, attr, c10::List<std::optional<at::Scalar>>(), algorithm);
 }
 
@@ -119,8 +119,9 @@ void FrozenLinear::prepare_backward() {
   source_->release(loaded);
 }
 
-int64_t FrozenLinear::memory_bytes() const { 
-  const int64_t copies = (weight_.defined() ? 1 : 0) + (packed_.defined() ? 1 : 0) + (packed_backward_.defined() ? 1 : 0);
+int64_t FrozenLinear::memory_bytes() const {
+  const int64_t copies =
+      (weight_.defined() ? 1 : 0) + (packed_.defined() ? 1 : 0) + (packed_backward_.defined() ? 1 : 0);
   return weight_bytes_ * copies;
 }
 

@@ -29,12 +29,13 @@ bool onednn_supports(at::ScalarType dtype);
 class FrozenLinear {
  public:
   // `weight` [out, in] and `bias` [out] (empty: none) are names in `source`.
-  FrozenLinear(std::shared_ptr<const WeightSource> source, std::string weight, const std::string& bias, LinearPacking packing);
+  FrozenLinear(std::shared_ptr<const WeightSource> source, std::string weight, const std::string& bias,
+               LinearPacking packing);
 
-  at::Tensor forward(const at::Tensor& x) const;                                 // [M, in] -> [M, out]
-  at::Tensor forward_gelu(const at::Tensor& x, bool tanh) const;                 // gelu(forward(x))
+  at::Tensor forward(const at::Tensor& x) const;                                  // [M, in] -> [M, out]
+  at::Tensor forward_gelu(const at::Tensor& x, bool tanh) const;                  // gelu(forward(x))
   at::Tensor forward_add(const at::Tensor& x, const at::Tensor& residual) const;  // forward(x) + residual
-  at::Tensor backward(const at::Tensor& dy) const;                               // [M, out] -> [M, in]
+  at::Tensor backward(const at::Tensor& dy) const;                                // [M, out] -> [M, in]
 
   // Makes ready what backward() needs. A packed copy costs as much memory as the weights: made when training starts, not at load.
   void prepare_backward();

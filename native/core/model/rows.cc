@@ -28,18 +28,20 @@ at::Tensor RowCache::read(const NeoXConfig& config) const {
   return storage->keys_values.narrow(3, 0, length).permute({3, 0, 1, 2, 4}).to(at::kCPU, at::kFloat).contiguous();
 }
 
-std::shared_ptr<const Prefix> make_prefix(const NeoXConfig& config, const at::Tensor& weights, const at::TensorOptions& options) {
+std::shared_ptr<const Prefix> make_prefix(const NeoXConfig& config, const at::Tensor& weights,
+                                          const at::TensorOptions& options) {
   const int64_t per_token = config.num_layers * 2 * config.num_heads * config.head_size;
   if (weights.numel() == 0 || weights.numel() % per_token != 0) {
-    throw CoreError("NEOX_PREFIX_MISMATCH", "Prefix weights have " + std::to_string(weights.numel()) + " elements, expected a multiple of " +
-                                                std::to_string(per_token) + " (layers x 2 x heads x head size)");
+    throw CoreError("NEOX_PREFIX_MISMATCH", "Prefix weights have " + std::to_string(weights.numel()) +
+                                                " elements, expected a multiple of " + std::to_string(per_token) +
+                                                " (layers x 2 x heads x head size)");
   }
   auto prefix = std::make_shared<Prefix>();
   prefix->length = weights.numel() / per_token;
-  prefix->keys_values = weights.view({prefix->length, config.num_layers, 2, config.num_heads, config.head_size})
-                            .permute({1, 2, 3, 0, 4})  // [L, 2, N, P, D]
-                            .to(options)
-                            .contiguous();
+  const at::Tensor values = weights.view({prefix->length, config.num_layers, 2, config.num_heads, config.head_size})
+                                .permute({1, 2, 3, 0, 4});  // [L, 2, N, P, D]
+  // Always a copy: for one position the view is contiguous as it is, and would point into the caller's memory.
+  prefix->keys_values = at::empty(values.sizes(), options).copy_(values);
   return prefix;
 }
 

@@ -26,7 +26,7 @@ struct CacheStorage {
 // A row's past: its prefix and the first `length` tokens of a storage. Copies share the storage; the first to go on appends in
 // place, any other copies what it sees first (so a cache can be forked for nothing, and never sees another's tokens).
 struct RowCache {
-  std::shared_ptr<const Prefix> prefix;  // null: none
+  std::shared_ptr<const Prefix> prefix;   // null: none
   std::shared_ptr<CacheStorage> storage;  // null: empty
   int64_t length = 0;
 
@@ -48,6 +48,7 @@ struct Row {
 };
 
 // Prefix weights [P, L, 2, N, D] float32 as attention reads them.
-std::shared_ptr<const Prefix> make_prefix(const NeoXConfig& config, const at::Tensor& weights, const at::TensorOptions& options);
+std::shared_ptr<const Prefix> make_prefix(const NeoXConfig& config, const at::Tensor& weights,
+                                          const at::TensorOptions& options);
 
 }  // namespace neox

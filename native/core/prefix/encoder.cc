@@ -1,7 +1,7 @@
 #include "core/prefix/encoder.h"
 
-#include <ATen/TensorOperators.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linear.h>
@@ -18,7 +18,8 @@ namespace {
 enum Index : size_t { kEmbedding, kInWeight, kInBias, kOutWeight, kOutBias };
 }
 
-PrefixEncoder::PrefixEncoder(const EncoderOptions& options) : options_(options), generator_(at::make_generator<at::CPUGeneratorImpl>(options.seed)) {
+PrefixEncoder::PrefixEncoder(const EncoderOptions& options)
+    : options_(options), generator_(at::make_generator<at::CPUGeneratorImpl>(options.seed)) {
   const auto& o = options_;
   int64_t size = 0;
   const auto add = [&](const char* name, std::vector<int64_t> shape) {
@@ -60,8 +61,9 @@ std::vector<std::pair<std::string, at::Tensor>> PrefixEncoder::views(const at::T
 }
 
 at::Tensor PrefixEncoder::forward(bool training) {
-  const at::Tensor hidden = at::tanh(at::linear(view(flat_, kEmbedding), view(flat_, kInWeight), view(flat_, kInBias)));  // [P, hidden]
-  at::Tensor out = at::linear(hidden, view(flat_, kOutWeight), view(flat_, kOutBias));                                  // [P, L*2*H]
+  const at::Tensor hidden =
+      at::tanh(at::linear(view(flat_, kEmbedding), view(flat_, kInWeight), view(flat_, kInBias)));  // [P, hidden]
+  at::Tensor out = at::linear(hidden, view(flat_, kOutWeight), view(flat_, kOutBias));              // [P, L*2*H]
   if (!training) return out;
   hidden_ = hidden;
   keep_ = at::Tensor();

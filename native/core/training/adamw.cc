@@ -9,7 +9,10 @@
 namespace neox {
 
 AdamW::AdamW(const AdamWOptions& options, at::Tensor decayed)
-    : options_(options), decayed_(std::move(decayed)), mean_(at::zeros_like(decayed_)), square_(at::zeros_like(decayed_)) {}
+    : options_(options),
+      decayed_(std::move(decayed)),
+      mean_(at::zeros_like(decayed_)),
+      square_(at::zeros_like(decayed_)) {}
 
 void AdamW::step(at::Tensor& parameters, const at::Tensor& gradients, double learning_rate) {
   ++steps_;

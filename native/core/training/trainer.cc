@@ -28,7 +28,8 @@ at::Tensor ids_of(const TrainingBatch& batch, const GPTNeoX& model) {
 
 }  // namespace
 
-LossSum evaluate_batch(const GPTNeoX& model, const Prefix* prefix, const TrainingBatch& batch, const CancelFlag& cancel) {
+LossSum evaluate_batch(const GPTNeoX& model, const Prefix* prefix, const TrainingBatch& batch,
+                       const CancelFlag& cancel) {
   auto rows = rows_of(batch, prefix);
   return model.loss(ids_of(batch, model), batch.targets, rows, cancel);
 }
@@ -51,7 +52,8 @@ LossSum Trainer::accumulate(const GPTNeoX& model, const TrainingBatch& batch, co
 }
 
 at::Tensor Trainer::gradient() const {
-  if (!prefix_grad_.defined() || sum_.tokens == 0) throw CoreError("NEOX_BAD_ARGUMENT", "A training step needs a batch with target tokens");
+  if (!prefix_grad_.defined() || sum_.tokens == 0)
+    throw CoreError("NEOX_BAD_ARGUMENT", "A training step needs a batch with target tokens");
   const auto& o = encoder_->options();
   // [L, 2, N, P, D] -> [P, L*2*H]
   const at::Tensor grad = prefix_grad_.permute({3, 0, 1, 2, 4}).to(at::kCPU).reshape({o.prefix_length, o.output_dim});
@@ -75,7 +77,8 @@ void Trainer::reset() {
   sum_ = LossSum();
 }
 
-double fit_encoder(PrefixEncoder& encoder, const at::Tensor& target, const FitOptions& options, const CancelFlag& cancel) {
+double fit_encoder(PrefixEncoder& encoder, const at::Tensor& target, const FitOptions& options,
+                   const CancelFlag& cancel) {
   AdamW optimizer({0.9, 0.999, 1e-8, options.weight_decay}, encoder.decayed());
   const double scale = 2.0 / static_cast<double>(target.numel());
   for (int64_t i = 0; i < options.steps; ++i) {

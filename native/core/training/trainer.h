@@ -20,7 +20,8 @@ struct TrainingBatch {
   std::vector<int64_t> lengths;  // of the rows
 };
 
-LossSum evaluate_batch(const GPTNeoX& model, const Prefix* prefix, const TrainingBatch& batch, const CancelFlag& cancel);
+LossSum evaluate_batch(const GPTNeoX& model, const Prefix* prefix, const TrainingBatch& batch,
+                       const CancelFlag& cancel);
 
 struct StepResult {
   double loss = 0.0;       // mean over the target tokens of all batches of the step
@@ -57,6 +58,7 @@ struct FitOptions {
 };
 
 // Fits the encoder's output to `target` [P, L*2*H] by AdamW on the mean squared error, as rinna's init_prefix does. Returns the last error.
-double fit_encoder(PrefixEncoder& encoder, const at::Tensor& target, const FitOptions& options, const CancelFlag& cancel);
+double fit_encoder(PrefixEncoder& encoder, const at::Tensor& target, const FitOptions& options,
+                   const CancelFlag& cancel);
 
 }  // namespace neox

@@ -1,0 +1,75 @@
+import type { Command } from 'commander';
+import { NeoXPrefixError } from '../../errors';
+import { evaluate, type EvaluationResult } from '../../training/evaluate';
+import { dataOptions, readSamples, type DataFlags } from '../data';
+import { formatCount, formatNumber, table } from '../format';
+import { loadModel, loadPrefixes, modelOptions, type ModelFlags, type PrefixFlags } from '../model';
+import { addOptions, collect, given, integer, option } from '../options';
+import type { Act } from '../program';
+import type { Ui } from '../ui';
+
+export interface EvaluateFlags extends ModelFlags, DataFlags, PrefixFlags {
+  base?: boolean;
+  devDataSize?: number;
+  batchSize?: number;
+}
+
+const DESCRIPTION = `Measures loss and perplexity over a data file, for one or more prefixes and for the base model alone.
+
+Loss is the mean over all target tokens in nats, perplexity is exp(loss), accuracy is the share of target tokens that were the model's first choice.`;
+
+const EXAMPLES = `
+Examples:
+  $ neox-prefix evaluate --model models/pythia-410m --data valid.jsonl --prefix runs/answers/best.safetensors --prefix runs/answers/last.safetensors
+  $ neox-prefix evaluate --model models/japanese-gpt-neox-small --data texts.jsonl --packing lines --suffix ' 😃' --dev-data-size 10 --prefix smile.safetensors`;
+
+export function register(program: Command, act: Act): void {
+  const command = program
+    .command('evaluate')
+    .summary('measure the perplexity of prefixes')
+    .description(DESCRIPTION)
+    .addHelpText('after', EXAMPLES);
+  addOptions(command, 'Model', modelOptions());
+  addOptions(command, 'Prefix', [
+    option<string[]>('--prefix-checkpoint-path, --prefix <file>', 'a prefix; may be repeated', { parse: collect }),
+    option('--no-base', 'leave out the base model alone'),
+    option('--prefix-seq-len <n>', 'prefix length, for a file whose shape does not show it', { parse: integer(1) }),
+    option('--allow-fingerprint-mismatch', 'take a prefix that was trained on another base model of the same shape'),
+  ]);
+  addOptions(command, 'Data', [
+    ...dataOptions(),
+    option('--dev-data-size <n>', 'only the last n samples, those that `train --dev-data-size n` validates on', { parse: integer(1) }),
+    option('--batch-size <n>', 'samples in a batch; changes the speed, not the result', { parse: integer(1), default: 8 }),
+  ]);
+  command.action(act(run));
+}
+
+export async function run(flags: EvaluateFlags, ui: Ui): Promise<void> {
+  await using model = await loadModel(flags, ui);
+  const prefixes = await loadPrefixes(flags, model, ui);
+  const all = await readSamples(flags.data, flags, model, ui);
+  const { devDataSize = all.length, batchSize, twoRows } = flags;
+  if (devDataSize > all.length) {
+    throw new NeoXPrefixError('NEOX_BAD_DATA', `The last ${devDataSize} samples were asked for, but there are only ${all.length} samples`);
+  }
+  const samples = all.slice(all.length - devDataSize);
+  const subjects = [...(flags.base === false ? [] : [{ label: 'base model', path: null, prefix: undefined }]), ...prefixes];
+  const results: ({ name: string; path: string | null } & EvaluationResult)[] = [];
+  await ui.withProgress({ title: 'evaluating', total: subjects.length * samples.length, unit: 'samples' }, async (update) => {
+    for (const { label, path, prefix } of subjects) {
+      const before = results.length * samples.length;
+      const onProgress = (progress: { samples: number }): void => update(before + progress.samples, label);
+      const result = await evaluate(model, samples, { prefix, ...given({ batchSize, twoRows }), signal: ui.signal, onProgress });
+      results.push({ name: label, path, ...result });
+    }
+  });
+  ui.json({ samples: samples.length, results });
+  const rows = results.map(({ name, loss, perplexity, accuracy, tokens }) => [
+    name,
+    loss.toFixed(4),
+    formatNumber(perplexity),
+    `${(accuracy * 100).toFixed(1)}%`,
+    formatCount(tokens),
+  ]);
+  ui.print(table(['', 'loss', 'perplexity', 'accuracy', 'tokens'], rows));
+}

@@ -1,0 +1,70 @@
+import type { Command } from 'commander';
+import { openCheckpoint } from '../../checkpoint/checkpoint';
+import { kindOf } from '../../files';
+import { PrefixWeights, type PrefixFormat } from '../../prefix/weights';
+import { UsageError } from '../errors';
+import { addOptions, given, integer, option } from '../options';
+import type { Act } from '../program';
+import type { Ui } from '../ui';
+
+export interface ExportPrefixFlags {
+  prefix: string;
+  out: string;
+  model?: string;
+  prefixSeqLen?: number;
+  overwrite?: boolean;
+}
+
+const FORMATS: readonly { name: PrefixFormat; summary: string; description: string; example: string }[] = [
+  {
+    name: 'safetensors',
+    summary: "a prefix as this program's own file",
+    description: "Writes a prefix of any format as this program's own: one tensor [P, L, 2, N, D] in a .safetensors file.",
+    example:
+      'neox-prefix export safetensors --prefix smileface_suffix.task0.weight --model models/japanese-gpt-neox-small --out smileface.safetensors',
+  },
+  {
+    name: 'rinna',
+    summary: "a prefix as rinna's .checkpoint",
+    description:
+      "Writes a prefix as one tensor [P, L*2*H] that torch.load reads: the .checkpoint of rinna's prefix-tuning-gpt, for its prefix_inference.py.",
+    example: 'neox-prefix export rinna --prefix runs/smileface/best.safetensors --out smileface.checkpoint',
+  },
+  {
+    name: 'peft',
+    summary: 'a prefix as a PEFT adapter',
+    description: 'Writes a prefix as an adapter folder that PeftModel.from_pretrained reads.',
+    example: 'neox-prefix export peft --prefix runs/smileface/best.safetensors --out smileface-adapter',
+  },
+];
+
+export function register(program: Command, act: Act): void {
+  for (const { name, summary, description, example } of FORMATS) {
+    const command = program.command(name).summary(summary).description(description).addHelpText('after', `\nExample:\n  $ ${example}`);
+    addOptions(command, 'Options', [
+      option('--prefix-checkpoint-path, --prefix <file>', 'the prefix, in any format', { required: true }),
+      option('--out <path>', name === 'peft' ? 'the folder to write' : 'the file to write', { required: true }),
+      option(
+        '--pretrained-model-dir, --model <dir>',
+        'the model that the prefix is for: needed for a file of nothing but numbers, checked for others',
+      ),
+      option('--prefix-seq-len <n>', 'prefix length, for a file whose shape does not show it', { parse: integer(1) }),
+      option('--overwrite', 'replace what is there'),
+    ]);
+    command.action(act((flags: ExportPrefixFlags, ui) => run(name, flags, ui)));
+  }
+}
+
+export async function run(format: PrefixFormat, flags: ExportPrefixFlags, ui: Ui): Promise<void> {
+  const { out, prefixSeqLen: prefixLength } = flags;
+  if (flags.overwrite !== true && (await kindOf(out)) !== undefined) {
+    throw new UsageError(`There is something already: ${out}`, 'choose another --out, or give --overwrite to replace it');
+  }
+  const checkpoint = flags.model === undefined ? undefined : await openCheckpoint(flags.model);
+  const prefix = await PrefixWeights.load(flags.prefix, given({ config: checkpoint, prefixLength }));
+  if (checkpoint !== undefined) prefix.checkFits(checkpoint.config, checkpoint.fingerprint);
+  for (const warning of prefix.warnings) ui.warn(warning);
+  await prefix.save(out, { format });
+  ui.json({ format, path: out, shape: prefix.shape, task: prefix.metadata.task ?? null });
+  ui.print(`${out}: prefix [${prefix.shape.join(', ')}], ${format}`);
+}

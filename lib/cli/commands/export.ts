@@ -1,0 +1,12 @@
+import type { Command } from 'commander';
+import type { Act } from '../program';
+import * as ft from './export-ft';
+import * as prefix from './export-prefix';
+
+const DESCRIPTION = `Writes a model or a prefix for another program.`;
+
+export function register(program: Command, act: Act): void {
+  const command = program.command('export').summary('write a model and its prefixes for another program').description(DESCRIPTION);
+  ft.register(command, act);
+  prefix.register(command, act);
+}

@@ -1,0 +1,45 @@
+import type { Command } from 'commander';
+import { fetchLibtorch, type FetchLibtorchOptions } from '../../fetch-libtorch';
+import { LIBTORCH_VERSION } from '../../libtorch';
+import { addOptions, given, option } from '../options';
+import type { Act } from '../program';
+import type { Ui } from '../ui';
+
+export interface FetchFlags {
+  torchVersion?: string;
+  destination?: string;
+  force?: boolean;
+}
+
+const DESCRIPTION = `Gets libtorch: pip downloads the torch wheel (the CPU build where there is one), and only what libtorch needs is unpacked from it. Nothing is installed
+into Python, and no other package is fetched. Does nothing when it is there already.`;
+
+const EXAMPLES = `
+Examples:
+  $ neox-prefix fetch-libtorch
+  $ neox-prefix fetch-libtorch --destination /opt/libtorch && export NEOX_PREFIX_LIBTORCH=/opt/libtorch`;
+
+export function register(program: Command, act: Act): void {
+  const command = program.command('fetch-libtorch').summary('get libtorch').description(DESCRIPTION).addHelpText('after', EXAMPLES);
+  addOptions(command, 'Options', [
+    option('--torch-version <version>', 'version of libtorch', { default: LIBTORCH_VERSION }),
+    option('--destination <dir>', 'folder to make', { default: '.libtorch in the package' }),
+    option('--force', 'fetch it again although it is there'),
+  ]);
+  command.action(act(run));
+}
+
+/** @param fetch stands in for the library's in tests, which have no network */
+export async function run(flags: FetchFlags, ui: Ui, fetch = (options: FetchLibtorchOptions) => fetchLibtorch(options)): Promise<void> {
+  const { torchVersion: version, destination, force } = flags;
+  ui.note('asking pip');
+  const libtorch = await ui.withProgress({ title: 'libtorch', total: 0, unit: 'bytes' }, (update) =>
+    fetch({
+      ...given({ version, destination, force }),
+      signal: ui.signal,
+      onProgress: ({ phase, done, total }) => update(done, phase, total),
+    }),
+  );
+  ui.json(libtorch);
+  ui.print(`libtorch ${libtorch.version} in ${libtorch.root}`);
+}

@@ -1,0 +1,61 @@
+import { isNeoXPrefixError } from '../errors';
+import { Interrupted } from './io';
+import type { Ui } from './ui';
+
+/** Options that do not go together, or a value that makes no sense: exit code 2, as for what commander finds. */
+export class UsageError extends Error {
+  override readonly name = 'UsageError';
+
+  constructor(
+    message: string,
+    readonly hint?: string,
+  ) {
+    super(message);
+  }
+}
+
+/** The library speaks of its own options; on the command line they have other names. */
+const OPTION_NAMES: readonly (readonly [library: string, commandLine: string])[] = [
+  [
+    'set `overwrite: true` to replace it, or use addTasks() to add prefixes to it',
+    'give --overwrite to replace it, or --append to add tasks to it',
+  ],
+  ['set `replace: true`', 'give --replace'],
+  ['name one of them, or give tensorParallel', 'give --tensor-parallel'],
+  ['load the prefix with allowFingerprintMismatch: true', 'give --allow-fingerprint-mismatch'],
+  ['pass the model (or its config), or numLayers and numHeads', 'give the model that it is for with --model DIR'],
+  ["pass format: 'jsonl' or 'text' for another name", 'give --format jsonl or --format text'],
+  ["use device: 'cpu'", 'use --device cpu'],
+];
+
+export function inOptionNames(text: string): string {
+  return OPTION_NAMES.reduce((result, [library, commandLine]) => result.replace(library, commandLine), text);
+}
+
+/** Says what went wrong, and returns the exit code. */
+export function reportError(error: unknown, ui: Ui): number {
+  if (error instanceof Interrupted) {
+    ui.note('interrupted');
+    return error.exitCode;
+  }
+  const { message, hint, code, path } = describe(error);
+  ui.error(message, hint ?? (code === undefined ? 'this error was not foreseen; --debug shows where it comes from' : undefined));
+  ui.json({ error: { code, message, hint, path } });
+  if (ui.options.debug && error instanceof Error) ui.error(error.stack ?? '');
+  return error instanceof UsageError ? 2 : 1;
+}
+
+interface Description {
+  message: string;
+  hint?: string | undefined;
+  code?: string | undefined;
+  path?: string | undefined;
+}
+
+function describe(error: unknown): Description {
+  if (error instanceof UsageError) return { message: error.message, hint: error.hint, code: 'USAGE' };
+  if (!isNeoXPrefixError(error)) return { message: error instanceof Error ? error.message : String(error) };
+  const { hint, code, path } = error;
+  const message = hint === undefined ? error.message : error.message.replace(`\nHint: ${hint}`, '');
+  return { message: inOptionNames(message), hint: hint === undefined ? undefined : inOptionNames(hint), code, path };
+}

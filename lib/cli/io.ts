@@ -1,0 +1,30 @@
+/** A stream that the command line writes to. */
+export interface OutputStream {
+  write(text: string): unknown;
+  isTTY?: boolean | undefined;
+  columns?: number | undefined;
+}
+
+/** Everything outside that the commands touch, so that a test can stand in for it. */
+export interface CliIO {
+  stdin: NodeJS.ReadableStream & { isTTY?: boolean | undefined };
+  stdout: OutputStream;
+  stderr: OutputStream;
+  env: NodeJS.ProcessEnv;
+  /** Aborts at Ctrl-C, with an {@link Interrupted} as its reason. */
+  signal: AbortSignal;
+  /** What Ctrl-C does, for a prompt that reads the key itself. */
+  interrupt(): void;
+}
+
+/** The reason of an abort that the user asked for. */
+export class Interrupted extends Error {
+  override readonly name = 'Interrupted';
+
+  constructor(
+    /** 128 plus the number of the signal, as shells count it. */
+    readonly exitCode: number,
+  ) {
+    super('interrupted');
+  }
+}

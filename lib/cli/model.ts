@@ -1,0 +1,76 @@
+import { basename } from 'node:path';
+import type { Option } from 'commander';
+import { NeoXModel, type LoadOptions } from '../model/neox-model';
+import { PrefixWeights } from '../prefix/weights';
+import { formatBytes, formatCount, formatSeconds } from './format';
+import { given, integer, option } from './options';
+import type { Ui } from './ui';
+
+export interface ModelFlags {
+  model: string;
+  dtype?: NonNullable<LoadOptions['dtype']>;
+  device?: string;
+  backend?: NonNullable<LoadOptions['backend']>;
+  threads?: number;
+}
+
+export const MODEL_DIR = (): Option =>
+  option('--pretrained-model-dir, --model <dir>', 'folder of the base model: a Hugging Face GPT-NeoX checkpoint', { required: true });
+
+/** The base model and how it computes. */
+export const modelOptions = (): Option[] => [
+  MODEL_DIR(),
+  option('--dtype <type>', "what the base model computes in; auto is the checkpoint's own type, or float32 for float16 on a CPU", {
+    choices: ['auto', 'float32', 'bfloat16', 'float16'],
+    default: 'auto',
+  }),
+  option('--device <device>', 'cpu, cuda or cuda:N', { default: 'cpu' }),
+  option('--backend <backend>', 'who computes the linear layers; auto is onednn where it runs the type', {
+    choices: ['auto', 'onednn', 'aten'],
+    default: 'auto',
+  }),
+  option('--threads <n>', 'compute threads', { parse: integer(1, 1024), default: 'one a core' }),
+];
+
+/** Loads the base model with its progress shown, and says what was loaded. */
+export async function loadModel(flags: ModelFlags, ui: Ui): Promise<NeoXModel> {
+  const started = performance.now();
+  const { dtype, device, backend, threads } = flags;
+  const model = await ui.withProgress({ title: `loading ${basename(flags.model)}`, total: 1, unit: 'share' }, (update) =>
+    NeoXModel.load(flags.model, { ...given({ dtype, device, backend, threads }), signal: ui.signal, onProgress: (share) => update(share) }),
+  );
+  const info = model.info();
+  for (const warning of info.warnings) ui.warn(warning);
+  const { numLayers, hiddenSize } = model.config;
+  const size = `${formatCount(info.parameters)} parameters, ${numLayers} layers of ${hiddenSize}`;
+  const how = `${info.dtype} on ${info.device} (${info.backend}), ${formatBytes(info.weightBytes)}`;
+  ui.note(`${basename(info.directory)}: ${size}, ${how}, loaded in ${formatSeconds((performance.now() - started) / 1000)}`);
+  return model;
+}
+
+export interface PrefixFlags {
+  prefix?: string[];
+  prefixSeqLen?: number;
+  allowFingerprintMismatch?: boolean;
+}
+
+export interface NamedPrefix {
+  /** The task's name, or the path where that is not known or not unique. */
+  label: string;
+  path: string;
+  prefix: PrefixWeights;
+}
+
+/** Loads prefixes for a model and checks that they are for it. */
+export async function loadPrefixes(flags: PrefixFlags, model: NeoXModel, ui: Ui): Promise<NamedPrefix[]> {
+  const { allowFingerprintMismatch, prefixSeqLen: prefixLength } = flags;
+  const loaded: NamedPrefix[] = [];
+  for (const path of flags.prefix ?? []) {
+    const prefix = await PrefixWeights.load(path, { config: model, ...given({ allowFingerprintMismatch, prefixLength }) });
+    prefix.checkFits(model.config, model.fingerprint);
+    for (const warning of prefix.warnings) ui.warn(warning);
+    loaded.push({ label: prefix.metadata.task ?? path, path, prefix });
+  }
+  const isUnique = ({ label }: NamedPrefix): boolean => loaded.filter((other) => other.label === label).length === 1;
+  return loaded.map((item) => (isUnique(item) ? item : { ...item, label: item.path }));
+}

@@ -1,0 +1,89 @@
+import { InvalidArgumentError, Option, type Command } from 'commander';
+import { checkTaskName } from '../export/config-ini';
+import { isNeoXPrefixError } from '../errors';
+import { UsageError } from './errors';
+
+/** Parsers of option values. commander puts the option's name in front of what they throw. */
+export function integer(min: number, max = Number.MAX_SAFE_INTEGER): (text: string) => number {
+  return (text) => {
+    const value = text.trim() === '' ? NaN : Number(text);
+    if (Number.isSafeInteger(value) && value >= min && value <= max) return value;
+    throw new InvalidArgumentError(
+      `Expected a whole number ${max === Number.MAX_SAFE_INTEGER ? `of at least ${min}` : `from ${min} to ${max}`}.`,
+    );
+  };
+}
+
+/** A number in [min, max]. */
+export function number(min: number, max = Infinity): (text: string) => number {
+  return (text) => {
+    const value = text.trim() === '' ? NaN : Number(text);
+    if (Number.isFinite(value) && value >= min && value <= max) return value;
+    throw new InvalidArgumentError(`Expected a number ${max === Infinity ? `of at least ${min}` : `from ${min} to ${max}`}.`);
+  };
+}
+
+/** For options that may be given more than once. */
+export function collect(text: string, before: string[] | undefined): string[] {
+  return [...(before ?? []), text];
+}
+
+export interface NamedFile {
+  name: string;
+  path: string;
+}
+
+/** NAME=FILE, more than once, each name once. */
+export function collectTasks(text: string, before: NamedFile[] | undefined): NamedFile[] {
+  const at = text.indexOf('=');
+  if (at < 1 || at === text.length - 1) throw new InvalidArgumentError('Expected NAME=FILE.');
+  const [name, path] = [text.slice(0, at), text.slice(at + 1)];
+  if (before?.some((task) => task.name === name) === true) throw new InvalidArgumentError(`Two tasks are named '${name}'.`);
+  try {
+    checkTaskName(name);
+  } catch (error) {
+    throw isNeoXPrefixError(error) ? new InvalidArgumentError(error.message) : error;
+  }
+  return [...(before ?? []), { name, path }];
+}
+
+interface Details<T> {
+  parse?: (text: string, before: T | undefined) => T;
+  choices?: readonly string[];
+  /** What the library takes when the option is not given; told in the help, not passed on, so that it is stated once. */
+  default?: string | number;
+  required?: boolean;
+  conflicts?: string[];
+}
+
+export function option<T = string>(flags: string, description: string, details: Details<T> = {}): Option {
+  const { choices, default: fallback } = details;
+  const result = new Option(flags, fallback === undefined ? description : `${description} (default: ${fallback})`);
+  if (details.parse !== undefined) result.argParser(details.parse);
+  if (choices !== undefined) result.choices(choices);
+  if (details.required === true) result.makeOptionMandatory();
+  if (details.conflicts !== undefined) result.conflicts(details.conflicts);
+  return result;
+}
+
+export function addOptions(command: Command, group: string, options: readonly Option[]): void {
+  for (const item of options) command.addOption(item.helpGroup(`${group}:`));
+}
+
+/** Options of rinna's scripts that have no meaning here. Given, they say what to do instead. */
+export function refuseOptions(command: Command, refused: Readonly<Record<string, string>>): void {
+  for (const [name, instead] of Object.entries(refused)) {
+    const refusal = new Option(`--${name} [value]`).hideHelp();
+    command.addOption(refusal);
+    command.on(`option:${name}`, () => {
+      throw new UsageError(`--${name} of rinna's script has no meaning here`, instead);
+    });
+  }
+}
+
+/** The values that are there: what is not given is for the library to decide. */
+export function given<T extends object>(values: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>;
+  };
+}

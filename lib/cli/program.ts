@@ -1,0 +1,111 @@
+import { Command, CommanderError } from 'commander';
+import { packageVersion } from '../doctor';
+import { reportError } from './errors';
+import type { CliIO } from './io';
+import { Ui } from './ui';
+import * as doctor from './commands/doctor';
+import * as evaluate from './commands/evaluate';
+import * as exportCommand from './commands/export';
+import * as fetchLibtorch from './commands/fetch-libtorch';
+import * as generate from './commands/generate';
+import * as inspect from './commands/inspect';
+import * as train from './commands/train';
+
+/** Makes a command's run() what commander calls; the options it is given include the arguments that are no options, as `args`. */
+export type Act = <Flags extends object>(run: (flags: Flags, ui: Ui) => Promise<number | void>) => (...given: unknown[]) => Promise<void>;
+
+const DESCRIPTION = `Prefix-tunes GPT-NeoX models and puts the prefixes to use.
+
+One frozen base model serves many tasks: 'train' makes a prefix, a file of a few MB, from a checkpoint and JSON Lines; 'generate' and 'evaluate' use it;
+'export' hands the model and any number of prefixes to FasterTransformer and Triton.`;
+
+const EXAMPLES = `
+Examples:
+  $ neox-prefix doctor
+  $ neox-prefix train --model models/japanese-gpt-neox-small --data texts.jsonl --packing lines --suffix ' 😃' --out runs/smileface
+  $ neox-prefix generate --model models/japanese-gpt-neox-small --prefix runs/smileface/best.safetensors --prompt 今日は --compare
+  $ neox-prefix export ft --model models/japanese-gpt-neox-small --task smileface=runs/smileface/best.safetensors --out ft
+
+\`neox-prefix COMMAND --help\` explains a command. Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C.`;
+
+/** Runs the command line. Returns the exit code; never throws. */
+export async function runCli(args: readonly string[], io: CliIO): Promise<number> {
+  let status = 0;
+  const act: Act =
+    (run) =>
+    async (...given) => {
+      const command = given.at(-1) as Command;
+      const flags = command.optsWithGlobals();
+      const ui = new Ui(io, uiOptions(flags, io));
+      try {
+        status = (await run({ ...flags, args: command.args } as Parameters<typeof run>[0], ui)) ?? 0;
+      } catch (error) {
+        status = reportError(error, ui);
+      }
+    };
+  const program = createProgram(io, act);
+  if (args.length === 0) {
+    program.outputHelp();
+    return 0;
+  }
+  try {
+    await program.parseAsync(inKebabCase(args), { from: 'user' });
+  } catch (error) {
+    // commander has written its message already.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    return reportError(error, new Ui(io, uiOptions(program.opts(), io)));
+  }
+  return status;
+}
+
+export function createProgram(io: CliIO, act: Act): Command {
+  const program = new Command('neox-prefix')
+    .description(DESCRIPTION)
+    .addHelpText('after', EXAMPLES)
+    .version(packageVersion(), '-v, --version', 'print the version')
+    .helpOption('-h, --help', 'explain the command')
+    .optionsGroup('General:')
+    .option('--json', 'results as JSON on stdout; an error as {"error": {code, message, hint}}')
+    .option('--quiet', 'nothing on stderr but warnings and errors')
+    .option('--debug', 'with an error, show where it comes from (also NEOX_PREFIX_DEBUG=1)')
+    .configureHelp({ showGlobalOptions: true })
+    .configureOutput({
+      writeOut: (text) => void io.stdout.write(text),
+      writeErr: (text) => void io.stderr.write(text),
+      getOutHelpWidth: () => helpWidth(io.stdout.columns),
+      getErrHelpWidth: () => helpWidth(io.stderr.columns),
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
+    })
+    .exitOverride();
+  for (const { register } of [train, generate, evaluate, exportCommand, inspect, doctor, fetchLibtorch]) register(program, act);
+  for (const command of allCommands(program))
+    command.showHelpAfterError(`\`${fullName(command)} --help\` explains ${command === program ? 'the commands' : 'its options'}`);
+  return program;
+}
+
+function helpWidth(columns: number | undefined): number {
+  return Math.min(columns ?? 120, 120);
+}
+
+function uiOptions(flags: Record<string, unknown>, io: CliIO): { json: boolean; quiet: boolean; debug: boolean } {
+  const debug = flags['debug'] === true || !['', '0', undefined].includes(io.env['NEOX_PREFIX_DEBUG']);
+  return { json: flags['json'] === true, quiet: flags['quiet'] === true, debug };
+}
+
+function allCommands(command: Command): Command[] {
+  return [command, ...command.commands.flatMap(allCommands)];
+}
+
+function fullName(command: Command): string {
+  return command.parent === null ? command.name() : `${fullName(command.parent)} ${command.name()}`;
+}
+
+/** rinna's scripts write --max_lr where this is --max-lr; both are taken. */
+function inKebabCase(args: readonly string[]): string[] {
+  const end = args.indexOf('--');
+  return args.map((arg, i) => {
+    const name = end >= 0 && i > end ? undefined : /^--[a-z0-9]+(?:_[a-z0-9]+)+(?==|$)/.exec(arg)?.[0];
+    return name === undefined ? arg : name.replaceAll('_', '-') + arg.slice(name.length);
+  });
+}

@@ -1,0 +1,115 @@
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { NeoXModel } from '../../lib/model/neox-model';
+import { PrefixWeights } from '../../lib/prefix/weights';
+import { backendsFor, loadModel, temporaryFolder } from '../helpers';
+import { GOLDEN_KINDS, goldenModelNames, loadGoldenModel, type GoldenKind, type GoldenModel } from './fixtures';
+
+const GREEDY = { temperature: 0, ignoreEos: true } as const;
+
+function prefixOf(model: NeoXModel, { prefix, reference }: GoldenModel): PrefixWeights {
+  const { numLayers, numHeads, headSize } = model.config;
+  return PrefixWeights.fromTensor(prefix.data, { prefixLength: reference.prefixLength, numLayers, numHeads, headSize });
+}
+
+describe.each(goldenModelNames())('greedy tokens of the model %s', (name) => {
+  const golden = loadGoldenModel(name);
+  const { rows, newTokens, greedy, prefixLength } = golden.reference;
+
+  describe.each(backendsFor('float32'))('%s', (backend) => {
+    let model: NeoXModel;
+    let prefix: PrefixWeights;
+    beforeAll(async () => {
+      model = await loadModel(golden.directory, { dtype: 'float32', backend });
+      prefix = prefixOf(model, golden);
+    });
+    afterAll(() => model.dispose());
+
+    /** The golden tokens as far as the model's positions reach: the last token needs none. */
+    function expected(kind: GoldenKind, row: number): number[] {
+      const used = (rows[row] as number[]).length + (kind === 'prefix' ? prefixLength : 0);
+      return (greedy[kind][row] as number[]).slice(0, Math.max(0, model.config.maxPositionEmbeddings - used + 1));
+    }
+    const requests = GOLDEN_KINDS.flatMap((kind) => rows.map((row, i) => ({ kind, row, i }))).sort((a, b) => a.i - b.i);
+    const fitting = (): typeof requests => requests.filter(({ kind, i }) => expected(kind, i).length > 0);
+
+    test('each row alone, in a batch of mixed prefixes, and streamed', async () => {
+      const options = { ...GREEDY, maxNewTokens: newTokens };
+      const use = fitting();
+      expect(use.length).toBeGreaterThanOrEqual(rows.length);
+      const batch = await model.generate(
+        use.map(({ row }) => row),
+        { ...options, prefix: use.map(({ kind }) => (kind === 'prefix' ? prefix : undefined)) },
+      );
+      for (const [k, { kind, row, i }] of use.entries()) {
+        const own = { ...options, prefix: kind === 'prefix' ? prefix : undefined };
+        const alone = await model.generate(Int32Array.from(row), own);
+        const tokens = expected(kind, i);
+        expect(alone).toEqual({
+          text: '',
+          tokens,
+          finishReason: 'length',
+          usage: { promptTokens: row.length, prefixTokens: kind === 'prefix' ? prefixLength : 0, completionTokens: tokens.length },
+        });
+        expect(batch[k]).toEqual(alone);
+        const streamed: number[] = [];
+        for await (const piece of model.stream([...row], own)) if (piece.token !== undefined) streamed.push(piece.token);
+        expect(streamed).toEqual(tokens);
+      }
+    });
+
+    test('drawing from the single best token is greedy', async () => {
+      const { row, kind, i } = fitting().at(-1) as (typeof requests)[number];
+      const options = { ignoreEos: true, maxNewTokens: newTokens, prefix: kind === 'prefix' ? prefix : undefined, seed: 3 };
+      expect((await model.generate([...row], { ...options, topK: 1 })).tokens).toEqual(expected(kind, i));
+      expect((await model.generate([...row], { ...options, topP: 1e-6 })).tokens).toEqual(expected(kind, i));
+    });
+  });
+});
+
+describe('the end of a generation', () => {
+  const folder = temporaryFolder();
+  const golden = loadGoldenModel('sequential');
+  const row = golden.reference.rows[1] as number[];
+  const tokens = golden.reference.greedy.base[1] as number[];
+  // The model with other end tokens; the one that comes first ends the text.
+  const end = tokens[7] as number;
+  const before = tokens.slice(0, tokens.indexOf(end));
+  let model: NeoXModel;
+
+  beforeAll(async () => {
+    const config = JSON.parse(readFileSync(join(golden.directory, 'config.json'), 'utf8')) as object;
+    writeFileSync(folder.join('config.json'), JSON.stringify({ ...config, eos_token_id: [126, end] }));
+    copyFileSync(join(golden.directory, 'model.safetensors'), folder.join('model.safetensors'));
+    model = await loadModel(folder.path);
+  });
+  afterAll(() => model.dispose());
+
+  test('is at an end token, which is no part of the result', async () => {
+    const result = await model.generate(row, { temperature: 0 });
+    expect(result).toMatchObject({ tokens: before, finishReason: 'stop', usage: { completionTokens: before.length } });
+    const pieces = [];
+    for await (const piece of model.stream(row, { temperature: 0 })) pieces.push(piece);
+    expect(pieces.map(({ token }) => token)).toEqual([...before, undefined]);
+    expect(pieces.at(-1)).toEqual({ text: '', finishReason: 'stop', usage: { promptTokens: row.length, prefixTokens: 0, completionTokens: before.length } });
+  });
+
+  test('of one row leaves the others in the batch as they are', async () => {
+    const other = golden.reference.rows[3] as number[];
+    const alone = await model.generate(other, { temperature: 0, maxNewTokens: 20 });
+    const [first, second] = await model.generate([row, other], { temperature: 0, maxNewTokens: 20 });
+    expect(first).toMatchObject({ tokens: before, finishReason: 'stop' });
+    expect(second).toEqual(alone);
+  });
+
+  test('is at maxNewTokens, which may be 0', async () => {
+    const one = await model.generate(row, { temperature: 0, maxNewTokens: before.length });
+    expect(one).toMatchObject({ tokens: before, finishReason: 'length' });
+    expect(await model.generate([row, row], { maxNewTokens: 0 })).toMatchObject([{ tokens: [] }, { tokens: [], finishReason: 'length' }]);
+  });
+
+  test('comes after the start token for a prompt without tokens', async () => {
+    const empty = await model.generate(new Int32Array(0), { temperature: 0, maxNewTokens: 5 });
+    expect(empty).toEqual(await model.generate([model.config.bosTokenId as number], { temperature: 0, maxNewTokens: 5 }));
+  });
+});
