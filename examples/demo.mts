@@ -76,18 +76,24 @@ function share(texts: readonly string[], task: Task): { done: number; of: number
   return { done, of: all.length, percent: (100 * done) / all.length };
 }
 
-/** A bar on a terminal; elsewhere the lines of the epochs are enough. */
-function progressBar(): { onEvent: (event: TrainingEvent) => void; stop: () => void } {
-  if (!process.stderr.isTTY) return { onEvent: () => undefined, stop: () => undefined };
-  const format = '   {bar} step {value}/{total} | loss {loss} | {rate} tokens/s | {eta_formatted} left';
+/** Shows where a training run is: a moving bar on a terminal, and a line for each epoch anywhere. */
+function progress(): { onEvent: (event: TrainingEvent) => void; stop: () => void } {
+  const format = '  {bar} step {value}/{total} | loss {loss} | {rate} tokens/s | {eta_formatted} left';
   const bar = new SingleBar({ format, stream: process.stderr, clearOnComplete: true, hideCursor: null }, Presets.shades_classic);
-  return {
-    onEvent: (event) => {
-      if (event.type === 'start') bar.start(event.totalSteps, 0, { loss: '-', rate: '-' });
-      if (event.type === 'step') bar.update(event.step, { loss: event.loss.toFixed(3), rate: event.tokensPerSecond.toFixed(0) });
-    },
-    stop: () => bar.stop(),
+  let steps = 0;
+  const onEvent = (event: TrainingEvent): void => {
+    if (event.type === 'start') steps = event.totalSteps;
+    if (event.type === 'step' && process.stderr.isTTY) {
+      const shown = { loss: event.loss.toFixed(3), rate: event.tokensPerSecond.toFixed(0) };
+      if (bar.isActive) bar.update(event.step, shown);
+      else bar.start(steps, event.step, shown);
+    }
+    if (event.type === 'evaluation') {
+      bar.stop();
+      console.log(`  epoch ${event.epoch}     ${event.perplexity.toFixed(3)}`);
+    }
   };
+  return { onEvent, stop: () => bar.stop() };
 }
 
 async function train(model: NeoXModel, task: Task): Promise<PrefixWeights> {
@@ -97,26 +103,23 @@ async function train(model: NeoXModel, task: Task): Promise<PrefixWeights> {
   console.log(`examples/data/${task.data}: ${data.train.length} samples to train on, ${data.validation.length} to validate`);
 
   const before = await evaluate(model, data.validation, { signal });
-  console.log(`validation perplexity   base model  ${before.perplexity.toFixed(3)}`);
-  const bar = progressBar();
-  const trainer = new PrefixTrainer(model, { name: task.name, prefixLength: 10, epochs: Number(options.epochs), batchSize: 4, learningRate: 5e-3 });
-  const { best, steps, seconds } = await trainer
-    .train(data, {
-      signal,
-      onEvent: (event) => {
-        bar.onEvent(event);
-        if (event.type === 'evaluation') {
-          const line = `                        epoch ${event.epoch}     ${event.perplexity.toFixed(3)}`;
-          process.stderr.isTTY ? process.stderr.write(`\r\x1b[2K${line}\n`) : console.log(line);
-        }
-      },
-    })
-    .finally(bar.stop);
+  console.log(`validation perplexity:\n  base model  ${before.perplexity.toFixed(3)}`);
+  const { onEvent, stop } = progress();
+  const trainer = new PrefixTrainer(model, {
+    name: task.name,
+    prefixLength: 10,
+    epochs: Number(options.epochs),
+    batchSize: 4,
+    learningRate: 5e-3,
+  });
+  const { best, steps, seconds } = await trainer.train(data, { signal, onEvent }).finally(stop);
   const place = join(options.out, task.name);
   await best.save(`${place}.safetensors`);
   await best.save(`${place}.checkpoint`);
   const size = (await stat(`${place}.safetensors`)).size / 1e3;
-  console.log(`${steps} steps in ${seconds.toFixed(0)} s; saved as ${task.name}.safetensors and ${task.name}.checkpoint (rinna's format), ${size.toFixed(0)} kB`);
+  console.log(
+    `${steps} steps in ${seconds.toFixed(0)} s; saved as ${task.name}.safetensors and, for rinna's code, ${task.name}.checkpoint: ${size.toFixed(0)} kB`,
+  );
   return best;
 }
 
@@ -133,8 +136,8 @@ async function compare(model: NeoXModel, task: Task, prefix: PrefixWeights, prom
   console.log();
   for (const i of [0, 1, 2]) console.log(`  without  ${without[i]}\n  with     ${withPrefix[i]}\n`);
   const [low, high] = [share(without, task), share(withPrefix, task)];
-  const show = ({ done, of, percent }: typeof low): string => `${String(done).padStart(3)} of ${of} sentences, ${percent.toFixed(1)} %`;
-  console.log(`In ${TEXTS} sampled texts that is done by\n  without  ${show(low)}\n  with     ${show(high)}`);
+  const show = ({ done, of, percent }: typeof low): string => `${String(done).padStart(3)} of ${of}, ${percent.toFixed(1)} %`;
+  console.log(`Sentences that do it, in ${TEXTS} sampled texts:\n  without  ${show(low)}\n  with     ${show(high)}`);
   return high.percent >= 90 && low.percent < 10;
 }
 
@@ -151,7 +154,7 @@ async function exportAll(model: NeoXModel, tasks: Record<string, PrefixWeights>)
     const times = files.filter((file) => file.name.replace(/layers\.\d+/, 'layers.*') === pattern).length;
     console.log(`  ${String(size).padStart(8)} bytes  ${pattern}${times > 1 ? `  (${times} layers)` : ''}`);
   }
-  console.log(`\nconfig.ini:\n${(await readFile(join(directory, 'config.ini'), 'utf8')).trimEnd().replace(/^/gm, '  ')}`);
+  console.log(`\nconfig.ini:\n${(await readFile(join(directory, 'config.ini'), 'utf8')).trimEnd().replace(/^(?=.)/gm, '  ')}`);
   for (const { message } of warnings) console.log(`\nnote: ${message}`);
   const check = await exporter.verify(folder, { tasks, signal });
   const equal = check.files.filter(({ status }) => status === 'equal').length;
@@ -167,7 +170,9 @@ async function main(): Promise<boolean> {
   await using model = await NeoXModel.load(join(here, 'models', 'tiny-ja-neox'), { signal });
   const { parameters, dtype, backend } = model.info();
   const { numLayers, hiddenSize } = model.config;
-  console.log(`examples/models/tiny-ja-neox: GPT-NeoX, ${numLayers} layers of ${hiddenSize}, ${(parameters / 1e6).toFixed(1)} M parameters`);
+  console.log(
+    `examples/models/tiny-ja-neox: GPT-NeoX, ${numLayers} layers of ${hiddenSize}, ${(parameters / 1e6).toFixed(1)} M parameters`,
+  );
   console.log(`in memory as ${dtype}, linear layers by ${backend}. Nothing below changes one of its weights.`);
 
   const tasks: Record<string, PrefixWeights> = {};
@@ -179,12 +184,15 @@ async function main(): Promise<boolean> {
   }
 
   heading('One batch, three tasks, one base model');
+  console.log('One call of generate(), six rows, each with its own prefix or none:\n');
   const rows = prompts.slice(3, 5).flatMap((prompt) => ['smile', 'friendly', 'base'].map((name) => ({ prompt, name })));
   const results = await model.generate(
     rows.map(({ prompt }) => prompt),
     { ...SAMPLING, prefix: rows.map(({ name }) => tasks[name]), seed: 1, signal },
   );
-  results.forEach(({ text }, i) => console.log(`  ${rows[i]?.name.padEnd(8)}  ${rows[i]?.prompt}${text}${i % 3 === 2 && i < rows.length - 1 ? '\n' : ''}`));
+  results.forEach(({ text }, i) =>
+    console.log(`  ${rows[i]?.name.padEnd(8)}  ${rows[i]?.prompt}${text}${i % 3 === 2 && i < rows.length - 1 ? '\n' : ''}`),
+  );
 
   heading('Export to FasterTransformer');
   const exported = await exportAll(model, tasks);

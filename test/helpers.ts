@@ -44,11 +44,13 @@ export class Random {
     return list[this.integer(0, list.length - 1)] as T;
   }
 
-  /** Uniform with a standard deviation and a mean. */
+  /** Uniform with a standard deviation and a mean; what is long repeats itself, at a distance that is no size of a matrix. */
   fill(count: number, deviation: number, mean = 0): Float32Array {
     const width = deviation * Math.sqrt(12);
     const values = new Float32Array(count);
-    for (let i = 0; i < count; i++) values[i] = mean + width * (this.next() - 0.5);
+    const drawn = Math.min(count, 65_537);
+    for (let i = 0; i < drawn; i++) values[i] = mean + width * (this.next() - 0.5);
+    for (let i = drawn; i < count; i += drawn) values.copyWithin(i, 0, Math.min(drawn, count - i));
     return values;
   }
 
@@ -95,11 +97,19 @@ export async function writeRandomModel(folder: string, changes: ConfigJson = {},
       : name.endsWith('bias')
         ? random.fill(count, 0.2)
         : random.fill(count, name.includes('embed_in') ? (config.tieWordEmbeddings ? 2.2 * deviation : 1) : (name.includes('embed_out') ? 2.2 : 1.2) * deviation);
-    return { name, dtype, shape, data: dtype === 'F32' ? values : Uint16Array.from(new Uint32Array(values.buffer), (bits) => bits >>> 16) };
+    return { name, dtype, shape, data: dtype === 'F32' ? values : upperHalves(values) };
   });
   await writeFile(join(folder, 'config.json'), JSON.stringify(json));
   await writeSafetensors(join(folder, 'model.safetensors'), tensors, {});
   return folder;
+}
+
+/** The values as bfloat16, cut off. */
+function upperHalves(values: Float32Array): Uint16Array {
+  const halves = new Uint16Array(values.buffer);
+  const upper = new Uint16Array(values.length);
+  for (let i = 0; i < upper.length; i++) upper[i] = halves[2 * i + 1] as number;
+  return upper;
 }
 
 /** One compute thread, and the given dtype, unless told otherwise. */

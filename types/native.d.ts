@@ -33,14 +33,20 @@ export interface SystemInfo {
   cudaDevices: number;
 }
 
-export interface TensorEntry {
-  name: string;
+export interface TensorPiece {
   file: string;
-  dtype: string;
   shape: readonly number[];
   stride?: readonly number[];
   offset: number;
   byteLength: number;
+}
+
+export interface TensorEntry extends TensorPiece {
+  name: string;
+  dtype: string;
+  /** Pieces put together along `axis` and then given `shape`; none: zeros. */
+  join?: { axis: number; pieces: readonly TensorPiece[] };
+  scale?: number;
 }
 
 export interface ModelConfig {

@@ -1,7 +1,7 @@
 import { sha256, FileReader } from '../files';
 import type { GPTNeoXConfig } from './config';
 import { DTYPE_BYTES, elementCount, type TensorEntry } from './tensor';
-import { storagePosition, toFloat32 } from './values';
+import { pieceOf, storagePosition, toFloat32 } from './values';
 
 /** Sampled from each tensor: this many runs, evenly spaced from the first element to the last, of this many elements. */
 const RUNS = 4;
@@ -15,22 +15,29 @@ const RUN_LENGTH = 16;
  */
 export async function fingerprintOf(config: GPTNeoXConfig, tensors: ReadonlyMap<string, TensorEntry>): Promise<string> {
   const names = [...tensors.keys()].filter((name) => !(config.tieWordEmbeddings && name === 'embed_out.weight')).sort();
-  const files = new Map<string, string[]>();
-  for (const name of names) {
-    const file = (tensors.get(name) as TensorEntry).file;
-    files.set(file, [...(files.get(file) ?? []), name]);
+  const entries = names.map((name) => tensors.get(name) as TensorEntry);
+  const files = new Map<string, TensorEntry[]>();
+  for (const entry of entries) {
+    if (entry.join === undefined) files.set(entry.file, [...(files.get(entry.file) ?? []), entry]);
   }
-  const samples = new Map<string, Float32Array>();
+  const samples = new Map<TensorEntry, Float32Array>();
   for (const [file, inFile] of files) {
     await FileReader.use(file, async (reader) => {
-      for (const name of inFile) samples.set(name, await sample(reader, tensors.get(name) as TensorEntry));
+      for (const entry of inFile) samples.set(entry, await sample(reader, entry));
     });
   }
+  for (const entry of entries) {
+    if (entry.join !== undefined) samples.set(entry, await sampleJoined(entry, entry.join));
+  }
   const pieces: (string | Float32Array)[] = [JSON.stringify(architecture(config))];
-  for (const name of names) {
-    pieces.push(`\n${name} [${(tensors.get(name) as TensorEntry).shape.join(', ')}] `, samples.get(name) as Float32Array);
+  for (const [i, entry] of entries.entries()) {
+    pieces.push(`\n${names[i] ?? ''} [${entry.shape.join(', ')}] `, scaled(samples.get(entry) as Float32Array, entry.scale));
   }
   return sha256(...pieces);
+}
+
+function scaled(values: Float32Array, scale: number | undefined): Float32Array {
+  return scale === undefined ? values : values.map((value) => value * scale);
 }
 
 /** The settings that change what the weights compute, in a fixed order. */
@@ -52,10 +59,7 @@ function architecture(config: GPTNeoXConfig): unknown[] {
 
 /** Elements of the tensor in row-major order, however they lie on disk. */
 async function sample(reader: FileReader, entry: TensorEntry): Promise<Float32Array> {
-  const count = elementCount(entry.name, entry.shape, entry.file);
-  const length = Math.min(count, RUN_LENGTH);
-  const starts = count <= RUNS * RUN_LENGTH ? stepsOf(count, length) : evenly(count - length);
-  const runs = await Promise.all(starts.map((start) => readRun(reader, entry, start, Math.min(length, count - start))));
+  const runs = await Promise.all(runsOf(entry).map(({ start, length }) => readRun(reader, entry, start, length)));
   const values = new Float32Array(runs.reduce((total, run) => total + run.length, 0));
   let position = 0;
   for (const run of runs) {
@@ -63,6 +67,33 @@ async function sample(reader: FileReader, entry: TensorEntry): Promise<Float32Ar
     position += run.length;
   }
   return values;
+}
+
+/** The same of a tensor that lies in pieces. */
+async function sampleJoined(entry: TensorEntry, join: NonNullable<TensorEntry['join']>): Promise<Float32Array> {
+  const indices = runsOf(entry).flatMap(({ start, length }) => Array.from({ length }, (_, i) => start + i));
+  const values = new Float32Array(indices.length);
+  if (join.pieces.length === 0) return values;
+  const places = indices.map((index, to) => ({ ...pieceOf(join, index), to }));
+  const width = DTYPE_BYTES[entry.dtype];
+  for (const piece of join.pieces) {
+    const inPiece = places.filter((place) => place.piece === piece);
+    if (inPiece.length === 0) continue;
+    await FileReader.use(piece.file, async (reader) => {
+      for (const { index, to } of inPiece) {
+        const element = await reader.read(piece.offset + storagePosition(piece, index) * width, width);
+        values[to] = toFloat32(entry, element)[0] as number;
+      }
+    });
+  }
+  return values;
+}
+
+function runsOf(entry: TensorEntry): { start: number; length: number }[] {
+  const count = elementCount(entry.name, entry.shape, entry.file);
+  const length = Math.min(count, RUN_LENGTH);
+  const starts = count <= RUNS * RUN_LENGTH ? stepsOf(count, length) : evenly(count - length);
+  return starts.map((start) => ({ start, length: Math.min(length, count - start) }));
 }
 
 function stepsOf(count: number, length: number): number[] {

@@ -17,20 +17,31 @@ export const DTYPE_BYTES = {
 export type StorageDType = keyof typeof DTYPE_BYTES;
 
 /**
- * Where one tensor lies in a file. This is all that native code needs to map it: the bytes from `offset` hold the elements
- * in little-endian order, row-major unless `stride` (in elements, one per dimension) says otherwise.
+ * Bytes of a file as a tensor: from `offset` on they hold the elements in little-endian order, row-major unless `stride` (in
+ * elements, one per dimension) says otherwise.
  */
-export interface TensorEntry {
-  readonly name: string;
+export interface TensorPiece {
   /** Absolute path of the file. */
   readonly file: string;
-  readonly dtype: StorageDType;
   readonly shape: readonly number[];
   /** Byte offset of the first element from the start of the file. */
   readonly offset: number;
   /** Bytes that the tensor spans from `offset`. */
   readonly byteLength: number;
   readonly stride?: readonly number[];
+}
+
+/** Where one tensor lies. This is all that native code needs to map it, or to put it together. */
+export interface TensorEntry extends TensorPiece {
+  readonly name: string;
+  readonly dtype: StorageDType;
+  /**
+   * A tensor that does not lie in one run: the pieces, put together along `axis` and then given the tensor's shape. No pieces:
+   * zeros. (`file` is then the first of several, and the entry's own offset and length mean nothing.)
+   */
+  readonly join?: { readonly axis: number; readonly pieces: readonly TensorPiece[] };
+  /** A factor of every element. Defaults to 1. */
+  readonly scale?: number;
 }
 
 /** The number of elements of a shape, or an error when it cannot be counted exactly. */

@@ -1,6 +1,6 @@
 import { NeoXPrefixError } from '../errors';
 import { FileReader } from '../files';
-import { DTYPE_BYTES, elementCount, type StorageDType, type TensorEntry } from './tensor';
+import { DTYPE_BYTES, elementCount, type StorageDType, type TensorEntry, type TensorPiece } from './tensor';
 
 /** The steps, in elements, of a row-major tensor. */
 export function contiguousStride(shape: readonly number[]): number[] {
@@ -15,13 +15,34 @@ export function contiguousStride(shape: readonly number[]): number[] {
  * @throws NEOX_UNSUPPORTED for integer and boolean tensors
  */
 export async function readTensor(entry: TensorEntry): Promise<Float32Array> {
-  return FileReader.use(entry.file, async (reader) => {
-    const stored = toFloat32(entry, await reader.read(entry.offset, entry.byteLength));
-    if (entry.stride === undefined) return stored;
-    const values = new Float32Array(elementCount(entry.name, entry.shape, entry.file));
-    copyStrided(values, stored, entry.shape, entry.stride);
+  const values = entry.join === undefined ? await readPiece(entry, entry) : await readJoined(entry, entry.join);
+  const { scale } = entry;
+  return scale === undefined ? values : values.map((value) => value * scale);
+}
+
+async function readPiece(entry: TensorEntry, piece: TensorPiece): Promise<Float32Array> {
+  return FileReader.use(piece.file, async (reader) => {
+    const stored = toFloat32(entry, await reader.read(piece.offset, piece.byteLength));
+    if (piece.stride === undefined) return stored;
+    const values = new Float32Array(elementCount(entry.name, piece.shape, piece.file));
+    copyStrided(values, stored, piece.shape, piece.stride);
     return values;
   });
+}
+
+async function readJoined(entry: TensorEntry, { axis, pieces }: NonNullable<TensorEntry['join']>): Promise<Float32Array> {
+  const values = new Float32Array(elementCount(entry.name, entry.shape, entry.file));
+  // Joining along a dimension is taking turns: so many elements of each piece, again and again.
+  const turns = pieces.map(({ shape }) => shape.slice(axis).reduce((product, size) => product * size, 1));
+  const all = turns.reduce((sum, turn) => sum + turn, 0);
+  let start = 0;
+  for (const [i, piece] of pieces.entries()) {
+    const own = await readPiece(entry, piece);
+    const turn = turns[i] as number;
+    for (let from = 0, to = start; from < own.length; from += turn, to += all) values.set(own.subarray(from, from + turn), to);
+    start += turn;
+  }
+  return values;
 }
 
 /** target in row-major order = source at the given steps. */
@@ -41,16 +62,29 @@ function copyStrided(target: Float32Array, source: Float32Array, shape: readonly
 }
 
 /** The position in storage, in elements from the tensor's start, of the element that is number `index` in row-major order. */
-export function storagePosition(entry: TensorEntry, index: number): number {
-  if (entry.stride === undefined) return index;
+export function storagePosition({ shape, stride }: Pick<TensorPiece, 'shape' | 'stride'>, index: number): number {
+  if (stride === undefined) return index;
   let position = 0;
   let rest = index;
-  for (let d = entry.shape.length - 1; d >= 0; d--) {
-    const size = entry.shape[d] as number;
-    position += (rest % size) * (entry.stride[d] as number);
+  for (let d = shape.length - 1; d >= 0; d--) {
+    const size = shape[d] as number;
+    position += (rest % size) * (stride[d] as number);
     rest = Math.floor(rest / size);
   }
   return position;
+}
+
+/** The piece of a joined tensor that holds the element number `index` in row-major order, and that element's number in the piece. */
+export function pieceOf({ axis, pieces }: NonNullable<TensorEntry['join']>, index: number): { piece: TensorPiece; index: number } {
+  const turns = pieces.map(({ shape }) => shape.slice(axis).reduce((product, size) => product * size, 1));
+  const all = turns.reduce((sum, turn) => sum + turn, 0);
+  const round = Math.floor(index / all);
+  let rest = index % all;
+  for (const [i, turn] of turns.entries()) {
+    if (rest < turn) return { piece: pieces[i] as TensorPiece, index: round * turn + rest };
+    rest -= turn;
+  }
+  throw new RangeError(`element ${index} is not in the pieces`);
 }
 
 /** Little-endian bytes of the entry's dtype, decoded. Node runs on little-endian machines only, so typed arrays serve. */

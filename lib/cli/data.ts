@@ -2,6 +2,7 @@ import { basename } from 'node:path';
 import type { Option } from 'commander';
 import { readDataset } from '../data/dataset';
 import type { Sample } from '../data/sample';
+import { NeoXPrefixError } from '../errors';
 import type { NeoXModel } from '../model/neox-model';
 import { UsageError } from './errors';
 import { plural } from './format';
@@ -55,6 +56,11 @@ export async function readSamples(files: readonly string[], flags: Omit<DataFlag
     ...(packing === 'lines' ? { tokenizer: model.tokenizer } : {}),
     signal: ui.signal,
   });
+  if (samples.length === 0) {
+    const shorter = packing === 'lines' && keepRemainder !== true;
+    const hint = `every text is shorter than ${maxLength ?? 64} tokens and gives no full sample: use --keep-remainder, or a smaller --max-length`;
+    throw new NeoXPrefixError('NEOX_BAD_DATA', `There is no sample in ${files.join(', ')}`, shorter ? { hint } : {});
+  }
   ui.note(`${files.map((file) => basename(file)).join(', ')}: ${plural(samples.length, 'sample')}`);
   return samples;
 }

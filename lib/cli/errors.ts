@@ -35,7 +35,7 @@ export function inOptionNames(text: string): string {
 /** Says what went wrong, and returns the exit code. */
 export function reportError(error: unknown, ui: Ui): number {
   if (error instanceof Interrupted) {
-    ui.note('interrupted');
+    if (error.exitCode !== 0) ui.note('interrupted');
     return error.exitCode;
   }
   const { message, hint, code, path } = describe(error);

@@ -63,9 +63,23 @@ export function formatSeconds(seconds: number): string {
 export function formatNumber(value: number): string {
   if (value === 0 || !Number.isFinite(value)) return String(value);
   const size = Math.abs(value);
-  return size >= 1e-3 && size < 1e6 ? String(Number(value.toPrecision(4))) : value.toExponential(2);
+  return Number.isInteger(value) && size < 1e15
+    ? String(value)
+    : size >= 1e-3 && size < 1e6
+      ? String(Number(value.toPrecision(4)))
+      : value.toExponential(2);
 }
 
 export function plural(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? '' : 's'}`;
+}
+
+/** An object of plain values on one line. */
+export function inline(values: Readonly<Record<string, unknown>>): string {
+  return Object.entries(values)
+    .map(
+      ([name, value]) =>
+        `${name} ${typeof value === 'number' ? formatNumber(value) : typeof value === 'string' ? value : JSON.stringify(value)}`,
+    )
+    .join(', ');
 }

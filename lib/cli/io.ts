@@ -22,7 +22,7 @@ export class Interrupted extends Error {
   override readonly name = 'Interrupted';
 
   constructor(
-    /** 128 plus the number of the signal, as shells count it. */
+    /** 128 plus the number of the signal, as shells count it; 0 when the reader of the output is gone. */
     readonly exitCode: number,
   ) {
     super('interrupted');

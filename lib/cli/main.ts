@@ -4,18 +4,21 @@ import { runCli } from './program';
 
 const controller = new AbortController();
 
-/** The first time: the command stops and cleans up. The second time: at once. */
-function interrupt(exitCode: number): void {
-  if (controller.signal.aborted) process.exit(exitCode);
-  controller.abort(new Interrupted(exitCode));
+/** The first time, the command stops and cleans up. The second time, the signal does what it does to a program without a handler. */
+function interrupt(signal: 'SIGINT' | 'SIGTERM'): void {
+  if (!controller.signal.aborted) {
+    controller.abort(new Interrupted(signal === 'SIGINT' ? 130 : 143));
+    return;
+  }
+  process.removeAllListeners(signal);
+  process.kill(process.pid, signal);
 }
 
-process.on('SIGINT', () => interrupt(130));
-process.on('SIGTERM', () => interrupt(143));
-// The reader of the output has seen enough (`neox-prefix ... | head`).
+process.on('SIGINT', interrupt).on('SIGTERM', interrupt);
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') throw error;
-  process.exit(0);
+  // The reader of the output has seen enough (`neox-prefix ... | head`).
+  controller.abort(new Interrupted(0));
 });
 process.stderr.on('error', () => undefined);
 
@@ -25,7 +28,7 @@ void runCli(process.argv.slice(2), {
   stderr: process.stderr,
   env: process.env,
   signal: controller.signal,
-  interrupt: () => interrupt(130),
+  interrupt: () => interrupt('SIGINT'),
 }).then((status) => {
   process.exitCode = status;
 });

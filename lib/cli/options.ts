@@ -56,14 +56,32 @@ interface Details<T> {
   conflicts?: string[];
 }
 
+/**
+ * commander's own mandatory options are missed before a misspelled one is named, which hides the cause; so they are checked here, after
+ * commander is done.
+ */
+const REQUIRED = new WeakSet<Option>();
+
+export function checkRequired(command: Command): void {
+  for (const item of command.options) {
+    if (REQUIRED.has(item) && command.getOptionValue(item.attributeName()) === undefined) command.error(`error: ${item.flags} is needed`);
+  }
+}
+
 export function option<T = string>(flags: string, description: string, details: Details<T> = {}): Option {
   const { choices, default: fallback } = details;
-  const result = new Option(flags, fallback === undefined ? description : `${description} (default: ${fallback})`);
+  const remark = details.required === true ? ' (needed)' : fallback === undefined ? '' : ` (default: ${fallback})`;
+  const result = new Option(flags, description + remark);
   if (details.parse !== undefined) result.argParser(details.parse);
   if (choices !== undefined) result.choices(choices);
-  if (details.required === true) result.makeOptionMandatory();
+  if (details.required === true) REQUIRED.add(result);
   if (details.conflicts !== undefined) result.conflicts(details.conflicts);
   return result;
+}
+
+/** A description as it is written in the source: single line breaks are there for the source only. */
+export function unwrap(text: string): string {
+  return text.replace(/(?<!\n)\n(?!\n)/g, ' ');
 }
 
 export function addOptions(command: Command, group: string, options: readonly Option[]): void {

@@ -2,6 +2,7 @@ import { Command, CommanderError } from 'commander';
 import { packageVersion } from '../doctor';
 import { reportError } from './errors';
 import type { CliIO } from './io';
+import { checkRequired, unwrap } from './options';
 import { Ui } from './ui';
 import * as doctor from './commands/doctor';
 import * as evaluate from './commands/evaluate';
@@ -35,6 +36,7 @@ export async function runCli(args: readonly string[], io: CliIO): Promise<number
     (run) =>
     async (...given) => {
       const command = given.at(-1) as Command;
+      checkRequired(command);
       const flags = command.optsWithGlobals();
       const ui = new Ui(io, uiOptions(flags, io));
       try {
@@ -60,7 +62,7 @@ export async function runCli(args: readonly string[], io: CliIO): Promise<number
 
 export function createProgram(io: CliIO, act: Act): Command {
   const program = new Command('neox-prefix')
-    .description(DESCRIPTION)
+    .description(unwrap(DESCRIPTION))
     .addHelpText('after', EXAMPLES)
     .version(packageVersion(), '-v, --version', 'print the version')
     .helpOption('-h, --help', 'explain the command')

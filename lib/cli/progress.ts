@@ -82,9 +82,9 @@ export class Progress {
     return [
       share === undefined ? '' : `${Math.floor(share * 100)}%`,
       amount,
-      detail,
-      rate && unit !== 'share' ? shownSpeed : '',
       left === undefined || share === 1 ? '' : `ETA ${formatSeconds(left)}`,
+      rate && unit !== 'share' ? shownSpeed : '',
+      detail,
     ]
       .filter((part) => part !== '')
       .join(' | ');
@@ -105,7 +105,7 @@ export class Progress {
       format: '{title} {bar} {text}',
       barCompleteChar: '█',
       barIncompleteChar: '░',
-      barsize: 20,
+      barsize: 16,
       stream: this.stream as NodeJS.WritableStream,
       // Lines are cut to the width of the terminal instead; the terminal's modes stay as they are.
       linewrap: true,

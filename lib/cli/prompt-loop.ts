@@ -27,9 +27,10 @@ export async function promptLoop(ui: Ui, answer: (prompt: string) => Promise<voi
       if (asks) reader.prompt();
     }
     signal.throwIfAborted();
-    if (asks) ui.note('');
   } finally {
     signal.removeEventListener('abort', close);
     reader.close();
+    // What comes next does not belong on the line of the question.
+    if (asks) ui.note('');
   }
 }

@@ -17,7 +17,11 @@ interface Line {
  * writes them: `key = value`, and a blank line after every section.
  */
 export class ConfigIni {
-  private constructor(private lines: Line[]) {}
+  private readonly values = new Map<string, string>();
+
+  private constructor(private readonly lines: Line[]) {
+    for (const line of lines) this.remember(line);
+  }
 
   static empty(): ConfigIni {
     return new ConfigIni([]);
@@ -30,6 +34,8 @@ export class ConfigIni {
   static parse(text: string, path: string): ConfigIni {
     const lines: Line[] = [];
     let section: string | undefined;
+    const sections = new Set<string>();
+    const keys = new Set<string>();
     const bad = (index: number, what: string): NeoXPrefixError =>
       new NeoXPrefixError('NEOX_BAD_EXPORT', `Line ${index + 1} of ${path} is not usable: ${what}`, { path });
     const source = text.replace(/^\uFEFF/, '').split(/\r?\n/);
@@ -44,27 +50,58 @@ export class ConfigIni {
       const header = /^\[([^\]]+)\]/.exec(content);
       if (header !== null) {
         section = (header[1] as string).toLowerCase();
-        if (lines.some((line) => line.section === section)) throw bad(index, `section [${section}] is given twice`);
+        if (sections.has(section)) throw bad(index, `section [${section}] is given twice`);
+        sections.add(section);
         lines.push({ text: raw, section });
         continue;
       }
-      const pair = /^([^=:]+?)\s*[=:]\s*(.*?)(?:\s+;.*)?$/.exec(content);
+      const pair = /^([^=:]+?)\s*[=:](.*)$/.exec(content);
       if (pair === null) throw bad(index, 'expected [section] or key = value');
       if (section === undefined) throw bad(index, 'expected a [section] before the first key');
       const key = (pair[1] as string).toLowerCase();
-      if (lines.some((line) => line.section === section && line.key === key)) throw bad(index, `${key} is given twice in [${section}]`);
-      lines.push({ text: raw, section, key, value: pair[2] as string });
+      const place = placeOf(section, key);
+      if (keys.has(place)) throw bad(index, `${key} is given twice in [${section}]`);
+      keys.add(place);
+      // The reader's buffer: what is beyond becomes a line of its own there.
+      if (Buffer.byteLength(raw) > MAX_LINE_BYTES) throw bad(index, `FasterTransformer reads its first ${MAX_LINE_BYTES} bytes only`);
+      lines.push({ text: raw, section, key, value: (pair[2] as string).replace(/\s;.*$/, '').trim() });
     }
     return new ConfigIni(lines);
   }
 
   get(section: string, key: string): string | undefined {
-    return this.lines.find((line) => line.section === section && line.key === key)?.value;
+    return this.values.get(placeOf(section, key));
+  }
+
+  /**
+   * A whole number as FasterTransformer's reader takes it, by C's strtol of base 0: `12`, `0x0c` and `014` are twelve, and what follows
+   * after a blank does not count. Undefined when there is no such key, NaN when it is no number.
+   */
+  getInteger(section: string, key: string): number | undefined {
+    const text = this.get(section, key);
+    if (text === undefined) return undefined;
+    const found = /^([+-]?)(?:0x([0-9a-f]+)|(0[0-7]*)|([1-9]\d*))(?:\s.*)?$/i.exec(text);
+    if (found === null) return NaN;
+    const [, sign, hexadecimal, octal, decimal] = found;
+    const value = hexadecimal !== undefined ? parseInt(hexadecimal, 16) : octal !== undefined ? parseInt(octal, 8) : Number(decimal);
+    return sign === '-' ? -value : value;
+  }
+
+  /** All keys and values, by section. */
+  toObject(): Record<string, Record<string, string>> {
+    const sections = new Map<string, Map<string, string>>();
+    for (const { section, key, value } of this.lines) {
+      if (section === undefined || key === undefined || value === undefined) continue;
+      const keys = sections.get(section) ?? new Map<string, string>();
+      sections.set(section, keys.set(key, value));
+    }
+    return Object.fromEntries([...sections].map(([section, keys]) => [section, Object.fromEntries(keys)]));
   }
 
   /** Sets a key where it stands, or after the last key of its section, or in a new section at the end. */
   set(section: string, key: string, value: string | number): void {
     const line: Line = { section, key, value: String(value), text: `${key} = ${value}` };
+    this.remember(line);
     const at = this.lines.findIndex((other) => other.section === section && other.key === key);
     if (at >= 0) {
       this.lines[at] = line;
@@ -83,6 +120,14 @@ export class ConfigIni {
   toString(): string {
     return this.lines.map((line) => `${line.text}\n`).join('');
   }
+
+  private remember({ section, key, value }: Line): void {
+    if (section !== undefined && key !== undefined && value !== undefined) this.values.set(placeOf(section, key), value);
+  }
+}
+
+function placeOf(section: string, key: string): string {
+  return `${section}\n${key}`;
 }
 
 /**

@@ -16,8 +16,11 @@ const WEIGHT_DATA_TYPES: Readonly<Record<ExportDType, string>> = { float16: 'fp1
 
 export const BYTES_PER_ELEMENT: Readonly<Record<ExportDType, number>> = { float16: 2, float32: 4 };
 
-const MAIN = 'gptneox';
+/** The section of config.ini that describes the model. */
+export const MAIN = 'gptneox';
 const MAX_CONFIG_BYTES = 4 * 1024 * 1024;
+/** Far above any number of tasks, or any prefix length. */
+const MAX_TASK_NUMBER = 999_999_999;
 
 /** A task as config.ini has it; `id` is what requests send as prompt_learning_task_name_ids. */
 export interface ExportTask {
@@ -101,6 +104,13 @@ export async function openExport(dir: string, tensorParallel?: number): Promise<
   return { directory, configPath, ini, dtype, tensorParallel: ranks, tasks: readTasks(ini, bad) };
 }
 
+/** Whether a folder is an export or holds some. */
+export async function isExportFolder(dir: string): Promise<boolean> {
+  if ((await kindOf(dir)) !== 'folder') return false;
+  const names = await listFolder(dir);
+  return names.includes('config.ini') || names.some((name) => /^\d+-gpu$/.test(name));
+}
+
 async function locate(dir: string, tensorParallel: number | undefined): Promise<string> {
   if ((await kindOf(dir)) !== 'folder') throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `No such export folder: ${dir}`, { path: dir });
   if (/^\d+-gpu$/.test(basename(dir)) && (tensorParallel === undefined || basename(dir) === `${tensorParallel}-gpu`)) return dir;
@@ -127,21 +137,25 @@ export async function listFolder(dir: string): Promise<string[]> {
 }
 
 function readTasks(ini: ConfigIni, bad: (problem: string) => NeoXPrefixError): ExportTask[] {
-  const integer = (section: string, key: string, fallback: string): number => {
-    const text = ini.get(section, key) ?? fallback;
-    if (!/^\d{1,9}$/.test(text)) throw bad(`expected a whole number for ${key} of [${section}], found '${text}'`);
-    return Number(text);
+  const integer = (section: string, key: string): number => {
+    const value = ini.getInteger(section, key) ?? 0;
+    if (!Number.isSafeInteger(value) || value < 0 || value > MAX_TASK_NUMBER) {
+      throw bad(`expected a whole number for ${key} of [${section}], found '${ini.get(section, key) ?? ''}'`);
+    }
+    return value;
   };
-  const count = integer(MAIN, 'num_tasks', '0');
-  const type = integer(MAIN, 'prompt_learning_type', '0');
+  const count = integer(MAIN, 'num_tasks');
+  const type = integer(MAIN, 'prompt_learning_type');
   if (count > 0 && type !== 2) throw bad(`expected prompt_learning_type 2 (prefix prompts), found ${type}`);
   const tasks: ExportTask[] = [];
+  const names = new Set<string>();
   for (let id = 0; id < count; id++) {
     const name = ini.get(`task_${id}`, 'task_name');
     if (name === undefined) throw bad(`num_tasks is ${count} but [task_${id}] has no task_name`);
     if (name.includes('/')) throw bad(`the task name '${name}' cannot be a part of a file name`);
-    if (tasks.some((task) => task.name === name)) throw bad(`two tasks are named '${name}'`);
-    tasks.push({ id, name, prefixLength: integer(`task_${id}`, 'prompt_length', '0') });
+    if (names.has(name)) throw bad(`two tasks are named '${name}'`);
+    names.add(name);
+    tasks.push({ id, name, prefixLength: integer(`task_${id}`, 'prompt_length') });
   }
   return tasks;
 }

@@ -52,6 +52,15 @@ TypedArray get_typed(const Napi::Object& object, const char* key, napi_typedarra
   return value.As<TypedArray>();
 }
 
+// The part of a tensor that lies in one file.
+void place(TensorEntry& entry, const Napi::Object& object) {
+  entry.file = get_string(object, "file");
+  entry.shape = get_int_list(object, "shape");
+  if (has_value(object, "stride")) entry.stride = get_int_list(object, "stride");
+  entry.offset = static_cast<uint64_t>(get_int(object, "offset"));
+  entry.byte_length = static_cast<uint64_t>(get_int(object, "byteLength"));
+}
+
 }  // namespace
 
 double get_number(const Napi::Object& object, const char* key) {
@@ -120,12 +129,21 @@ bool has_value(const Napi::Object& object, const char* key) {
 TensorEntry get_tensor_entry(const Napi::Object& object) {
   TensorEntry entry;
   entry.name = get_string(object, "name");
-  entry.file = get_string(object, "file");
   entry.dtype = storage_dtype(get_string(object, "dtype"));
-  entry.shape = get_int_list(object, "shape");
-  if (has_value(object, "stride")) entry.stride = get_int_list(object, "stride");
-  entry.offset = static_cast<uint64_t>(get_int(object, "offset"));
-  entry.byte_length = static_cast<uint64_t>(get_int(object, "byteLength"));
+  place(entry, object);
+  if (has_value(object, "scale")) entry.scale = get_number(object, "scale");
+  if (!has_value(object, "join")) return entry;
+  const Napi::Object join = get_object(object, "join");
+  entry.joined = true;
+  entry.axis = get_int(join, "axis");
+  const Napi::Array pieces = get_array(join, "pieces");
+  for (uint32_t i = 0; i < pieces.Length(); ++i) {
+    const auto piece = pieces.Get(i).As<Napi::Object>();
+    TensorEntry& part = entry.pieces.emplace_back();
+    part.name = entry.name;
+    part.dtype = entry.dtype;
+    place(part, piece);
+  }
   return entry;
 }
 

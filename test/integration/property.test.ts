@@ -189,3 +189,18 @@ describe.each(named)('$name', ({ item }) => {
     }
   });
 });
+
+// Elementwise operations are shared out over threads by elements, unless somebody takes care that rows stay whole.
+test.each(['gelu', 'gelu_new', 'quick_gelu', 'silu'].flatMap((hidden_act) => ONEDNN_DTYPES.map((dtype) => ({ hidden_act, dtype }))))(
+  'the number of threads changes no bit of many long rows: $hidden_act, $dtype',
+  async ({ hidden_act, dtype }) => {
+    const path = folder.join(`${hidden_act}-${dtype}`);
+    mkdirSync(path);
+    const item = { config: { vocab_size: 50, hidden_act, intermediate_size: 150, num_hidden_layers: 2, max_position_embeddings: 600 }, prefixLength: 3, lengths: [401, 150] };
+    paths.set(item, await writeRandomModel(path, item.config, 5));
+    await using one = await load(item, 'onednn', dtype, 1);
+    await using three = await load(item, 'onednn', dtype, 3);
+    expect(await rowLogits(three, rowsOf(item), mixed(three, item))).toEqual(await rowLogits(one, rowsOf(item), mixed(one, item)));
+    expect(await gradients(three, item)).toEqual(await gradients(one, item));
+  },
+);

@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import { doctor, formatDoctorReport } from '../../doctor';
+import { unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
 
@@ -10,7 +11,7 @@ export function register(program: Command, act: Act): void {
   program
     .command('doctor')
     .summary('show what was found here, and how to get what is missing')
-    .description(DESCRIPTION)
+    .description(unwrap(DESCRIPTION))
     .addHelpText('after', '\nExamples:\n  $ neox-prefix doctor\n  $ neox-prefix doctor --json')
     .action(act(run));
 }

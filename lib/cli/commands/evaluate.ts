@@ -4,7 +4,7 @@ import { evaluate, type EvaluationResult } from '../../training/evaluate';
 import { dataOptions, readSamples, type DataFlags } from '../data';
 import { formatCount, formatNumber, table } from '../format';
 import { loadModel, loadPrefixes, modelOptions, type ModelFlags, type PrefixFlags } from '../model';
-import { addOptions, collect, given, integer, option } from '../options';
+import { addOptions, collect, given, integer, option, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
 
@@ -27,7 +27,7 @@ export function register(program: Command, act: Act): void {
   const command = program
     .command('evaluate')
     .summary('measure the perplexity of prefixes')
-    .description(DESCRIPTION)
+    .description(unwrap(DESCRIPTION))
     .addHelpText('after', EXAMPLES);
   addOptions(command, 'Model', modelOptions());
   addOptions(command, 'Prefix', [

@@ -8,7 +8,7 @@ import { PrefixWeights } from '../../prefix/weights';
 import { UsageError } from '../errors';
 import { formatBytes, plural } from '../format';
 import { MODEL_DIR } from '../model';
-import { addOptions, collectTasks, given, integer, option, type NamedFile } from '../options';
+import { addOptions, collectTasks, given, integer, option, type NamedFile, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
 
@@ -43,7 +43,11 @@ Examples:
 DIR/<tensor-parallel>-gpu is what Triton's model_checkpoint_path names.`;
 
 export function register(program: Command, act: Act): void {
-  const command = program.command('ft').summary('for FasterTransformer and Triton').description(DESCRIPTION).addHelpText('after', EXAMPLES);
+  const command = program
+    .command('ft')
+    .summary('for FasterTransformer and Triton')
+    .description(unwrap(DESCRIPTION))
+    .addHelpText('after', EXAMPLES);
   addOptions(command, 'What', [
     MODEL_DIR(),
     option<NamedFile[]>('--task <name=file>', 'a prefix under the name of its task; may be repeated', { parse: collectTasks }),
@@ -148,7 +152,7 @@ async function verify(
 function faultOf({ status, actualBytes, expectedBytes, differing, maxAbsDifference }: VerifiedFile): string {
   if (status === 'missing') return 'missing';
   if (status === 'wrong-size') return `${actualBytes} bytes, expected ${expectedBytes}`;
-  return `${plural(differing, 'element')} differ, by up to ${maxAbsDifference}`;
+  return `differs in ${plural(differing, 'element')}, by up to ${maxAbsDifference}`;
 }
 
 function printReport(report: ExportReport, ui: Ui): void {

@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { fetchLibtorch, type FetchLibtorchOptions } from '../../fetch-libtorch';
 import { LIBTORCH_VERSION } from '../../libtorch';
-import { addOptions, given, option } from '../options';
+import { addOptions, given, option, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
 
@@ -20,7 +20,7 @@ Examples:
   $ neox-prefix fetch-libtorch --destination /opt/libtorch && export NEOX_PREFIX_LIBTORCH=/opt/libtorch`;
 
 export function register(program: Command, act: Act): void {
-  const command = program.command('fetch-libtorch').summary('get libtorch').description(DESCRIPTION).addHelpText('after', EXAMPLES);
+  const command = program.command('fetch-libtorch').summary('get libtorch').description(unwrap(DESCRIPTION)).addHelpText('after', EXAMPLES);
   addOptions(command, 'Options', [
     option('--torch-version <version>', 'version of libtorch', { default: LIBTORCH_VERSION }),
     option('--destination <dir>', 'folder to make', { default: '.libtorch in the package' }),

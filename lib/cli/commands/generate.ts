@@ -5,7 +5,7 @@ import type { FinishReason, SamplingOptions, Usage } from '../../generation/gene
 import type { NeoXModel } from '../../model/neox-model';
 import { padEnd, displayWidth } from '../format';
 import { loadModel, loadPrefixes, modelOptions, type ModelFlags, type NamedPrefix, type PrefixFlags } from '../model';
-import { addOptions, collect, integer, number, option, refuseOptions } from '../options';
+import { addOptions, collect, integer, number, option, refuseOptions, unwrap } from '../options';
 import { UsageError } from '../errors';
 import type { Act } from '../program';
 import { promptLoop } from '../prompt-loop';
@@ -45,7 +45,7 @@ export function register(program: Command, act: Act): void {
   const command = program
     .command('generate')
     .summary('generate text, with a prefix or without')
-    .description(DESCRIPTION)
+    .description(unwrap(DESCRIPTION))
     .addHelpText('after', EXAMPLES);
   addOptions(command, 'Model', modelOptions());
   addOptions(command, 'Prefix', [
@@ -205,15 +205,18 @@ class Generator {
       usage: NO_USAGE,
     };
     ui.write(prompt);
-    for await (const piece of this.model.stream(prompt, { ...this.sampling, prefix, seed, signal: ui.signal })) {
-      if (piece.token !== undefined) answer.tokens.push(piece.token);
-      answer.text += piece.text;
-      answer.finishReason = piece.finishReason ?? answer.finishReason;
-      answer.usage = piece.usage ?? answer.usage;
-      ui.write(piece.text);
-      if (piece.text !== '') ui.json({ type: 'piece', index, text: piece.text });
+    try {
+      for await (const piece of this.model.stream(prompt, { ...this.sampling, prefix, seed, signal: ui.signal })) {
+        if (piece.token !== undefined) answer.tokens.push(piece.token);
+        answer.text += piece.text;
+        answer.finishReason = piece.finishReason ?? answer.finishReason;
+        answer.usage = piece.usage ?? answer.usage;
+        ui.write(piece.text);
+        if (piece.text !== '') ui.json({ type: 'piece', index, text: piece.text });
+      }
+    } finally {
+      ui.print();
     }
-    ui.print();
     ui.json({ type: 'result', index, ...answer });
   }
 

@@ -3,7 +3,7 @@ import { readSafetensorsHeader } from '../../checkpoint/safetensors';
 import { NeoXPrefixError } from '../../errors';
 import { readPrefixFile } from '../../prefix/formats/read';
 import { PrefixWeights } from '../../prefix/weights';
-import { fields, formatCount, formatNumber, table } from '../format';
+import { fields, formatCount, formatNumber, inline, table } from '../format';
 import { given } from '../options';
 import type { Finding, InspectFlags } from './inspect';
 
@@ -37,8 +37,8 @@ export async function inspectPrefix(path: string, flags: InspectFlags): Promise<
       ],
       ['fits the model', checkpoint === undefined ? undefined : fits(prefix, checkpoint)],
       ['tokenizer', tokenizerHash],
-      ['recipe', recipe === undefined ? undefined : JSON.stringify(recipe)],
-      ['metrics', metrics === undefined ? undefined : JSON.stringify(metrics)],
+      ['recipe', recipe === undefined ? undefined : inline(recipe)],
+      ['metrics', metrics === undefined ? undefined : inline(metrics)],
       ['sha256', hash],
     ]),
     table(

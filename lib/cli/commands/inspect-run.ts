@@ -3,7 +3,7 @@ import { parseJsonObject } from '../../checkpoint/json';
 import { badLine, readLines } from '../../data/lines';
 import { kindOf, readSmallFile } from '../../files';
 import type { TrainingEvent } from '../../training/events';
-import { fields, formatNumber, formatSeconds, table } from '../format';
+import { fields, formatNumber, formatSeconds, inline, table } from '../format';
 import type { Finding } from './inspect';
 
 const FILES = ['best.safetensors', 'last.safetensors', 'encoder.safetensors', 'interrupted.safetensors', 'interrupted-encoder.safetensors'];
@@ -30,7 +30,7 @@ export async function inspectRun(path: string): Promise<Finding> {
     text: `${fields([
       ['training run', path],
       ['task', String(recipe['name'])],
-      ['recipe', JSON.stringify(recipe)],
+      ['recipe', inline(recipe)],
       ['files', files.join(', ') || 'none'],
     ])}\n\n${table(['epoch', 'step', 'train loss', 'validation loss', 'perplexity', 'time'], rows)}`,
   };

@@ -6,7 +6,7 @@ import { kindOf } from '../../files';
 import { listFolder } from '../../export/export-folder';
 import { Tokenizer } from '../../tokenizer/tokenizer';
 import { fields, plural, table } from '../format';
-import { addOptions, integer, option } from '../options';
+import { addOptions, integer, option, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
 import { inspectCheckpoint } from './inspect-checkpoint';
@@ -45,7 +45,7 @@ export function register(program: Command, act: Act): void {
   const command = program
     .command('inspect')
     .summary('show what a file or folder holds')
-    .description(DESCRIPTION)
+    .description(unwrap(DESCRIPTION))
     .argument('<path...>', 'files or folders')
     .addHelpText('after', EXAMPLES);
   addOptions(command, 'Options', [

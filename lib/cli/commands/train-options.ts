@@ -62,7 +62,7 @@ const ENCODER_FLAGS = ['prefixSeqLen', 'prefixInputDim', 'prefixHiddenDim', 'ini
 
 export const prefixOptions = (): Option[] => [
   option('--prefix-seq-len <n>', 'prefix length: positions in front of the text', { parse: integer(1), default: 10 }),
-  option('--prefix-input-dim <n>', 'width of the encoder’s embedding', { parse: integer(1, 65536), default: 10 }),
+  option('--prefix-input-dim <n>', "width of the encoder's embedding", { parse: integer(1, 65536), default: 10 }),
   option('--prefix-hidden-dim <n>', 'width of its hidden layer; a larger one learns more', { parse: integer(1, 65536), default: 10 }),
   option('--prefix-dropout <p>', 'dropout on its output', { parse: number(0, 0.99), default: 0 }),
   option(

@@ -10,7 +10,7 @@ import { dataOptions, readSamples, type DataFlags } from '../data';
 import { UsageError } from '../errors';
 import { formatCount, formatNumber, formatSeconds } from '../format';
 import { loadModel, modelOptions, type ModelFlags } from '../model';
-import { addOptions, given, refuseOptions } from '../options';
+import { addOptions, given, refuseOptions, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Progress } from '../progress';
 import type { Ui } from '../ui';
@@ -40,7 +40,11 @@ The folder of --out gets, after each epoch: best.safetensors and last.safetensor
 recipe.json. Ctrl-C stops within moments; what was written stays, and an epoch that was begun is saved as interrupted.safetensors.`;
 
 export function register(program: Command, act: Act): void {
-  const command = program.command('train').summary('train a prefix for a task').description(DESCRIPTION).addHelpText('after', EXAMPLES);
+  const command = program
+    .command('train')
+    .summary('train a prefix for a task')
+    .description(unwrap(DESCRIPTION))
+    .addHelpText('after', EXAMPLES);
   addOptions(command, 'Model', modelOptions());
   addOptions(command, 'Data', [...dataOptions(), ...splitOptions()]);
   addOptions(command, 'Result', runOptions());
@@ -59,7 +63,7 @@ export async function run(flags: TrainFlags, ui: Ui): Promise<void> {
   let result: TrainingResult;
   try {
     result = await ui.withProgress(
-      { title: 'training', total: 0, unit: 'steps', lineUnits: flags.logEveryNSteps ?? 100, lineSeconds: 30 },
+      { title: 'training', total: 0, unit: 'steps', rate: false, lineUnits: flags.logEveryNSteps ?? 100, lineSeconds: 30 },
       (update) => trainer.run(data, (event) => events.show(event, update)),
     );
   } catch (error) {
@@ -121,6 +125,7 @@ class EventView {
   /** Steps at the end of the last epoch that was saved. */
   savedStep = 0;
   epoch = 0;
+  private loss: number | undefined;
   private epochs = 0;
   private totalSteps = 0;
   private validation: Extract<TrainingEvent, { type: 'evaluation' }> | undefined;
@@ -145,8 +150,10 @@ class EventView {
       case 'step': {
         this.step = event.step;
         this.epoch = event.epoch;
+        // A single step's loss jumps too much to be read.
+        this.loss = this.loss === undefined ? event.loss : 0.9 * this.loss + 0.1 * event.loss;
         const speed = `${formatNumber(Math.round(event.tokensPerSecond))} tok/s`;
-        const detail = `epoch ${event.epoch}/${this.epochs} | loss ${event.loss.toFixed(4)} | lr ${formatNumber(event.learningRate)} | ${speed}`;
+        const detail = `epoch ${event.epoch}/${this.epochs} | loss ${this.loss.toFixed(4)} | lr ${formatNumber(event.learningRate)} | ${speed}`;
         update(event.step, detail, this.totalSteps);
         break;
       }

@@ -6,7 +6,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -20,13 +19,13 @@
 #include <utility>
 
 #include "core/checkpoint/convert_elements.h"
+#include "core/checkpoint/joined_tensor.h"
 #include "core/error.h"
 
 namespace neox {
 namespace {
 
 constexpr int64_t kPieceBytes = int64_t{16} << 20;  // of a file, computed and then written in one call
-constexpr int kPopulateRead = 22;                   // MADV_POPULATE_READ of Linux 5.14, which older headers lack
 constexpr size_t kManyFiles = 32;
 constexpr int64_t kTile = 64;  // rows and columns transposed at a time: two tiles stay in the L1 cache
 
@@ -192,15 +191,8 @@ Gather gather_all(at::Tensor source) {
 }
 
 at::Tensor map_contiguous(const TensorEntry& entry) {
-  const at::Tensor tensor = map_tensor(entry).contiguous();
-  // The kernels below stride through the source. Reading it in order first is much faster when it is cold, and mapping its
-  // pages in one call saves a fault for each of them when it is not.
-  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) / page * page;
-  const size_t bytes = reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) + tensor.nbytes() - begin;
-  if (::madvise(reinterpret_cast<void*>(begin), bytes, kPopulateRead) != 0) {
-    ::madvise(reinterpret_cast<void*>(begin), bytes, MADV_WILLNEED);
-  }
+  const at::Tensor tensor = read_tensor(entry).contiguous();
+  load_pages(tensor);  // the kernels below stride through it
   return tensor;
 }
 

@@ -19,6 +19,8 @@
 namespace neox {
 namespace {
 
+constexpr int kPopulateRead = 22;  // MADV_POPULATE_READ of Linux 5.14, which older headers lack
+
 [[noreturn]] void fail_io(const std::string& path, const char* what) {
   throw CoreError("NEOX_IO", std::string("Could not ") + what + " " + path + ": " + std::strerror(errno));
 }
@@ -127,6 +129,16 @@ at::Tensor map_tensor(const TensorEntry& entry) {
   }
   return at::from_blob(
       const_cast<char*>(source), entry.shape, stride, [file](void*) {}, options);
+}
+
+void load_pages(const at::Tensor& mapped) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto start = reinterpret_cast<uintptr_t>(mapped.const_data_ptr());
+  const uintptr_t begin = start / page * page;
+  const size_t bytes = start + mapped.nbytes() - begin;
+  if (::madvise(reinterpret_cast<void*>(begin), bytes, kPopulateRead) != 0) {
+    ::madvise(reinterpret_cast<void*>(begin), bytes, MADV_WILLNEED);
+  }
 }
 
 void release_pages(const at::Tensor& mapped) {

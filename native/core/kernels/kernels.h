@@ -1,5 +1,5 @@
 // Compute kernels of our own for CPUs, used where a general library leaves most of the machine idle: attention over packed
-// rows of unequal length (forward and backward), rotary embedding, and the loss over a vocabulary.
+// rows of unequal length (forward and backward), rotary embedding, activations, and the loss over a vocabulary.
 //
 // The code in *.kernel.cc is compiled once per instruction set; `kernels()` chooses at run time. Those files include no
 // header with inline functions: the linker keeps one copy of an inline function, and it must not be one with instructions
@@ -43,6 +43,18 @@ struct AttentionTask {
   float* grad_prefix_values = nullptr;  // [P, D] float32, written
 };
 
+enum class Function : int32_t { kGelu, kGeluTanh, kQuickGelu, kRelu, kSilu };
+
+// out = f(x), or dy * f'(x) where dy is given; `out` may be `dy`.
+struct ActivationTask {
+  Element element = Element::kFloat32;
+  Function function = Function::kGelu;
+  int64_t count = 0;
+  const void* x = nullptr;
+  const void* dy = nullptr;
+  void* out = nullptr;
+};
+
 struct RotaryTask {
   Element element = Element::kFloat32;
   void* query = nullptr;  // head 0 of one token; head n is at + n * head_stride
@@ -80,6 +92,7 @@ struct KernelTable {
   int64_t (*attention_backward_scratch)(const AttentionTask&);
   void (*attention_forward)(const AttentionTask&, float* scratch);
   void (*attention_backward)(const AttentionTask&, float* scratch);
+  void (*activation)(const ActivationTask&);
   void (*rotary)(const RotaryTask&);
   // One row of V logits. With `scale` > 0 the row is overwritten by (softmax - onehot(target)) * scale.
   LossResult (*cross_entropy)(Element, void* logits, int64_t vocab, int64_t target, float scale);

@@ -12,6 +12,7 @@ const KernelTable table = {
     attention_backward_scratch,
     attention_forward,
     attention_backward,
+    activation,
     rotary,
     cross_entropy,
     matmul,

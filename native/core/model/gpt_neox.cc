@@ -34,8 +34,7 @@ GPTNeoX::GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSou
   embedding_ = weights->get("gpt_neox.embed_in.weight");
   final_norm_ = norm("gpt_neox.final_layer_norm");
   output_ = std::make_unique<FrozenLinear>(weights, "embed_out.weight", "", options.pack());
-  attention_ = std::make_unique<Attention>(config, make_rotary_table(config, options.device),
-                                           options.backend == Backend::kOneDnn && options.device.is_cpu());
+  attention_ = std::make_unique<Attention>(config, make_rotary_table(config, options.device), options.use_kernels());
   progress(1.0);
 }
 
@@ -56,7 +55,7 @@ at::Tensor GPTNeoX::norm(const at::Tensor& x, const LayerNorm& ln) const {
 at::Tensor GPTNeoX::mlp(const Block& block, const at::Tensor& x, const at::Tensor& residual) const {
   const bool fused = config_.activation == Activation::kGelu || config_.activation == Activation::kGeluTanh;
   const at::Tensor up = fused ? block.h_to_4h.forward_gelu(x, config_.activation == Activation::kGeluTanh)  // [M, I]
-                              : activate(block.h_to_4h.forward(x), config_.activation);
+                              : activate(block.h_to_4h.forward(x), config_.activation, options_.use_kernels());
   return block.four_h_to_h.forward_add(up, residual);
 }
 

@@ -25,6 +25,8 @@ struct ModelOptions {
   bool pack_forward = true;
   bool pack_backward = true;
 
+  bool use_kernels() const { return backend == Backend::kOneDnn && device.is_cpu(); }
+
   LinearPacking pack() const {
     return {backend == Backend::kOneDnn && pack_forward, backend == Backend::kOneDnn && pack_backward};
   }

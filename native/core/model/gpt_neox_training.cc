@@ -96,7 +96,7 @@ at::Tensor GPTNeoX::block_forward_saving(const Block& block, const at::Tensor& x
   const at::Tensor middle = block.dense.forward_add(attention_->forward(saved.qkv, rows, layer), x);
   saved.middle = config_.parallel_residual ? x : middle;
   saved.up = block.h_to_4h.forward(norm_saving(saved.middle, block.post_attention_norm, saved.mean2, saved.rstd2));
-  return block.four_h_to_h.forward_add(activate(saved.up, config_.activation), middle);
+  return block.four_h_to_h.forward_add(activate(saved.up, config_.activation, options_.use_kernels()), middle);
 }
 
 // dy [M, H] -> dx [M, H]. In the first block nothing before the keys and values is trainable, so nothing before them is
@@ -112,7 +112,8 @@ at::Tensor GPTNeoX::block_backward(const Block& block, const at::Tensor& dy, con
   at::Tensor dmiddle = dy;  // gradient of what attention's output was added to
   at::Tensor dx_mlp;
   if (!config_.parallel_residual || !first) {
-    const at::Tensor dup = activate_backward(block.four_h_to_h.backward(dy), saved.up, config_.activation);  // [M, I]
+    const at::Tensor dup = activate_backward(block.four_h_to_h.backward(dy), saved.up, config_.activation,
+                                             options_.use_kernels());  // [M, I]
     dx_mlp =
         norm_backward(block.h_to_4h.backward(dup), saved.middle, saved.mean2, saved.rstd2, block.post_attention_norm);
     if (!config_.parallel_residual) dmiddle = dx_mlp.add_(dy);
@@ -141,7 +142,7 @@ LossSum GPTNeoX::output_loss(const at::Tensor& hidden, const std::vector<int64_t
   const at::Tensor selected = count == hidden.size(0) ? hidden : hidden.index_select(0, index);  // [R, H]
   auto [normed, mean, rstd] = at::native_layer_norm(selected, {config_.hidden_size}, final_norm_.weight,
                                                     final_norm_.bias, config_.layer_norm_eps);
-  const bool use_kernels = options_.backend == Backend::kOneDnn;
+  const bool use_kernels = options_.use_kernels();
   at::Tensor dnormed = dx == nullptr ? at::Tensor() : at::empty_like(normed);
   LossSum sum;
   sum.tokens = count;

@@ -1,5 +1,6 @@
 #include "core/model/weights.h"
 
+#include "core/checkpoint/joined_tensor.h"
 #include "core/error.h"
 
 namespace neox {
@@ -12,7 +13,7 @@ CheckpointWeights::CheckpointWeights(const std::vector<TensorEntry>& entries, at
 at::Tensor CheckpointWeights::get(const std::string& name) const {
   const auto found = entries_.find(name);
   if (found == entries_.end()) throw CoreError("NEOX_BAD_CHECKPOINT", "The checkpoint has no tensor " + name);
-  const at::Tensor mapped = map_tensor(found->second);
+  const at::Tensor mapped = read_tensor(found->second);
   const at::Tensor converted = mapped.to(device_, dtype_).contiguous();
   if (!converted.is_same(mapped)) release_pages(mapped);
   return converted;

@@ -1,0 +1,129 @@
+#include "core/checkpoint/joined_tensor.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+
+namespace neox {
+namespace {
+
+constexpr int64_t kTile = 64;  // rows and columns transposed at a time: two tiles stay in the L1 cache
+
+[[noreturn]] void fail_join(const TensorEntry& entry, const std::string& problem) {
+  throw CoreError("NEOX_BAD_CHECKPOINT", "The pieces of tensor " + entry.name + " do not fit: " + problem);
+}
+
+// Where the blocks that the dimensions other than `a` and `b` count begin, in elements of target and source.
+std::vector<std::pair<int64_t, int64_t>> block_offsets(const at::Tensor& target, const at::Tensor& source, int64_t a,
+                                                       int64_t b) {
+  std::vector<std::pair<int64_t, int64_t>> offsets = {{0, 0}};
+  for (int64_t d = 0; d < target.dim(); ++d) {
+    if (d == a || d == b) continue;
+    std::vector<std::pair<int64_t, int64_t>> next;
+    for (const auto& [to, from] : offsets) {
+      for (int64_t i = 0; i < target.size(d); ++i) {
+        next.emplace_back(to + i * target.stride(d), from + i * source.stride(d));
+      }
+    }
+    offsets = std::move(next);
+  }
+  return offsets;
+}
+
+// target = source, where target's last dimension and source's dimension `inner` are those without gaps. at::Tensor::copy_ steps
+// through such a pair element by element.
+template <typename T>
+void copy_transposed(const at::Tensor& target, const at::Tensor& source, int64_t inner) {
+  const int64_t last = target.dim() - 1;
+  const int64_t rows = target.size(inner), columns = target.size(last);
+  const int64_t row_step = target.stride(inner), column_step = source.stride(last);
+  const auto blocks = block_offsets(target, source, inner, last);
+  const int64_t strips = (rows + kTile - 1) / kTile;
+  const auto jobs = static_cast<int64_t>(blocks.size()) * strips;
+  at::parallel_for(0, jobs, 1, [&](int64_t first_job, int64_t last_job) {
+    alignas(64) T tile[kTile * kTile];
+    for (int64_t job = first_job; job < last_job; ++job) {
+      const auto& [to, from] = blocks[static_cast<size_t>(job / strips)];
+      const int64_t row = job % strips * kTile;
+      const int64_t height = std::min(kTile, rows - row);
+      T* const out = static_cast<T*>(target.data_ptr()) + to + row * row_step;
+      const T* const in = static_cast<const T*>(source.const_data_ptr()) + from + row;
+      for (int64_t column = 0; column < columns; column += kTile) {
+        const int64_t width = std::min(kTile, columns - column);
+        for (int64_t c = 0; c < width; ++c) {
+          std::memcpy(tile + c * kTile, in + (column + c) * column_step, static_cast<size_t>(height) * sizeof(T));
+        }
+        for (int64_t r = 0; r < height; ++r) {
+          for (int64_t c = 0; c < width; ++c) out[r * row_step + column + c] = tile[c * kTile + r];
+        }
+      }
+    }
+  });
+}
+
+void copy_piece(const at::Tensor& target, const at::Tensor& source) {
+  const int64_t last = source.dim() - 1;
+  int64_t inner = last;
+  for (int64_t d = 0; d < last; ++d) {
+    if (source.stride(d) == 1 && source.stride(last) != 1) inner = d;
+  }
+  if (inner != last && source.element_size() == 2) {
+    copy_transposed<uint16_t>(target, source, inner);
+  } else if (inner != last && source.element_size() == 4) {
+    copy_transposed<uint32_t>(target, source, inner);
+  } else {
+    target.copy_(source);
+  }
+}
+
+at::Tensor join(const TensorEntry& entry) {
+  const auto options = at::TensorOptions().dtype(entry.dtype);
+  if (entry.pieces.empty()) return at::zeros(entry.shape, options);
+  const auto axis = static_cast<size_t>(entry.axis);
+  std::vector<int64_t> sizes = entry.pieces.front().shape;
+  if (entry.axis < 0 || axis >= sizes.size()) fail_join(entry, "they have no dimension " + std::to_string(entry.axis));
+  sizes[axis] = 0;
+  for (const TensorEntry& piece : entry.pieces) {
+    std::vector<int64_t> others = piece.shape;
+    if (others.size() != sizes.size() || __builtin_add_overflow(sizes[axis], others[axis], &sizes[axis])) {
+      fail_join(entry, "their shapes differ");
+    }
+    others[axis] = sizes[axis];
+    if (others != sizes) fail_join(entry, "their shapes differ");
+  }
+  const at::Tensor joined = at::empty(sizes, options);
+  int64_t start = 0;
+  for (const TensorEntry& piece : entry.pieces) {
+    const at::Tensor mapped = map_tensor(piece);
+    load_pages(mapped);
+    copy_piece(joined.narrow(entry.axis, start, piece.shape[axis]), mapped);
+    release_pages(mapped);
+    start += piece.shape[axis];
+  }
+  int64_t elements = 1;
+  for (const int64_t size : entry.shape) {
+    if (__builtin_mul_overflow(elements, size, &elements)) fail_join(entry, "its shape is too large");
+  }
+  if (elements != joined.numel()) {
+    fail_join(entry, "they have " + std::to_string(joined.numel()) + " elements, it has " + std::to_string(elements));
+  }
+  return joined.view(entry.shape);
+}
+
+}  // namespace
+
+at::Tensor read_tensor(const TensorEntry& entry) {
+  const at::Tensor tensor = entry.joined ? join(entry) : map_tensor(entry);
+  return entry.scale == 1.0 ? tensor : at::mul(tensor, entry.scale);
+}
+
+}  // namespace neox

@@ -1,0 +1,186 @@
+import { NeoXModel } from '../../lib/model/neox-model';
+import { PrefixEncoder } from '../../lib/prefix/encoder';
+import { evaluate } from '../../lib/training/evaluate';
+import { PrefixTrainer } from '../../lib/training/prefix-trainer';
+import { failureOf, loadModel, Random, randomPrefix, temporaryFolder, writeRandomModel } from '../helpers';
+
+const folder = temporaryFolder();
+const SAMPLES = Array.from({ length: 8 }, (_, i) => ({ completion: new Random(i).ids(20, 64) }));
+const load = (): Promise<NeoXModel> => loadModel(folder.path);
+
+beforeAll(() => writeRandomModel(folder.path));
+
+test('dispose is idempotent, and Symbol.asyncDispose does it', async () => {
+  const model = await load();
+  expect(model.disposed).toBe(false);
+  const first = model.dispose();
+  expect(model.disposed).toBe(true);
+  expect(model.dispose()).toBe(first);
+  await first;
+  await model.dispose();
+
+  let inside: NeoXModel;
+  {
+    await using scoped = await load();
+    inside = scoped;
+    expect(inside.disposed).toBe(false);
+  }
+  expect(inside.disposed).toBe(true);
+});
+
+test('dispose waits for what is in flight, which ends well', async () => {
+  const model = await load();
+  const order: string[] = [];
+  const inputIds = [new Random(1).ids(200, 64)];
+  const works = [
+    model.forward({ inputIds }).then(({ logits }) => order.push(`forward ${String(logits?.shape)}`)),
+    model.generate([1, 2], { maxNewTokens: 50, ignoreEos: true }).then(({ tokens }) => order.push(`generate ${tokens.length}`)),
+  ];
+  // Both have reached the native queue when the microtasks are done.
+  await new Promise(setImmediate);
+  await model.dispose();
+  order.push('dispose');
+  await Promise.all(works);
+  expect(order).toEqual(['forward 1,200,64', 'generate 50', 'dispose']);
+});
+
+test('training that is in flight when its model is disposed rejects', async () => {
+  const model = await load();
+  const trainer = new PrefixTrainer(model, { init: 'random' });
+  const work = trainer.train({ train: SAMPLES }, { onEvent: ({ type }) => type === 'step' && void model.dispose() });
+  expect(await failureOf(work)).toMatchObject({ name: 'NeoXPrefixError', code: 'NEOX_DISPOSED', message: `The model ${folder.path} is disposed` });
+});
+
+describe('after dispose', () => {
+  let model: NeoXModel;
+  let encoder: PrefixEncoder;
+  let uses: Record<string, () => unknown>;
+
+  beforeAll(async () => {
+    model = await load();
+    const { pastKeyValues: cache } = await model.forward({ inputIds: [[1, 2]] });
+    encoder = await PrefixEncoder.create(model, { init: 'random' });
+    const trainer = new PrefixTrainer(model);
+    const other = await load();
+    const elsewhere = await other.forward({ inputIds: [[1]] });
+    await other.dispose();
+    await model.dispose();
+    uses = {
+      forward: () => model.forward({ inputIds: [[1]] }),
+      'forward with a cache': () => model.forward({ inputIds: [[1]], pastKeyValues: cache }),
+      generate: () => model.generate([1]),
+      'generate of a batch': () => model.generate([[1], [2]]),
+      stream: () => model.stream([1]),
+      'cache.read': () => cache.read(),
+      'a cache of another disposed model': () => elsewhere.pastKeyValues.read(),
+      'encoder.prefix': () => encoder.prefix(),
+      'encoder.state': () => encoder.state(),
+      'encoder.save': () => encoder.save(folder.join('encoder.safetensors')),
+      'PrefixEncoder.create': () => PrefixEncoder.create(model),
+      'PrefixEncoder.fromState': () => PrefixEncoder.fromState(model, { 'prefix_wte.weight': { data: new Float32Array(1), shape: [1, 1] } }),
+      train: () => trainer.train({ train: SAMPLES }),
+      evaluate: () => evaluate(model, SAMPLES),
+      'evaluate with a prefix': () => evaluate(model, SAMPLES, { prefix: randomPrefix(model, 2) }),
+    };
+    expect(cache.disposed).toBe(true);
+  });
+
+  test.each([
+    'forward',
+    'forward with a cache',
+    'generate',
+    'generate of a batch',
+    'stream',
+    'encoder.prefix',
+    'encoder.state',
+    'encoder.save',
+    'PrefixEncoder.create',
+    'train',
+    'evaluate',
+    'evaluate with a prefix',
+  ])('%s is refused', async (name) => {
+    const error = await failureOf(uses[name] as () => unknown);
+    expect(error).toMatchObject({ name: 'NeoXPrefixError', code: 'NEOX_DISPOSED', message: `The model ${folder.path} is disposed` });
+  });
+
+  test.each(['cache.read', 'a cache of another disposed model'])('%s is refused', async (name) => {
+    expect(await failureOf(uses[name] as () => unknown)).toMatchObject({ code: 'NEOX_DISPOSED' });
+  });
+
+  test('what needs no weights still answers', () => {
+    expect(model.info()).toMatchObject({ directory: folder.path, dtype: 'float32' });
+    expect(model.config.numLayers).toBe(2);
+    expect(model.dtype).toBe('float32');
+  });
+});
+
+test('a cache and an encoder can be disposed by themselves', async () => {
+  await using model = await load();
+  const { pastKeyValues: cache } = await model.forward({ inputIds: [[1, 2]] });
+  const going = await model.forward({ inputIds: [[3]], pastKeyValues: cache });
+  cache.dispose();
+  cache.dispose();
+  expect(cache.disposed).toBe(true);
+  expect(cache.lengths).toEqual([2]);
+  const refused = { code: 'NEOX_DISPOSED', message: 'This KV cache is disposed' };
+  expect(await failureOf(cache.read())).toMatchObject(refused);
+  expect(await failureOf(model.forward({ inputIds: [[1]], pastKeyValues: cache }))).toMatchObject(refused);
+  // A cache that went on from it shares its memory and lives on.
+  expect((await going.pastKeyValues.read()).shape).toEqual([3, 2, 2, 2, 16]);
+  {
+    using scoped = going.pastKeyValues;
+    expect(scoped.disposed).toBe(false);
+  }
+  expect(going.pastKeyValues.disposed).toBe(true);
+
+  const encoder = await PrefixEncoder.create(model, { init: 'random' });
+  const pending = encoder.prefix();
+  encoder.dispose();
+  encoder[Symbol.dispose]();
+  expect((await pending).prefixLength).toBe(10);
+  expect(await failureOf(encoder.prefix())).toMatchObject({ code: 'NEOX_DISPOSED', message: 'This prefix encoder is disposed' });
+});
+
+test('a prefix outlives the model it was used with, and works with the next', async () => {
+  const first = await load();
+  const prefix = randomPrefix(first, 4);
+  const options = { prefix, temperature: 0, maxNewTokens: 10 };
+  const { tokens } = await first.generate([1, 2], options);
+  await first.dispose();
+  await using second = await load();
+  expect((await second.generate([1, 2], options)).tokens).toEqual(tokens);
+});
+
+describe('memory stays flat', () => {
+  const residentBytes = (): number => process.memoryUsage.rss();
+  const MEGABYTE = 2 ** 20;
+
+  test('over 30 loads', async () => {
+    // 12 MB of weights: what stayed of each would show.
+    const big = temporaryFolderOf(await writeBig());
+    for (let i = 0; i < 5; i++) await (await loadModel(big, { pack: 'both' })).dispose();
+    const before = residentBytes();
+    for (let i = 0; i < 30; i++) await (await loadModel(big, { pack: 'both' })).dispose();
+    expect((residentBytes() - before) / MEGABYTE).toBeLessThan(100);
+  });
+
+  test('over 200 generations and caches that nobody disposes', async () => {
+    await using model = await load();
+    const prompt = new Random(1).ids(150, 64);
+    const prefix = randomPrefix(model, 20);
+    const round = async (): Promise<void> => {
+      await model.generate([prompt, prompt], { maxNewTokens: 3, prefix });
+      await model.forward({ inputIds: [prompt], logits: 'last' });
+    };
+    for (let i = 0; i < 50; i++) await round();
+    const before = residentBytes();
+    for (let i = 0; i < 200; i++) await round();
+    // 200 caches of 150 tokens alone would take 15 MB a row.
+    expect((residentBytes() - before) / MEGABYTE).toBeLessThan(60);
+  });
+
+  async function writeBig(): Promise<string> {
+    return writeRandomModel(folder.path, { hidden_size: 256, num_hidden_layers: 4, num_attention_heads: 4, intermediate_size: 1024 }, 2);
+  }
+  const temporaryFolderOf = (path: string): string => path;
+});
