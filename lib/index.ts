@@ -1,10 +1,11 @@
 export { NeoXPrefixError, isNeoXPrefixError, ERROR_CODES, type NeoXErrorCode } from './errors';
 export { NeoXModel, type LoadOptions, type ModelDType, type ModelInfo } from './model/neox-model';
+export type { Arithmetic, ArithmeticOverrides } from './model/arithmetic';
 export { KVCache } from './model/kv-cache';
 export type { ForwardOptions, ForwardResult, Logits } from './model/forward';
 export type { TokenIds } from './model/rows';
 export type { GPTNeoXConfig, HiddenAct } from './checkpoint/config';
-export { openCheckpoint, type Checkpoint, type CheckpointFormat } from './checkpoint/checkpoint';
+export { openCheckpoint, type Checkpoint, type CheckpointFormat, type CheckpointOptions } from './checkpoint/checkpoint';
 export type { FinishReason, GenerateOptions, GenerateResult, Prompt, SamplingOptions, Usage } from './generation/generate';
 export type { StreamOptions, StreamPiece } from './generation/stream';
 export { PrefixEncoder, type PrefixEncoderOptions, type PrefixEncoderState, type PrefixInit } from './prefix/encoder';
@@ -19,6 +20,7 @@ export {
   type PrefixStatistics,
   type PrefixTensorOptions,
 } from './prefix/weights';
+export { convertPrefix, type ConvertOptions, type ConvertReport } from './prefix/convert';
 export { PrefixTrainer, type EpochMetrics, type TrainingData, type TrainingResult, type TrainOptions } from './training/prefix-trainer';
 export type { Recipe, TrainerOptions } from './training/recipe';
 export type { TrainingEvent } from './training/events';

@@ -58,8 +58,12 @@ export interface ModelConfig {
   intermediateSize: number;
   rotaryDims: number;
   rotaryBase: number;
+  /** Linear scaling; 1: none. */
   rotaryFactor: number;
-  maxPositionEmbeddings: number;
+  /** Dynamic scaling; 1: none. */
+  rotaryDynamicFactor: number;
+  trainedPositions: number;
+  maxPositions: number;
   useParallelResidual: boolean;
   attentionBias: boolean;
   layerNormEps: number;

@@ -1,9 +1,12 @@
 import { join, resolve } from 'node:path';
 
-import { show } from '../arguments';
+import { checkOneOf, checkOptions, checkString, show } from '../arguments';
 import { NeoXPrefixError } from '../errors';
+import { isExportFolder, type ExportTask } from '../export/export-folder';
+import { DENSE_BIAS_RULES, type DenseBiasRule } from '../export/layout';
 import { kindOf, readSmallFile } from '../files';
 import { resolveConfig, type GPTNeoXConfig } from './config';
+import { openFastertransformer } from './fastertransformer';
 import { fingerprintOf } from './fingerprint';
 import { get, isObject, parseJsonObject, type JsonObject } from './json';
 import { canonicalName, expectedShapes, isLegacyBuffer } from './names';
@@ -15,18 +18,20 @@ import { FLOAT_DTYPES } from './values';
 const MAX_CONFIG_BYTES = 16 * 1024 * 1024;
 const MAX_INDEX_BYTES = 64 * 1024 * 1024;
 
-export type CheckpointFormat = 'safetensors' | 'safetensors-sharded' | 'pytorch' | 'pytorch-sharded';
+export type CheckpointFormat = 'safetensors' | 'safetensors-sharded' | 'pytorch' | 'pytorch-sharded' | 'fastertransformer';
 
 /** A checkpoint folder whose files were found complete and of the right shapes; no weight has been read yet. */
 export interface Checkpoint {
   /** Absolute path. */
   readonly directory: string;
   readonly config: GPTNeoXConfig;
-  /** config.json as it is. */
+  /** config.json as it is; of a FasterTransformer folder config.ini, by section. */
   readonly rawConfig: JsonObject;
   /** Every weight of the model under its canonical name; `embed_out.weight` is always there, tied or not. */
   readonly tensors: ReadonlyMap<string, TensorEntry>;
   readonly format: CheckpointFormat;
+  /** The tasks of a FasterTransformer folder, in the order of their ids; empty for others. */
+  readonly tasks: readonly ExportTask[];
   /** Things that were settled or left out, worth showing to a person. */
   readonly warnings: readonly string[];
   /** Identity of the base model (see fingerprint.ts), in hexadecimal. */
@@ -47,19 +52,36 @@ const WEIGHT_FILES: readonly { file: string; format: CheckpointFormat }[] = [
   { file: 'pytorch_model.bin.index.json', format: 'pytorch-sharded' },
 ];
 
+export interface CheckpointOptions {
+  /**
+   * Of a FasterTransformer folder for several GPUs: whether the biases after attention and mlp were divided by their number. `'runtime'`:
+   * as FasterTransformer itself will use them, that is with a parallel residual only; `'huggingface_converter'`: always, as NVIDIA's
+   * huggingface_gptneox_convert.py does, which gives back the weights that were converted although a server computes with others.
+   * Defaults to `'runtime'`.
+   */
+  denseBias?: DenseBiasRule;
+}
+
 /**
- * Opens a Hugging Face checkpoint folder: config.json beside model.safetensors or pytorch_model.bin, whole or in shards.
- * Only headers and a few sampled values are read.
+ * Opens a checkpoint folder: a Hugging Face one (config.json beside model.safetensors or pytorch_model.bin, whole or in shards),
+ * or a weight folder of FasterTransformer (`<ranks>-gpu`, or a folder that holds one). Only headers and a few sampled values are read.
  * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_CONFIG, NEOX_UNSUPPORTED (another kind of model), NEOX_BAD_CHECKPOINT (a file that is
- *   damaged, or tensors that are missing or of another shape than config.json says)
+ *   damaged, or tensors that are missing or of another shape than config.json says), NEOX_BAD_EXPORT (the same of a
+ *   FasterTransformer folder)
  */
-export async function openCheckpoint(dir: string): Promise<Checkpoint> {
-  const directory = resolve(dir);
+export async function openCheckpoint(dir: string, options: CheckpointOptions = {}): Promise<Checkpoint> {
+  checkOptions('options', options, ['denseBias']);
+  const denseBias = checkOneOf('denseBias', options.denseBias ?? 'runtime', DENSE_BIAS_RULES);
+  const directory = resolve(checkString('dir', dir));
   await checkFolder(directory);
+  if ((await kindOf(join(directory, 'config.json'))) === undefined && (await isExportFolder(directory))) {
+    return openFastertransformer(directory, denseBias);
+  }
   const { rawConfig, config, warnings } = await readConfig(directory);
   const files = await readWeights(directory, warnings);
   const tensors = selectTensors(files, config, directory, warnings);
-  return { directory, config, rawConfig, tensors, format: files.format, warnings, fingerprint: await fingerprintOf(config, tensors) };
+  const fingerprint = await fingerprintOf(config, tensors);
+  return { directory, config, rawConfig, tensors, format: files.format, tasks: [], warnings, fingerprint };
 }
 
 async function checkFolder(directory: string): Promise<void> {

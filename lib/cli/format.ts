@@ -67,7 +67,7 @@ export function formatNumber(value: number): string {
     ? String(value)
     : size >= 1e-3 && size < 1e6
       ? String(Number(value.toPrecision(4)))
-      : value.toExponential(2);
+      : Number(value.toPrecision(3)).toExponential();
 }
 
 export function plural(count: number, noun: string): string {

@@ -12,8 +12,11 @@ import * as generate from './commands/generate';
 import * as inspect from './commands/inspect';
 import * as train from './commands/train';
 
-/** Makes a command's run() what commander calls; the options it is given include the arguments that are no options, as `args`. */
-export type Act = <Flags extends object>(run: (flags: Flags, ui: Ui) => Promise<number | void>) => (...given: unknown[]) => Promise<void>;
+/** A command: takes its options (and the arguments that are no options, as `args`), returns the exit code. */
+type Run = (flags: never, ui: Ui) => Promise<number>;
+
+/** Makes a command what commander calls. */
+export type Act = (run: Run) => (...given: unknown[]) => Promise<void>;
 
 const DESCRIPTION = `Prefix-tunes GPT-NeoX models and puts the prefixes to use.
 
@@ -40,7 +43,7 @@ export async function runCli(args: readonly string[], io: CliIO): Promise<number
       const flags = command.optsWithGlobals();
       const ui = new Ui(io, uiOptions(flags, io));
       try {
-        status = (await run({ ...flags, args: command.args } as Parameters<typeof run>[0], ui)) ?? 0;
+        status = await run({ ...flags, args: command.args } as never, ui);
       } catch (error) {
         status = reportError(error, ui);
       }

@@ -46,6 +46,8 @@ export class ConfigIni {
         lines.push({ text: raw, ...(section === undefined ? {} : { section }) });
         continue;
       }
+      // The reader's buffer: what is beyond becomes a line of its own there.
+      if (Buffer.byteLength(raw) > MAX_LINE_BYTES) throw bad(index, `FasterTransformer reads its first ${MAX_LINE_BYTES} bytes only`);
       if (/^\s/.test(raw)) throw bad(index, 'it continues the line before, which is not supported');
       const header = /^\[([^\]]+)\]/.exec(content);
       if (header !== null) {
@@ -62,8 +64,6 @@ export class ConfigIni {
       const place = placeOf(section, key);
       if (keys.has(place)) throw bad(index, `${key} is given twice in [${section}]`);
       keys.add(place);
-      // The reader's buffer: what is beyond becomes a line of its own there.
-      if (Buffer.byteLength(raw) > MAX_LINE_BYTES) throw bad(index, `FasterTransformer reads its first ${MAX_LINE_BYTES} bytes only`);
       lines.push({ text: raw, section, key, value: (pair[2] as string).replace(/\s;.*$/, '').trim() });
     }
     return new ConfigIni(lines);

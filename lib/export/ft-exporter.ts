@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, rename, rm, rmdir, statfs } from 'node:fs/promises';
-import { basename, dirname, join, resolve } from 'node:path';
+import { rm, statfs } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 
 import { badArgument, checkBoolean, checkFunction, checkInteger, checkOneOf, checkOptions, checkSignal, checkString } from '../arguments';
 import type { Checkpoint } from '../checkpoint/checkpoint';
 import { NeoXPrefixError } from '../errors';
-import { fileError, kindOf, syncFolder, writeFileAtomic } from '../files';
+import { kindOf, writeFileAtomic } from '../files';
 import { PrefixWeights } from '../prefix/weights';
 import { incompatibilities, type ExportWarning } from './compatibility';
 import { checkModelName, checkTaskName } from './config-ini';
@@ -22,6 +22,7 @@ import {
 } from './export-folder';
 import { DENSE_BIAS_RULES, checkTensorParallel, planBaseModel, planPrefix, type DenseBiasRule, type FilePlan } from './layout';
 import { writeFiles, type FileJob, type WrittenFile } from './native-files';
+import { attempt, inNewFolder, move } from './new-folder';
 import { verifyExport, type VerifyOptions, type VerifyReport } from './verify';
 
 /** What an export is made from: a loaded NeoXModel, or just the checkpoint that openCheckpoint() gives. */
@@ -279,45 +280,6 @@ async function checkTarget(target: string, overwrite: boolean): Promise<void> {
   );
 }
 
-/** Has `fill` make a folder beside `target` and gives it that name when it is complete. */
-async function inNewFolder<T>(target: string, overwrite: boolean, fill: (folder: string) => Promise<T>): Promise<T> {
-  const parent = dirname(target);
-  const unique = `${process.pid}-${randomBytes(6).toString('hex')}`;
-  const folder = join(parent, `.${basename(target)}.${unique}.tmp`);
-  const old = join(parent, `.${basename(target)}.${unique}.old`);
-  const created = await attempt(parent, () => mkdir(parent, { recursive: true }));
-  try {
-    await attempt(folder, () => mkdir(folder));
-    const result = await fill(folder);
-    const replaced = overwrite && (await kindOf(target)) !== undefined;
-    if (replaced) await move(target, old);
-    try {
-      await move(folder, target);
-    } catch (error) {
-      if (replaced) await move(old, target);
-      throw error;
-    }
-    await syncFolder(parent);
-    if (replaced) await rm(old, { recursive: true, force: true });
-    return result;
-  } catch (error) {
-    await rm(folder, { recursive: true, force: true });
-    if (created !== undefined) await removeEmpty(parent, created);
-    throw error;
-  }
-}
-
-/** Removes the folders from `from` up to `last` as long as they are empty. */
-async function removeEmpty(from: string, last: string): Promise<void> {
-  for (let folder = from; folder.length >= last.length; folder = dirname(folder)) {
-    try {
-      await rmdir(folder);
-    } catch {
-      return;
-    }
-  }
-}
-
 /** An export that would fill the disk is better not begun. */
 async function checkSpace(folder: string, jobs: readonly FileJob[], dtype: ExportDType): Promise<void> {
   const needed = bytesOf(jobs, dtype);
@@ -332,18 +294,6 @@ async function checkSpace(folder: string, jobs: readonly FileJob[], dtype: Expor
       hint: 'free some space or choose another folder',
     },
   );
-}
-
-async function move(from: string, to: string): Promise<void> {
-  await attempt(to, () => rename(from, to));
-}
-
-async function attempt<T>(path: string, operation: () => Promise<T>): Promise<T> {
-  try {
-    return await operation();
-  } catch (error) {
-    throw fileError(error, 'write', path);
-  }
 }
 
 function report(

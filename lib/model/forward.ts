@@ -44,6 +44,7 @@ interface PaddedRow {
 }
 
 export async function forward(model: NeoXModel, options: ForwardOptions): Promise<ForwardResult> {
+  if (options === undefined) throw badArgument('options', 'an object', options);
   checkOptions('options', options, ['inputIds', 'attentionMask', 'pastKeyValues', 'logits', 'signal']);
   const signal = checkSignal('signal', options.signal);
   const mode = checkOneOf('logits', options.logits ?? 'all', ['all', 'last', 'none']);

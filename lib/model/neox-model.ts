@@ -1,14 +1,17 @@
-import { checkFunction, checkInteger, checkOneOf, checkOptions, checkSignal, checkString } from '../arguments';
-import { openCheckpoint, type Checkpoint } from '../checkpoint/checkpoint';
+import { badArgument, checkFunction, checkInteger, checkOneOf, checkOptions, checkSignal, checkString } from '../arguments';
+import { openCheckpoint, type Checkpoint, type CheckpointOptions } from '../checkpoint/checkpoint';
 import type { GPTNeoXConfig, HiddenAct } from '../checkpoint/config';
 import { NeoXPrefixError } from '../errors';
+import type { ExportTask } from '../export/export-folder';
 import { generate, type GenerateOptions, type GenerateResult, type Prompt } from '../generation/generate';
 import { stream, type StreamOptions, type StreamPiece } from '../generation/stream';
 import { native } from '../native';
 import { runNative } from '../native-call';
-import type { PrefixWeights } from '../prefix/weights';
+import { PrefixWeights } from '../prefix/weights';
 import { Tokenizer } from '../tokenizer/tokenizer';
 import type * as Native from '../../types/native';
+import { maxPositions } from './rows';
+import { withArithmetic, type Arithmetic } from './arithmetic';
 import { forward, type ForwardOptions, type ForwardResult } from './forward';
 
 export type ModelDType = 'float32' | 'bfloat16' | 'float16';
@@ -34,11 +37,30 @@ export interface LoadOptions {
    * `'none'`: none. Defaults to `'auto'`.
    */
   pack?: 'auto' | 'both' | 'forward' | 'none';
+  /** Settings of the computation that may differ from the checkpoint's own. Defaults to `'checkpoint'`. */
+  arithmetic?: Arithmetic;
+  /** A folder whose tokenizer is used, for a model that brings none (a FasterTransformer folder). Defaults to the model's own. */
+  tokenizer?: string;
+  /** See {@link CheckpointOptions.denseBias}. Defaults to `'runtime'`. */
+  denseBias?: CheckpointOptions['denseBias'];
   /** Stops the loading; nothing stays in memory. */
   signal?: AbortSignal;
   /** Called with the share that is ready, in (0, 1]. */
   onProgress?: (share: number) => void;
 }
+
+const LOAD_OPTIONS: readonly (keyof LoadOptions)[] = [
+  'device',
+  'dtype',
+  'threads',
+  'backend',
+  'pack',
+  'arithmetic',
+  'tokenizer',
+  'denseBias',
+  'signal',
+  'onProgress',
+];
 
 export interface ModelInfo {
   directory: string;
@@ -73,18 +95,20 @@ export class NeoXModel {
     readonly checkpoint: Checkpoint,
     private readonly loadedTokenizer: Tokenizer | NeoXPrefixError,
     private readonly details: Native.ModelInfo,
+    /** What the model computes with: the checkpoint's configuration, or what {@link LoadOptions.arithmetic} made of it. */
+    readonly config: GPTNeoXConfig,
   ) {
     this.handle = handle;
   }
 
   /**
-   * Loads a Hugging Face checkpoint folder.
-   * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_CONFIG, NEOX_BAD_CHECKPOINT, NEOX_UNSUPPORTED, NEOX_BAD_ARGUMENT, NEOX_LIBTORCH_NOT_FOUND,
-   *   NEOX_NATIVE_NOT_FOUND; the reason of `signal` when it aborts
+   * Loads a Hugging Face checkpoint folder, or a weight folder of FasterTransformer (`DIR/<ranks>-gpu`, or a DIR that holds one).
+   * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_CONFIG, NEOX_BAD_CHECKPOINT, NEOX_BAD_EXPORT, NEOX_UNSUPPORTED, NEOX_BAD_ARGUMENT,
+   *   NEOX_LIBTORCH_NOT_FOUND, NEOX_NATIVE_NOT_FOUND; the reason of `signal` when it aborts
    */
   static async load(directory: string, options: LoadOptions = {}): Promise<NeoXModel> {
     checkString('directory', directory);
-    checkOptions('options', options, ['device', 'dtype', 'threads', 'backend', 'pack', 'signal', 'onProgress']);
+    checkOptions('options', options, LOAD_OPTIONS);
     const signal = checkSignal('signal', options.signal);
     const device = checkDevice(options.device ?? 'cpu');
     const wanted = checkOneOf('dtype', options.dtype ?? 'auto', ['auto', 'float32', 'bfloat16', 'float16']);
@@ -94,23 +118,20 @@ export class NeoXModel {
     const onProgress = options.onProgress === undefined ? undefined : checkFunction('onProgress', options.onProgress);
     signal?.throwIfAborted();
 
-    const checkpoint = await openCheckpoint(directory);
+    const { denseBias } = options;
+    const checkpoint = await openCheckpoint(directory, denseBias === undefined ? {} : { denseBias });
+    const config = withArithmetic(checkpoint.config, options.arithmetic ?? 'checkpoint');
     // A model can be used with token ids alone, so a tokenizer that is missing or broken is an error only for those who ask for text.
-    const tokenizer = await Tokenizer.load(directory).catch((error: unknown) => {
+    const tokenizer = await Tokenizer.load(checkString('tokenizer', options.tokenizer ?? directory)).catch((error: unknown) => {
       if (error instanceof NeoXPrefixError) return error;
       throw error;
     });
     const dtype = wanted === 'auto' ? autoDType(checkpoint, device) : wanted;
     const tensors = Array.from(checkpoint.tensors, ([name, entry]) => ({ ...entry, name }));
-    const config = nativeConfig(checkpoint.config);
     const handle = await runNative(signal, (addon, cancel) =>
-      addon.loadModel({ config, tensors, dtype, device, backend, pack, threads, cancel, onProgress }),
+      addon.loadModel({ config: nativeConfig(config), tensors, dtype, device, backend, pack, threads, cancel, onProgress }),
     );
-    return new NeoXModel(handle, checkpoint, tokenizer, native().modelInfo(handle));
-  }
-
-  get config(): GPTNeoXConfig {
-    return this.checkpoint.config;
+    return new NeoXModel(handle, checkpoint, tokenizer, native().modelInfo(handle), config);
   }
 
   /** The identity of the base model; prefixes remember it. */
@@ -122,6 +143,21 @@ export class NeoXModel {
   get tokenizer(): Tokenizer {
     if (this.loadedTokenizer instanceof NeoXPrefixError) throw this.loadedTokenizer;
     return this.loadedTokenizer;
+  }
+
+  /** The tasks of a FasterTransformer folder, in the order of their ids; empty for other checkpoints. */
+  get tasks(): readonly ExportTask[] {
+    return this.checkpoint.tasks;
+  }
+
+  /**
+   * Reads the prefix of one of the {@link tasks}, by its name or its id.
+   * @returns undefined for a task without a prefix, which runs the plain base model
+   * @throws NEOX_BAD_ARGUMENT for a task that there is not, NEOX_BAD_EXPORT for files that are missing or of another size
+   */
+  async loadTask(task: string | number): Promise<PrefixWeights | undefined> {
+    const found = this.tasks.find(({ id, name }) => (typeof task === 'number' ? id : name) === task);
+    return found?.prefixLength === 0 ? undefined : PrefixWeights.load(this.checkpoint.directory, { config: this.config, task });
   }
 
   get dtype(): ModelDType {
@@ -212,6 +248,10 @@ export class NeoXModel {
   }
 }
 
+export function checkModel(model: unknown): asserts model is NeoXModel {
+  if (!(model instanceof NeoXModel)) throw badArgument('model', 'a NeoXModel', model);
+}
+
 function checkDevice(device: unknown): string {
   const text = checkString('device', device);
   if (!/^(cpu|cuda(:\d+)?)$/.test(text)) checkOneOf('device', text, ['cpu', 'cuda', 'cuda:0']);
@@ -249,8 +289,10 @@ function nativeConfig(config: GPTNeoXConfig): Native.ModelConfig {
   const { type, factor } = config.ropeScaling;
   return {
     ...config,
-    // Dynamic scaling changes nothing up to the model's own length, and no row is longer.
     rotaryFactor: type === 'linear' ? factor : 1,
+    rotaryDynamicFactor: type === 'dynamic' ? factor : 1,
+    trainedPositions: config.maxPositionEmbeddings,
+    maxPositions: maxPositions(config),
     activation: ACTIVATIONS[config.hiddenAct],
   };
 }

@@ -4,7 +4,7 @@ import { readSafetensorsHeader, writeSafetensors } from '../checkpoint/safetenso
 import { readTensor } from '../checkpoint/values';
 import { NeoXPrefixError } from '../errors';
 import { KVCache } from '../model/kv-cache';
-import type { NeoXModel } from '../model/neox-model';
+import { checkModel, type NeoXModel } from '../model/neox-model';
 import { checkLength } from '../model/rows';
 import { runNative } from '../native-call';
 import type * as Native from '../../types/native';
@@ -77,6 +77,7 @@ export class PrefixEncoder implements Sizes {
 
   /** Makes an encoder for a model and initialises it. */
   static async create(model: NeoXModel, options: PrefixEncoderOptions = {}): Promise<PrefixEncoder> {
+    checkModel(model);
     checkOptions('options', options, ENCODER_OPTIONS);
     const signal = checkSignal('signal', options.signal);
     const sizes = {
@@ -107,6 +108,7 @@ export class PrefixEncoder implements Sizes {
 
   /** An encoder with given parameters, for example one saved by {@link save} or trained elsewhere under rinna's names. */
   static async fromState(model: NeoXModel, state: PrefixEncoderState, options: { dropout?: number; seed?: number } = {}): Promise<PrefixEncoder> {
+    checkModel(model);
     checkOptions('options', options, ['dropout', 'seed']);
     const embedding = state['prefix_wte.weight']?.shape;
     const hidden = state['prefix_mlp.0.weight']?.shape;

@@ -10,7 +10,7 @@ import { kindOf, sha256 } from '../files';
 import { shapeOf, widthOf, type PrefixGeometry } from './formats/geometry';
 import { FORMAT_VERSION, metadataToStrings, type PrefixMetadata } from './formats/metadata';
 import { writeAdapter } from './formats/peft';
-import { PREFIX_TENSOR, readPrefixFile, type PrefixFormat } from './formats/read';
+import { PREFIX_TENSOR, readPrefixFile, type PrefixFile, type PrefixFormat } from './formats/read';
 
 export type { PrefixGeometry } from './formats/geometry';
 export { describeBaseModel, type BaseModelSummary, type JsonValue, type PrefixMetadata } from './formats/metadata';
@@ -31,6 +31,8 @@ export interface PrefixLoadOptions {
   prefixLength?: number;
   numLayers?: number;
   numHeads?: number;
+  /** Which task of a FasterTransformer folder: its name, or its id. Defaults to the only one. */
+  task?: string | number;
   /**
    * Take the prefix although it remembers another base model, for example because the same model was saved in another
    * precision. Its shape is checked all the same. Defaults to `false`.
@@ -39,6 +41,17 @@ export interface PrefixLoadOptions {
   /** Load a prefix that has NaN or infinite values, to look at it; models refuse it. Defaults to `false`. */
   allowNonFinite?: boolean;
 }
+
+/** Names of the options of {@link PrefixWeights.load}. */
+export const PREFIX_LOAD_OPTIONS: readonly (keyof PrefixLoadOptions)[] = [
+  'config',
+  'prefixLength',
+  'numLayers',
+  'numHeads',
+  'task',
+  'allowFingerprintMismatch',
+  'allowNonFinite',
+];
 
 export interface PrefixSaveOptions {
   /**
@@ -78,7 +91,7 @@ export class PrefixWeights implements PrefixGeometry {
     readonly data: Float32Array,
     geometry: PrefixGeometry,
     readonly metadata: PrefixMetadata,
-    private readonly load: { warnings: readonly string[]; allowFingerprintMismatch: boolean; source: string },
+    private readonly load: { warnings: readonly string[]; allowFingerprintMismatch: boolean; source: string; format?: PrefixFile['format'] },
   ) {
     this.prefixLength = geometry.prefixLength;
     this.numLayers = geometry.numLayers;
@@ -109,26 +122,34 @@ export class PrefixWeights implements PrefixGeometry {
 
   /**
    * Loads a prefix of any supported format, recognised by its content: our safetensors, one tensor saved by torch.save (rinna's
-   * .checkpoint and .weight, whatever device and precision it was saved from), or a PEFT adapter folder (or a file in it).
-   * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_PREFIX, NEOX_BAD_CHECKPOINT (damaged file), NEOX_UNSUPPORTED, NEOX_PREFIX_MISMATCH (another model)
+   * .checkpoint and .weight, whatever device and precision it was saved from), a PEFT adapter folder (or a file in it), or a task of a
+   * FasterTransformer folder of any number of ranks (`DIR/<ranks>-gpu` with the option `task`, or the file of a task in it).
+   * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_PREFIX, NEOX_BAD_CHECKPOINT (damaged file), NEOX_BAD_EXPORT (an incomplete
+   *   FasterTransformer folder), NEOX_BAD_ARGUMENT (a task that it does not have), NEOX_UNSUPPORTED, NEOX_PREFIX_MISMATCH (another model)
    */
   static async load(path: string, options: PrefixLoadOptions = {}): Promise<PrefixWeights> {
     checkString('path', path);
-    checkOptions('options', options, ['config', 'prefixLength', 'numLayers', 'numHeads', 'allowFingerprintMismatch', 'allowNonFinite']);
+    checkOptions('options', options, PREFIX_LOAD_OPTIONS);
     const config = options.config === undefined ? undefined : checkConfig(options.config);
     const size = (name: 'prefixLength' | 'numLayers' | 'numHeads'): number | undefined =>
       options[name] === undefined ? undefined : checkInteger(`options.${name}`, options[name], 1);
     const allowFingerprintMismatch = checkBoolean('options.allowFingerprintMismatch', options.allowFingerprintMismatch ?? false);
     const hints = { config, prefixLength: size('prefixLength'), numLayers: size('numLayers'), numHeads: size('numHeads') };
-    const file = await readPrefixFile(path, hints);
+    const file = await readPrefixFile(path, hints, options.task === undefined ? undefined : checkTaskKey(options.task));
     if (!checkBoolean('options.allowNonFinite', options.allowNonFinite ?? false)) checkFinite(file.data, file.geometry, path);
     const weights = new PrefixWeights(file.data, file.geometry, file.metadata, {
       warnings: file.warnings,
       allowFingerprintMismatch,
       source: path,
+      format: file.format,
     });
     if (config !== undefined) weights.checkShape(config);
     return weights;
+  }
+
+  /** The format of the file that it was loaded from, if it was. */
+  get format(): PrefixFormat | 'fastertransformer' | undefined {
+    return this.load.format;
   }
 
   /** [P, L, 2, N, D] */
@@ -253,7 +274,12 @@ function checkConfig(given: NonNullable<PrefixLoadOptions['config']>): GPTNeoXCo
   return config as GPTNeoXConfig;
 }
 
-async function formatOf(path: string): Promise<PrefixFormat> {
+function checkTaskKey(task: unknown): string | number {
+  return typeof task === 'number' ? checkInteger('options.task', task, 0) : checkString('options.task', task);
+}
+
+/** The format that a path says: by what is there, or by its ending. */
+export async function formatOf(path: string): Promise<PrefixFormat> {
   if ((await kindOf(path)) === 'folder') return 'peft';
   switch (extname(path)) {
     case '.safetensors':

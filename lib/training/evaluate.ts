@@ -1,7 +1,7 @@
-import { badArgument, checkBoolean, checkInteger, checkOptions, checkSignal } from '../arguments';
+import { badArgument, checkBoolean, checkFunction, checkInteger, checkOptions, checkSignal } from '../arguments';
 import type { Sample } from '../data/sample';
 import { NeoXPrefixError } from '../errors';
-import type { NeoXModel } from '../model/neox-model';
+import { checkModel, type NeoXModel } from '../model/neox-model';
 import { runNative } from '../native-call';
 import { PrefixWeights } from '../prefix/weights';
 import { packBatch, prepareRows, type SampleRows } from './batches';
@@ -31,10 +31,12 @@ export interface EvaluationResult {
 
 /** Loss and perplexity of a model over samples, with a prefix or without. Weighted by tokens: a long sample counts more than a short one. */
 export async function evaluate(model: NeoXModel, samples: readonly Sample[], options: EvaluateOptions = {}): Promise<EvaluationResult> {
+  checkModel(model);
   checkOptions('options', options, ['prefix', 'batchSize', 'twoRows', 'signal', 'onProgress']);
   const { prefix } = options;
   if (prefix !== undefined && !(prefix instanceof PrefixWeights)) throw badArgument('prefix', 'PrefixWeights', prefix);
   const signal = checkSignal('signal', options.signal);
+  if (options.onProgress !== undefined) checkFunction('onProgress', options.onProgress);
   const twoRows = checkBoolean('twoRows', options.twoRows ?? true);
   const batchSize = checkInteger('batchSize', options.batchSize ?? 8, 1);
   const rows = await prepareRows(model, samples, { twoRows, prefixLength: prefix?.prefixLength ?? 0, what: 'evaluation', signal });

@@ -1,7 +1,7 @@
 import { badArgument, checkFunction, checkOptions, checkSignal, checkString } from '../arguments';
 import type { Sample } from '../data/sample';
 import { NeoXPrefixError } from '../errors';
-import { NeoXModel } from '../model/neox-model';
+import { checkModel, type NeoXModel } from '../model/neox-model';
 import { runNative } from '../native-call';
 import { PrefixEncoder } from '../prefix/encoder';
 import type { JsonValue, PrefixWeights } from '../prefix/weights';
@@ -66,7 +66,7 @@ export class PrefixTrainer {
     readonly model: NeoXModel,
     options: TrainerOptions = {},
   ) {
-    if (!(model instanceof NeoXModel)) throw badArgument('model', 'a NeoXModel', model);
+    checkModel(model);
     this.recipe = resolveRecipe(options);
     this.options = { ...options };
     if (options.outputDir !== undefined) checkString('outputDir', options.outputDir);
@@ -83,6 +83,7 @@ export class PrefixTrainer {
    */
   async train(data: TrainingData, options: TrainOptions = {}): Promise<TrainingResult> {
     checkOptions('options', options, ['signal', 'onEvent']);
+    if (data === undefined) throw badArgument('data', 'an object', data);
     checkOptions('data', data, ['train', 'validation']);
     const signal = checkSignal('signal', options.signal);
     const onEvent = options.onEvent === undefined ? undefined : checkFunction('onEvent', options.onEvent);

@@ -27,7 +27,9 @@ NeoXConfig parse_config(const Napi::Object& o) {
   c.rotary_dims = get_int(o, "rotaryDims");
   c.rotary_base = get_number(o, "rotaryBase");
   c.rotary_factor = get_number(o, "rotaryFactor");
-  c.max_positions = get_int(o, "maxPositionEmbeddings");
+  c.rotary_dynamic_factor = get_number(o, "rotaryDynamicFactor");
+  c.trained_positions = get_int(o, "trainedPositions");
+  c.max_positions = get_int(o, "maxPositions");
   c.parallel_residual = get_bool(o, "useParallelResidual");
   c.attention_bias = get_bool(o, "attentionBias");
   c.layer_norm_eps = get_number(o, "layerNormEps");

@@ -80,19 +80,18 @@ test('a second Ctrl-C ends the process at once', async () => {
   );
   chmodSync(join(bin, 'python3'), 0o755);
   const started = performance.now();
-  let child: ChildProcess | undefined;
-  const timer = setInterval(() => {
-    if (child === undefined || !existsSync(folder.join('ready'))) return;
-    clearInterval(timer);
-    child.kill('SIGINT');
-    setTimeout(() => child?.kill('SIGINT'), 500);
-  }, 50);
   const program = ['-r', join(ROOT, 'test', 'typescript.cjs'), join(ROOT, 'lib', 'cli', 'main.ts')];
-  child = spawn(process.execPath, [...program, 'fetch-libtorch', '--destination', folder.join('libtorch')], {
+  const child = spawn(process.execPath, [...program, 'fetch-libtorch', '--destination', folder.join('libtorch')], {
     env: { ...process.env, PATH: `${bin}:${process.env['PATH'] ?? ''}` },
     stdio: 'ignore',
   });
-  const signal = await new Promise((resolve) => child?.on('exit', (_code, name) => resolve(name)));
+  const timer = setInterval(() => {
+    if (!existsSync(folder.join('ready'))) return;
+    clearInterval(timer);
+    child.kill('SIGINT');
+    setTimeout(() => child.kill('SIGINT'), 500);
+  }, 50);
+  const signal = await new Promise((resolve) => child.on('exit', (_code, name) => resolve(name)));
   expect(signal).toBe('SIGINT');
   expect(performance.now() - started).toBeLessThan(15_000);
 });

@@ -110,7 +110,7 @@ test('numbers for people', () => {
   ]);
   expect([0, 1e-4, 0.00998, 12.34567, 50_000, 1.5e7, NaN].map(formatNumber)).toEqual([
     '0',
-    '1.00e-4',
+    '1e-4',
     '0.00998',
     '12.35',
     '50000',

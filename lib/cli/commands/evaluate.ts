@@ -44,7 +44,7 @@ export function register(program: Command, act: Act): void {
   command.action(act(run));
 }
 
-export async function run(flags: EvaluateFlags, ui: Ui): Promise<void> {
+export async function run(flags: EvaluateFlags, ui: Ui): Promise<number> {
   await using model = await loadModel(flags, ui);
   const prefixes = await loadPrefixes(flags, model, ui);
   const all = await readSamples(flags.data, flags, model, ui);
@@ -72,4 +72,5 @@ export async function run(flags: EvaluateFlags, ui: Ui): Promise<void> {
     formatCount(tokens),
   ]);
   ui.print(table(['', 'loss', 'perplexity', 'accuracy', 'tokens'], rows));
+  return 0;
 }

@@ -55,7 +55,7 @@ export function register(program: Command, act: Act): void {
   }
 }
 
-export async function run(format: PrefixFormat, flags: ExportPrefixFlags, ui: Ui): Promise<void> {
+export async function run(format: PrefixFormat, flags: ExportPrefixFlags, ui: Ui): Promise<number> {
   const { out, prefixSeqLen: prefixLength } = flags;
   if (flags.overwrite !== true && (await kindOf(out)) !== undefined) {
     throw new UsageError(`There is something already: ${out}`, 'choose another --out, or give --overwrite to replace it');
@@ -67,4 +67,5 @@ export async function run(format: PrefixFormat, flags: ExportPrefixFlags, ui: Ui
   await prefix.save(out, { format });
   ui.json({ format, path: out, shape: prefix.shape, task: prefix.metadata.task ?? null });
   ui.print(`${out}: prefix [${prefix.shape.join(', ')}], ${format}`);
+  return 0;
 }

@@ -30,7 +30,7 @@ export function register(program: Command, act: Act): void {
 }
 
 /** @param fetch stands in for the library's in tests, which have no network */
-export async function run(flags: FetchFlags, ui: Ui, fetch = (options: FetchLibtorchOptions) => fetchLibtorch(options)): Promise<void> {
+export async function run(flags: FetchFlags, ui: Ui, fetch = (options: FetchLibtorchOptions) => fetchLibtorch(options)): Promise<number> {
   const { torchVersion: version, destination, force } = flags;
   ui.note('asking pip');
   const libtorch = await ui.withProgress({ title: 'libtorch', total: 0, unit: 'bytes' }, (update) =>
@@ -42,4 +42,5 @@ export async function run(flags: FetchFlags, ui: Ui, fetch = (options: FetchLibt
   );
   ui.json(libtorch);
   ui.print(`libtorch ${libtorch.version} in ${libtorch.root}`);
+  return 0;
 }

@@ -107,7 +107,7 @@ export interface Answer {
   usage: Usage;
 }
 
-export async function run(flags: GenerateFlags, ui: Ui): Promise<void> {
+export async function run(flags: GenerateFlags, ui: Ui): Promise<number> {
   const sampling = samplingOptions(flags);
   const prompts = flags.prompt ?? (flags.promptsFile === undefined ? undefined : await readPrompts(flags.promptsFile, ui));
   await using model = await loadModel(flags, ui);
@@ -126,7 +126,7 @@ export async function run(flags: GenerateFlags, ui: Ui): Promise<void> {
       if (streams && variants.length === 1) await generator.stream(prompt, index);
       else for (const answer of await generator.answer([prompt], index)) ui.json(answer);
     });
-    return;
+    return 0;
   }
   if (flags.stream ?? (ui.io.stdout.isTTY === true && !ui.isJson && prompts.length === 1)) {
     if (variants.length > 1)
@@ -135,7 +135,7 @@ export async function run(flags: GenerateFlags, ui: Ui): Promise<void> {
         'leave out --stream to compare several prefixes, or --compare and all but one --prefix',
       );
     for (const [i, prompt] of prompts.entries()) await generator.stream(prompt, i);
-    return;
+    return 0;
   }
   const size = flags.batchSize ?? BATCH_SIZE;
   const results: Answer[] = [];
@@ -146,6 +146,7 @@ export async function run(flags: GenerateFlags, ui: Ui): Promise<void> {
     }
   });
   ui.json({ results });
+  return 0;
 }
 
 function samplingOptions(flags: GenerateFlags): SamplingOptions {

@@ -7,7 +7,7 @@ import { fields, formatCount, formatNumber, inline, table } from '../format';
 import { given } from '../options';
 import type { Finding, InspectFlags } from './inspect';
 
-const FORMATS = { safetensors: 'safetensors of neox-prefix', rinna: 'one tensor of torch.save (rinna)', peft: 'PEFT adapter' } as const;
+const FORMATS = { safetensors: 'safetensors of neox-prefix', rinna: 'one tensor of torch.save (rinna)', peft: 'PEFT adapter', fastertransformer: 'task of a FasterTransformer folder' } as const;
 
 export async function inspectPrefix(path: string, flags: InspectFlags): Promise<Finding> {
   const encoder = path.endsWith('.safetensors') ? await inspectEncoder(path) : undefined;
@@ -26,7 +26,7 @@ export async function inspectPrefix(path: string, flags: InspectFlags): Promise<
   const text = [
     fields([
       ['prefix', path],
-      ['format', FORMATS[format]],
+      ['format', FORMATS[format] ?? format],
       ['task', task],
       ['shape', `[${shape.join(', ')}]  (positions, layers, key and value, heads, head size)`],
       ['values', `${formatCount(prefix.data.length)}, float32 in memory`],

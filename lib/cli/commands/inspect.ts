@@ -59,13 +59,14 @@ export function register(program: Command, act: Act): void {
   command.action(act(run));
 }
 
-export async function run(flags: InspectFlags, ui: Ui): Promise<void> {
+export async function run(flags: InspectFlags, ui: Ui): Promise<number> {
   for (const [i, path] of flags.args.entries()) {
     const { kind, data, text, warnings = [] } = await inspect(path, flags);
     for (const warning of warnings) ui.warn(warning);
     ui.json({ kind, path, ...data, warnings });
     ui.print(`${i > 0 ? '\n' : ''}${text}`);
   }
+  return 0;
 }
 
 async function inspect(path: string, flags: InspectFlags): Promise<Finding> {

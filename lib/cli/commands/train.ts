@@ -54,7 +54,7 @@ export function register(program: Command, act: Act): void {
   command.action(act(run));
 }
 
-export async function run(flags: TrainFlags, ui: Ui): Promise<void> {
+export async function run(flags: TrainFlags, ui: Ui): Promise<number> {
   checkFlags(flags);
   await using model = await loadModel(flags, ui);
   const data = await loadData(flags, model, ui);
@@ -71,6 +71,7 @@ export async function run(flags: TrainFlags, ui: Ui): Promise<void> {
     throw error;
   }
   report(flags, result, events, ui);
+  return 0;
 }
 
 function checkFlags(flags: TrainFlags): void {

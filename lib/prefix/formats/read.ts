@@ -1,5 +1,6 @@
 import { resolve } from 'node:path';
 
+import { badArgument } from '../../arguments';
 import { PickleDict } from '../../checkpoint/pickle';
 import { readSafetensorsHeader } from '../../checkpoint/safetensors';
 import { elementCount, type TensorEntry } from '../../checkpoint/tensor';
@@ -8,6 +9,7 @@ import { TorchTensor } from '../../checkpoint/torch-objects';
 import { readTensor } from '../../checkpoint/values';
 import { NeoXPrefixError } from '../../errors';
 import { FileReader, kindOf } from '../../files';
+import { findTaskFolder, findTaskPrefix, type TaskKey } from './fastertransformer';
 import { resolveGeometry, type GeometryHints, type PrefixGeometry } from './geometry';
 import { FORMAT_VERSION, metadataFromStrings, type PrefixMetadata } from './metadata';
 import { ADAPTER_TENSOR, findAdapterFolder, readAdapter } from './peft';
@@ -18,7 +20,7 @@ export const PREFIX_TENSOR = 'prefix';
 export type PrefixFormat = 'safetensors' | 'rinna' | 'peft';
 
 export interface PrefixFile {
-  readonly format: PrefixFormat;
+  readonly format: PrefixFormat | 'fastertransformer';
   /** [P, L, 2, N, D] */
   readonly data: Float32Array;
   readonly geometry: PrefixGeometry;
@@ -37,10 +39,16 @@ const NO_METADATA: PrefixMetadata = { formatVersion: FORMAT_VERSION };
 /** More than any prefix: 2048 positions of the largest GPT-NeoX. */
 const MAX_ELEMENTS = 2 ** 31 / 2;
 
-/** Reads a prefix of any supported format, recognised by its content. */
-export async function readPrefixFile(given: string, hints: GeometryHints): Promise<PrefixFile> {
+/**
+ * Reads a prefix of any supported format, recognised by its content.
+ * @param task which one, of a FasterTransformer folder
+ */
+export async function readPrefixFile(given: string, hints: GeometryHints, task?: TaskKey): Promise<PrefixFile> {
   const path = resolve(given);
   const folder = await findAdapterFolder(path);
+  const exported = folder === undefined ? await findTaskFolder(path) : undefined;
+  if (exported !== undefined) return readTask(exported.folder, task ?? exported.task);
+  if (task !== undefined) throw badArgument('options.task', 'nothing, because only FasterTransformer folders have tasks,', task);
   if (folder !== undefined) return readAdapterFolder(folder, hints);
   if ((await kindOf(path)) === 'folder') {
     throw new NeoXPrefixError('NEOX_BAD_PREFIX', `The folder ${path} holds no prefix: expected a PEFT adapter with adapter_config.json`, {
@@ -50,6 +58,12 @@ export async function readPrefixFile(given: string, hints: GeometryHints): Promi
   const found = await findTensor(path);
   const geometry = resolveGeometry(found.entry.shape, hints, path);
   return { format: found.format, data: await readValues(found.entry), geometry, metadata: found.metadata, warnings: [] };
+}
+
+async function readTask(folder: string, key: TaskKey | undefined): Promise<PrefixFile> {
+  const { task, entry, geometry } = await findTaskPrefix(folder, key);
+  const metadata = { ...NO_METADATA, task: task.name };
+  return { format: 'fastertransformer', data: await readValues(entry), geometry, metadata, warnings: [] };
 }
 
 async function readAdapterFolder(folder: string, hints: GeometryHints): Promise<PrefixFile> {

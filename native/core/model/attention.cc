@@ -80,31 +80,26 @@ RowViews views_of(const at::Tensor& qkv, const Row& row, int64_t layer) {
 }  // namespace
 
 void Attention::rotate(at::Tensor& qkv, const std::vector<Row>& rows, bool inverse) const {
-  const int64_t half = table_.cos.size(1);
-  if (half == 0) return;
-  if (!use_kernels_) {
-    for (const Row& row : rows) {
-      const at::Tensor cos = table_.cos.narrow(0, row.start_position(), row.tokens);
-      const at::Tensor sin = table_.sin.narrow(0, row.start_position(), row.tokens);
-      const at::Tensor own = qkv.narrow(0, row.first, row.tokens);  // [T, N, 3, D]
-      attention_aten::rotate(own.narrow(2, 0, 2), cos, sin, inverse);
-    }
-    return;
-  }
+  const int64_t half = rotary_.half();
   const int64_t item = qkv.element_size();
-  auto* base = static_cast<char*>(qkv.mutable_data_ptr());
   const int64_t token_bytes = config_.num_heads * 3 * config_.head_size * item;
-  const auto* cos = table_.cos.const_data_ptr<float>();
-  const auto* sin = table_.sin.const_data_ptr<float>();
   const auto& table = kernels::kernels();
   for (const Row& row : rows) {
+    const Rotary::Angles angles = rotary_.angles(row.start_position(), row.tokens);
+    if (!use_kernels_) {
+      const at::Tensor own = qkv.narrow(0, row.first, row.tokens);  // [T, N, 3, D]
+      attention_aten::rotate(own.narrow(2, 0, 2), angles.table.cos.narrow(0, angles.line, row.tokens),
+                             angles.table.sin.narrow(0, angles.line, row.tokens), inverse);
+      continue;
+    }
+    const float* cos = angles.table.cos.const_data_ptr<float>() + angles.line * half;
+    const float* sin = angles.table.sin.const_data_ptr<float>() + angles.line * half;
+    char* base = static_cast<char*>(qkv.mutable_data_ptr()) + row.first * token_bytes;
     at::parallel_for(0, row.tokens, 16, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
-        const int64_t position = row.start_position() + t;
-        char* token = base + (row.first + t) * token_bytes;
+        char* token = base + t * token_bytes;
         table.rotary({kernels::element_of(qkv.scalar_type()), token, token + config_.head_size * item,
-                      3 * config_.head_size, config_.num_heads, half, cos + position * half, sin + position * half,
-                      inverse});
+                      3 * config_.head_size, config_.num_heads, half, cos + t * half, sin + t * half, inverse});
       }
     });
   }

@@ -17,8 +17,8 @@ namespace neox {
 
 class Attention {
  public:
-  Attention(const NeoXConfig& config, RotaryTable table, bool use_kernels)
-      : config_(config), table_(std::move(table)), use_kernels_(use_kernels) {}
+  Attention(const NeoXConfig& config, Rotary rotary, bool use_kernels)
+      : config_(config), rotary_(std::move(rotary)), use_kernels_(use_kernels) {}
 
   // Rotates queries and keys in place and, for rows with a cache, appends their keys and values to it (the cache must have room;
   // its length is not changed here).
@@ -39,7 +39,7 @@ class Attention {
   void rotate(at::Tensor& qkv, const std::vector<Row>& rows, bool inverse) const;
 
   NeoXConfig config_;
-  RotaryTable table_;
+  Rotary rotary_;
   bool use_kernels_;
 };
 

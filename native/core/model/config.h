@@ -20,8 +20,10 @@ struct NeoXConfig {
   int64_t intermediate_size = 0;  // I, e.g. 3072
   int64_t rotary_dims = 0;        // the first n dimensions of a head rotate, e.g. 64 (all) or 16 (a quarter)
   double rotary_base = 10000.0;
-  double rotary_factor = 1.0;  // linear scaling: frequencies are divided by it
-  int64_t max_positions = 0;   // prefix and text together, e.g. 2048
+  double rotary_factor = 1.0;          // linear scaling: frequencies are divided by it
+  double rotary_dynamic_factor = 1.0;  // dynamic scaling: how far beyond trained_positions a row may go
+  int64_t trained_positions = 0;       // e.g. 2048
+  int64_t max_positions = 0;  // of a row, prefix and text together; more than trained_positions with dynamic scaling
   bool parallel_residual = true;
   bool attention_bias = true;
   Activation activation = Activation::kGelu;

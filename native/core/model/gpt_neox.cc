@@ -34,7 +34,7 @@ GPTNeoX::GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSou
   embedding_ = weights->get("gpt_neox.embed_in.weight");
   final_norm_ = norm("gpt_neox.final_layer_norm");
   output_ = std::make_unique<FrozenLinear>(weights, "embed_out.weight", "", options.pack());
-  attention_ = std::make_unique<Attention>(config, make_rotary_table(config, options.device), options.use_kernels());
+  attention_ = std::make_unique<Attention>(config, Rotary(config, options.device), options.use_kernels());
   progress(1.0);
 }
 

@@ -1,0 +1,239 @@
+import { join } from 'node:path';
+
+import { NeoXPrefixError } from '../errors';
+import { BYTES_PER_ELEMENT, MAIN, openExport, type ExportFolder } from '../export/export-folder';
+import { planBaseModel, planPrefix, type DenseBiasRule, type FilePlan } from '../export/layout';
+import { fileSize } from '../export/native-files';
+import type { Checkpoint } from './checkpoint';
+import type { GPTNeoXConfig } from './config';
+import { joinFiles } from './fastertransformer-layout';
+import { fingerprintOf } from './fingerprint';
+import { expectedShapes } from './names';
+import type { StorageDType, TensorEntry } from './tensor';
+import { readTensor } from './values';
+
+/** Far above any model; what they guard is the memory of a process that is given a damaged file. */
+const MAX_SIZE = 2 ** 24;
+const MAX_LAYERS = 10_000;
+const MAX_LAYER_PARTS = 100_000;
+
+const STORAGE: Readonly<Record<ExportFolder['dtype'], StorageDType>> = { float16: 'F16', float32: 'F32' };
+
+/** Of a sum of two numbers of the type that was rounded to it: relative, and where numbers get so small that their steps stay the same. */
+const ROUNDING: Readonly<Record<ExportFolder['dtype'], readonly [relative: number, absolute: number]>> = {
+  float16: [2 ** -10, 2 ** -24],
+  float32: [2 ** -23, 2 ** -149],
+};
+
+/** What the hint of every missing or wrong file says. */
+const RANDOM_NUMBERS = 'FasterTransformer itself would print a warning and compute with random numbers in its place; export the model again';
+
+/**
+ * Opens a weight folder of NVIDIA FasterTransformer (`DIR/<ranks>-gpu`, or DIR when it holds one) as a checkpoint: the parts of the
+ * tensor-parallel ranks are joined and their layouts undone when a tensor is asked for. No weight is read here but a few sampled
+ * values and, for a parallel residual, the biases.
+ *
+ * config.ini does not say the activation, the layer-norm epsilon, the rotary base and the longest sequence; the config has the
+ * defaults of GPT-NeoX for them (erf GELU, 1e-5, 10000, 2048).
+ * @param rule whether the folder's writer divided biases; 'runtime' takes them as FasterTransformer would use them
+ * @throws NEOX_BAD_EXPORT, NEOX_FILE_NOT_FOUND
+ */
+export async function openFastertransformer(dir: string, rule: DenseBiasRule): Promise<Checkpoint> {
+  const folder = await openExport(dir);
+  const warnings: string[] = [];
+  const config = configOf(folder, warnings);
+  const files = planFiles(folder, config, rule);
+  const tensors = await joinTensors(folder, config, files, warnings);
+  for (const { name, prefixLength } of folder.tasks) {
+    const problems = await fileProblems(folder, planPrefix(config, name, prefixLength, folder.tensorParallel));
+    if (problems.length > 0) warnings.push(`the task '${name}' cannot be used: ${problems[0] ?? ''}`);
+  }
+  return {
+    directory: folder.directory,
+    config,
+    rawConfig: folder.ini.toObject(),
+    tensors,
+    format: 'fastertransformer',
+    tasks: folder.tasks,
+    warnings,
+    fingerprint: await fingerprintOf(config, tensors),
+  };
+}
+
+/** The sizes that config.ini states, checked. */
+export function geometryOf(folder: ExportFolder): Pick<GPTNeoXConfig, 'numHeads' | 'headSize' | 'numLayers'> {
+  const numHeads = integer(folder, 'head_num', 1);
+  const headSize = integer(folder, 'size_per_head', 1);
+  if (numHeads * headSize > MAX_SIZE) throw unusable(folder, `head_num ${numHeads} of size_per_head ${headSize} is too large`);
+  if (numHeads % folder.tensorParallel !== 0) {
+    throw unusable(folder, `head_num is ${numHeads}, which ${folder.tensorParallel} ranks cannot share`);
+  }
+  const numLayers = integer(folder, 'num_layer', 1, undefined, MAX_LAYERS);
+  if (numLayers * folder.tensorParallel > MAX_LAYER_PARTS) {
+    throw unusable(folder, `${numLayers} layers for ${folder.tensorParallel} ranks are too many files`);
+  }
+  return { numHeads, headSize, numLayers };
+}
+
+function configOf(folder: ExportFolder, warnings: string[]): GPTNeoXConfig {
+  const { numHeads, headSize, numLayers } = geometryOf(folder);
+  const vocabSize = integer(folder, 'vocab_size', 1);
+  const intermediateSize = integer(folder, 'inter_size', 1);
+  if (intermediateSize % folder.tensorParallel !== 0) {
+    throw unusable(folder, `inter_size is ${intermediateSize}, which ${folder.tensorParallel} ranks cannot share`);
+  }
+  const rotaryDims = integer(folder, 'rotary_embedding', 1, undefined, headSize);
+  if (rotaryDims + (rotaryDims % 2) > headSize) {
+    throw unusable(folder, `rotary_embedding is ${rotaryDims}, which leaves no pairs of the ${headSize} dimensions of a head`);
+  }
+  const token = (key: string): number | null => {
+    const value = folder.ini.getInteger(MAIN, key);
+    if (value !== undefined && Number.isSafeInteger(value) && value >= 0 && value < vocabSize) return value;
+    const found = folder.ini.get(MAIN, key);
+    const consequence = value === undefined || Number.isNaN(value) ? '; FasterTransformer ends its process at that' : '';
+    warnings.push(`${folder.configPath}: ${key} is ${found ?? 'missing'}, no token of the vocabulary${consequence}`);
+    return null;
+  };
+  const end = token('end_id');
+  return {
+    vocabSize,
+    hiddenSize: numHeads * headSize,
+    numLayers,
+    numHeads,
+    headSize,
+    intermediateSize,
+    rotaryDims,
+    rotaryPct: rotaryDims / headSize,
+    rotaryBase: 10000,
+    ropeScaling: { type: 'default', factor: 1 },
+    useParallelResidual: integer(folder, 'use_gptj_residual', 0, 1) !== 0,
+    hiddenAct: 'gelu',
+    layerNormEps: 1e-5,
+    attentionBias: true,
+    tieWordEmbeddings: false,
+    maxPositionEmbeddings: 2048,
+    bosTokenId: token('start_id'),
+    eosTokenIds: end === null ? [] : [end],
+    padTokenId: null,
+    torchDtype: folder.dtype,
+  };
+}
+
+function integer(folder: ExportFolder, key: string, min: number, fallback?: number, max = MAX_SIZE): number {
+  const value = folder.ini.getInteger(MAIN, key) ?? fallback;
+  if (value !== undefined && Number.isSafeInteger(value) && value >= min && value <= max) return value;
+  const found = folder.ini.get(MAIN, key) ?? 'nothing';
+  throw unusable(folder, `expected a whole number from ${min} to ${max} for ${key} of [${MAIN}] in config.ini, found ${found}`);
+}
+
+/** The files of the base model by the names of the tensors that they hold; of several tensors by all their names. */
+function planFiles(folder: ExportFolder, config: GPTNeoXConfig, rule: DenseBiasRule): Map<string, FilePlan[]> {
+  const dtype = STORAGE[folder.dtype];
+  const named = [...expectedShapes(config)].map(([name, shape]): [string, TensorEntry] => {
+    return [name, { name, shape, dtype, file: folder.directory, offset: 0, byteLength: 0 }];
+  });
+  const files = new Map<string, FilePlan[]>();
+  for (const plan of planBaseModel(config, new Map(named), folder.tensorParallel, rule)) {
+    const key = plan.sources.map(({ name }) => name).join(' + ');
+    files.set(key, [...(files.get(key) ?? []), plan]);
+  }
+  return files;
+}
+
+async function joinTensors(
+  folder: ExportFolder,
+  config: GPTNeoXConfig,
+  files: ReadonlyMap<string, readonly FilePlan[]>,
+  warnings: string[],
+): Promise<Map<string, TensorEntry>> {
+  const dtype = STORAGE[folder.dtype];
+  const biases = config.useParallelResidual ? await residualBiases(folder, config, files, warnings) : new Map<string, TensorEntry>();
+  const tensors = new Map<string, TensorEntry>();
+  const needed: FilePlan[] = [];
+  for (const [name, shape] of expectedShapes(config)) {
+    const plans = files.get(name) as FilePlan[];
+    const bias = biases.get(name);
+    if (bias === undefined) needed.push(...plans);
+    tensors.set(name, bias ?? joinFiles({ name, shape, files: plans.map((plan) => withPath(folder, plan)) }, config, dtype));
+  }
+  await checkFiles(folder, needed);
+  return tensors;
+}
+
+/**
+ * With a parallel residual FasterTransformer reads one file in place of the biases behind attention and mlp: their sum. Converters
+ * write the two beside it. Where they make up that sum, they are taken; where not, the mlp's bias is the sum and attention has none,
+ * which computes the same.
+ */
+async function residualBiases(
+  folder: ExportFolder,
+  config: GPTNeoXConfig,
+  files: ReadonlyMap<string, readonly FilePlan[]>,
+  warnings: string[],
+): Promise<Map<string, TensorEntry>> {
+  const dtype = STORAGE[folder.dtype];
+  const shape = [config.hiddenSize];
+  const tensors = new Map<string, TensorEntry>();
+  const entry = (name: string, plan: FilePlan): TensorEntry => joinFiles({ name, shape, files: [withPath(folder, plan)] }, config, dtype);
+  let without = 0;
+  for (let layer = 0; layer < config.numLayers; layer++) {
+    const names = ['attention.dense.bias', 'mlp.dense_4h_to_h.bias'].map((part) => `gpt_neox.layers.${layer}.${part}`);
+    const [attention, mlp] = names as [string, string];
+    const sum = (files.get(names.join(' + ')) as FilePlan[])[0] as FilePlan;
+    await checkFiles(folder, [sum]);
+    const parts = names.map((name) => (files.get(name) as FilePlan[])[0] as FilePlan);
+    const sumOf = entry(mlp, sum);
+    if ((await fileProblems(folder, parts)).length === 0) {
+      const [first, second] = parts.map((plan, i) => entry(names[i] as string, plan)) as [TensorEntry, TensorEntry];
+      if (await isSum(first, second, sumOf, folder.dtype)) {
+        tensors.set(attention, first).set(mlp, second);
+        continue;
+      }
+    }
+    without++;
+    tensors.set(attention, { ...sumOf, name: attention, join: { axis: 0, pieces: [] } }).set(mlp, sumOf);
+  }
+  if (without > 0) {
+    warnings.push(
+      `${folder.directory}: in ${without} of ${config.numLayers} layers the biases behind attention and mlp are known by their sum only, which is taken for the mlp's`,
+    );
+  }
+  return tensors;
+}
+
+async function isSum(a: TensorEntry, b: TensorEntry, sum: TensorEntry, dtype: ExportFolder['dtype']): Promise<boolean> {
+  const [first, second, expected] = await Promise.all([readTensor(a), readTensor(b), readTensor(sum)]);
+  const [relative, absolute] = ROUNDING[dtype];
+  const scale = sum.scale ?? 1;
+  return expected.every((value, i) => {
+    const [x, y] = [first[i] as number, second[i] as number];
+    return Math.abs(x + y - value) <= relative * Math.max(Math.abs(x), Math.abs(y), Math.abs(value)) + absolute * scale;
+  });
+}
+
+function withPath(folder: ExportFolder, plan: FilePlan): FilePlan & { path: string } {
+  return { ...plan, path: join(folder.directory, plan.name) };
+}
+
+/** @throws NEOX_BAD_EXPORT when a file is missing, too short or too long */
+export async function checkFiles(folder: ExportFolder, plans: readonly FilePlan[]): Promise<void> {
+  const [first, ...others] = await fileProblems(folder, plans);
+  if (first === undefined) return;
+  const more = others.length === 0 ? '' : ` (and ${others.length} more files)`;
+  throw unusable(folder, `${first}${more}`, RANDOM_NUMBERS);
+}
+
+async function fileProblems({ directory, dtype }: ExportFolder, plans: readonly FilePlan[]): Promise<string[]> {
+  const sizes = await Promise.all(plans.map(({ name }) => fileSize(directory, name)));
+  return plans.flatMap(({ name, elements }, i) => {
+    const expected = elements * BYTES_PER_ELEMENT[dtype];
+    const actual = sizes[i];
+    if (actual === expected) return [];
+    return [actual === undefined ? `${name} is missing` : `${name} has ${actual} bytes, expected ${expected}`];
+  });
+}
+
+function unusable({ directory }: ExportFolder, problem: string, hint?: string): NeoXPrefixError {
+  const message = `The export ${directory} is not usable: ${problem}`;
+  return new NeoXPrefixError('NEOX_BAD_EXPORT', message, hint === undefined ? { path: directory } : { path: directory, hint });
+}

@@ -1,0 +1,95 @@
+// `workers.ts MODEL WAY`: the library in worker threads.
+import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
+import { NeoXModel } from '../../../lib/model/neox-model';
+import { PrefixTrainer } from '../../../lib/training/prefix-trainer';
+
+interface Task {
+  folder: string;
+  what: 'generate' | 'train' | 'throw' | 'exit';
+}
+
+const PROMPT = Array.from({ length: 40 }, (_, i) => i);
+const GREEDY = { temperature: 0, maxNewTokens: 12, ignoreEos: true };
+
+async function inWorker({ folder, what }: Task): Promise<void> {
+  const model = await NeoXModel.load(folder, { threads: 1 });
+  if (what === 'generate') {
+    const { tokens } = await model.generate(PROMPT, GREEDY);
+    parentPort?.postMessage(tokens);
+    await model.dispose();
+    return;
+  }
+  const trainer = new PrefixTrainer(model, { init: 'random' });
+  const train = Array.from({ length: 40 }, () => ({ completion: PROMPT }));
+  await trainer.train({ train }, {
+    onEvent: ({ type }) => {
+      if (type !== 'step') return;
+      parentPort?.postMessage('step');
+      if (what === 'throw') throw new Error('in the worker');
+      if (what === 'exit') process.exit(5);
+    },
+  });
+}
+
+function start(task: Task): Worker {
+  return new Worker(__filename, { workerData: task, execArgv: process.execArgv });
+}
+
+function message(worker: Worker): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    worker.once('message', resolve);
+    worker.once('error', reject);
+  });
+}
+
+const ended = (worker: Worker): Promise<number> => new Promise((resolve) => worker.once('exit', resolve));
+
+const WAYS: Record<string, (folder: string) => Promise<unknown>> = {
+  generate: async (folder) => {
+    const workers = [start({ folder, what: 'generate' }), start({ folder, what: 'generate' })];
+    const codes = Promise.all(workers.map(ended));
+    const tokens = await Promise.all(workers.map(message));
+    await using model = await NeoXModel.load(folder, { threads: 1 });
+    return { tokens, main: (await model.generate(PROMPT, GREEDY)).tokens, codes: await codes };
+  },
+  terminate: async (folder) => {
+    await using model = await NeoXModel.load(folder, { threads: 1 });
+    const codes = [];
+    for (let i = 0; i < 3; i++) {
+      const worker = start({ folder, what: 'train' });
+      await message(worker);
+      codes.push(await worker.terminate());
+    }
+    // The thread that stays is not affected.
+    return { codes, main: (await model.generate(PROMPT, GREEDY)).tokens.length };
+  },
+  'terminate while loading': async (folder) => {
+    const codes = [];
+    for (const delay of [0, 30, 200, 500]) {
+      const worker = start({ folder, what: 'train' });
+      await new Promise((resolve) => setTimeout(resolve, delay));
+      codes.push(await worker.terminate());
+    }
+    return { codes };
+  },
+  throw: async (folder) => {
+    const worker = start({ folder, what: 'throw' });
+    const code = ended(worker);
+    const error = await new Promise<Error>((resolve) => worker.once('error', resolve));
+    return { error: error.message, code: await code };
+  },
+  exit: async (folder) => ({ code: await ended(start({ folder, what: 'exit' })) }),
+  'end with workers at work': async (folder) => {
+    const worker = start({ folder, what: 'train' });
+    await message(worker);
+    process.stdout.write('{"ending":true}\n');
+    process.exit(0);
+  },
+};
+
+if (isMainThread) {
+  const [folder = '', way = ''] = process.argv.slice(2);
+  void (WAYS[way] as (folder: string) => Promise<unknown>)(folder).then((result) => process.stdout.write(`${JSON.stringify(result)}\n`));
+} else {
+  void inWorker(workerData as Task);
+}

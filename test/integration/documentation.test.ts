@@ -1,0 +1,171 @@
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync, existsSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import ts from 'typescript';
+import * as api from '../../lib';
+import { ERROR_CODES } from '../../lib/errors';
+import { GENERATE_OPTIONS } from '../../lib/generation/generate';
+import { PACKAGE_ROOT } from '../../lib/libtorch';
+import { resolveRecipe, TRAINER_OPTIONS } from '../../lib/training/recipe';
+import { runTypeScript } from './run-example';
+
+jest.setTimeout(120_000);
+
+const pages = [
+  'README.md',
+  'CONTRIBUTING.md',
+  'CHANGELOG.md',
+  ...['docs', 'docs/guides', 'examples'].flatMap((folder) =>
+    readdirSync(join(PACKAGE_ROOT, folder))
+      .filter((name) => name.endsWith('.md'))
+      .map((name) => `${folder}/${name}`),
+  ),
+];
+
+const read = (page: string): string => readFileSync(join(PACKAGE_ROOT, page), 'utf8');
+
+/** The TypeScript of a page, each block with the line it starts at. */
+function blocksOf(page: string): { line: number; code: string }[] {
+  const text = read(page);
+  return Array.from(text.matchAll(/^```ts\n([\s\S]*?)^```$/gm), (match) => ({
+    line: text.slice(0, match.index).split('\n').length,
+    code: match[1]!,
+  }));
+}
+
+/** What the blocks use without saying where it is from: the exported names and a few objects that the text speaks of. */
+function globals(): string {
+  const objects = { model: 'NeoXModel', exporter: 'FTExporter', result: 'TrainingResult' };
+  const prefixes = ['smile', 'casual', 'polite', 'friendly'];
+  return [
+    'export {};',
+    'declare global {',
+    ...Object.keys(api).map((name) => `  const ${name}: typeof import('neox-prefix').${name};`),
+    ...Object.entries(objects).map(([name, type]) => `  const ${name}: import('neox-prefix').${type};`),
+    ...prefixes.map((name) => `  const ${name}: import('neox-prefix').PrefixWeights;`),
+    '  const folder: string;',
+    '}',
+  ].join('\n');
+}
+
+test('the TypeScript in the documentation compiles against the package', () => {
+  // In the package's folder, so that 'neox-prefix' means the package itself.
+  const folder = join(PACKAGE_ROOT, 'docs');
+  const sources = new Map([[join(folder, 'globals.d.mts'), globals()]]);
+  for (const page of pages) {
+    for (const { line, code } of blocksOf(page)) {
+      sources.set(join(folder, `${page.replaceAll('/', '_')}_${line}.mts`), `export {};\n${code}`);
+    }
+  }
+  expect(sources.size).toBeGreaterThan(10);
+  const options: ts.CompilerOptions = {
+    module: ts.ModuleKind.Node16,
+    moduleResolution: ts.ModuleResolutionKind.Node16,
+    target: ts.ScriptTarget.ES2022,
+    lib: ['lib.es2022.d.ts', 'lib.esnext.disposable.d.ts'],
+    types: ['node'],
+    strict: true,
+    exactOptionalPropertyTypes: true,
+    skipLibCheck: true,
+    noEmit: true,
+  };
+  const host = ts.createCompilerHost(options);
+  const { fileExists, readFile, getSourceFile } = host;
+  host.fileExists = (path) => sources.has(path) || fileExists.call(host, path);
+  host.readFile = (path) => sources.get(path) ?? readFile.call(host, path);
+  host.getSourceFile = (path, version, ...rest) => {
+    const text = sources.get(path);
+    return text === undefined ? getSourceFile.call(host, path, version, ...rest) : ts.createSourceFile(path, text, version);
+  };
+  const program = ts.createProgram([...sources.keys()], options, host);
+  const problems = ts.getPreEmitDiagnostics(program).map((diagnostic) => {
+    const text = ts.flattenDiagnosticMessageText(diagnostic.messageText, '\n');
+    return `${diagnostic.file?.fileName ?? ''}: ${text}`;
+  });
+  expect(problems).toEqual([]);
+});
+
+test('the screen of API in the README runs as it stands', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'neox-readme-'));
+  // Within the package, for its own name to be found; what the program writes goes to its working directory.
+  const place = join(PACKAGE_ROOT, 'examples', 'out');
+  mkdirSync(place, { recursive: true });
+  const program = join(place, `readme-${process.pid}.mts`);
+  try {
+    symlinkSync(join(PACKAGE_ROOT, 'examples'), join(folder, 'examples'));
+    const [block] = blocksOf('README.md');
+    writeFileSync(program, block!.code);
+    const { code, stdout, stderr } = await runTypeScript(program, [], { cwd: folder });
+    expect(stderr).toBe('');
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/perplexity: 2\.5/);
+    expect(stdout).toMatch(/。 😃/);
+    expect(stdout).toContain('[ 1, 3, 2048 ]');
+    for (const path of ['smile.safetensors', 'fastertransformer/1-gpu/config.ini']) expect(existsSync(join(folder, path))).toBe(true);
+  } finally {
+    rmSync(program, { force: true });
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test('every link to a file leads to one', () => {
+  const broken: string[] = [];
+  for (const page of pages) {
+    for (const [, target] of read(page).matchAll(/\]\(([^)#]+)(?:#[^)]*)?\)/g)) {
+      if (/^https?:/.test(target!)) continue;
+      if (!existsSync(resolve(PACKAGE_ROOT, dirname(page), target!))) broken.push(`${page}: ${target!}`);
+    }
+  }
+  expect(broken).toEqual([]);
+});
+
+/** The rows of the tables of a page whose first cell is code, as cells without backticks. */
+function tableRows(page: string): string[][] {
+  return read(page)
+    .split('\n')
+    .filter((line) => /^\| `/.test(line))
+    .map((line) =>
+      line
+        .split('|')
+        .slice(1, -1)
+        .map((cell) => cell.trim()),
+    );
+}
+const plain = (cell: string | undefined): string => (cell ?? '').replaceAll('`', '');
+
+test('docs/errors.md lists every error code and no other', () => {
+  expect(tableRows('docs/errors.md').map(([code]) => plain(code))).toEqual([...ERROR_CODES]);
+});
+
+/** Rows whose second cell is code too: an option and its default. */
+function defaultsOf(page: string): Map<string, string> {
+  return new Map(
+    tableRows(page)
+      .filter(([, value]) => value?.startsWith('`') === true)
+      .map(([name, value]) => [plain(name), plain(value)]),
+  );
+}
+
+test('the table of the recipe has the defaults of the code', () => {
+  const recipe: Record<string, unknown> = { ...resolveRecipe({}) };
+  const encoder = readFileSync(join(PACKAGE_ROOT, 'lib', 'prefix', 'encoder.ts'), 'utf8');
+  const documented = defaultsOf('docs/guides/training.md');
+  for (const [name, value] of documented) {
+    const expected = recipe[name] ?? new RegExp(`options\\.${name} \\?\\? ([^,)]+)`).exec(encoder)?.[1]?.replaceAll("'", '');
+    expect(`${name} ${value.replaceAll("'", '')}`).toBe(`${name} ${asWritten(expected)}`);
+  }
+  // What has no default value: a text that goes with an init, an encoder, a folder.
+  const missing = TRAINER_OPTIONS.filter((name) => !documented.has(name));
+  expect(missing.sort()).toEqual(['encoder', 'initText', 'outputDir']);
+});
+
+/** Numbers in JavaScript's own form. */
+function asWritten(value: unknown): string {
+  const number = Number(value);
+  return typeof value !== 'boolean' && Number.isFinite(number) ? String(number) : String(value);
+}
+
+test('the table of the generation options names them all', () => {
+  const names = tableRows('docs/guides/generating.md').map(([name]) => plain(name));
+  expect(names.sort()).toEqual([...GENERATE_OPTIONS].sort());
+});
