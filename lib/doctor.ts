@@ -108,8 +108,8 @@ function checkAddon(report: DoctorReport, add: Add): void {
     report.addon = path;
     report.system = system;
     add('addon', 'ok', path);
-    const onednn = system.onednn && system.onednnDtypes.length > 0 ? `aten, onednn (${system.onednnDtypes.join(', ')})` : 'aten';
-    add('backends', 'ok', onednn);
+    const backends = Object.entries(system.backends).map(([name, dtypes]) => `${name} (${dtypes.join(', ')})`);
+    add('backends', 'ok', backends.join('; '));
     add('threads', 'ok', String(system.threads));
     const features = system.cpuFeatures.length === 0 ? 'no known vector extensions' : system.cpuFeatures.join(', ');
     add('cpu', 'ok', `${features}; libtorch uses ${system.cpuCapability}, our kernels ${system.kernels}`);

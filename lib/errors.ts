@@ -30,6 +30,15 @@ export interface NeoXErrorDetails {
   cause?: unknown;
 }
 
+/** Longer messages are cut: names out of a hostile file can have any length. */
+const MAX_MESSAGE = 2000;
+
+/** Text from files stands in messages, and messages on terminals: what could steer one is written as an escape. */
+function printable(text: string): string {
+  const plain = text.replace(/(?![\n\t])\p{Cc}|[\u202a-\u202e\u2066-\u2069]/gu, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`);
+  return plain.length > MAX_MESSAGE ? `${plain.slice(0, MAX_MESSAGE)}...` : plain;
+}
+
 /** The only error class of this package. `code` is stable across versions, `message` is not. */
 export class NeoXPrefixError extends Error {
   override readonly name = 'NeoXPrefixError';
@@ -38,8 +47,8 @@ export class NeoXPrefixError extends Error {
   declare readonly hint?: string;
 
   constructor(code: NeoXErrorCode, message: string, details: NeoXErrorDetails = {}) {
-    const text = details.hint === undefined ? message : `${message}\nHint: ${details.hint}`;
-    super(text, details.cause === undefined ? undefined : { cause: details.cause });
+    const text = printable(message);
+    super(details.hint === undefined ? text : `${text}\nHint: ${details.hint}`, details.cause === undefined ? undefined : { cause: details.cause });
     this.code = code;
     if (details.path !== undefined) this.path = details.path;
     if (details.hint !== undefined) this.hint = details.hint;

@@ -33,3 +33,4 @@ export { FTExporter, type AddTasksOptions, type ExportOptions, type ExportProgre
 export type { VerifiedFile, VerifyOptions, VerifyReport } from './export/verify';
 export type { ExportWarning } from './export/compatibility';
 export type { ExportDType, ExportTask } from './export/export-folder';
+export { exportTritonRepository, type TritonOptions, type TritonReport } from './export/triton-repository';

@@ -1,5 +1,6 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { isMainThread } from 'node:worker_threads';
 import nodeGypBuild from 'node-gyp-build';
 import { NeoXPrefixError } from './errors';
 import { FETCH_HINT, PACKAGE_ROOT, findLibtorch, librariesToOpen, nvidiaLibraries, sameMinor, type Libtorch } from './libtorch';
@@ -61,6 +62,8 @@ function load(): LoadedAddon {
       },
     );
   }
+  // When C++ ends the process, parts of libtorch are destroyed before anything of ours is told: work has to have ended before.
+  if (isMainThread) process.once('exit', () => addon.shutdown());
   return { addon, path: found.path, libtorch };
 }
 

@@ -12,7 +12,7 @@
 namespace {
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
-  // Registered after libtorch was loaded, so it runs before libtorch's own static objects go.
+  // For an end that passes by JavaScript, which calls shutdown(). Static objects that libtorch made later are gone by then.
   static const int registered = std::atexit(neox::WorkerThread::stop_all);
   static_cast<void>(registered);
   neox::binding::export_system_functions(env, exports);

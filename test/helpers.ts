@@ -7,15 +7,21 @@ import { join } from 'node:path';
 import { resolveConfig } from '../lib/checkpoint/config';
 import { expectedShapes } from '../lib/checkpoint/names';
 import { writeSafetensors } from '../lib/checkpoint/safetensors';
-import { NeoXModel, type LoadOptions, type ModelDType } from '../lib/model/neox-model';
+import { NeoXModel, type LoadOptions, type ModelDType, type ModelInfo } from '../lib/model/neox-model';
 import { native } from '../lib/native';
 import { PrefixWeights } from '../lib/prefix/weights';
 
-export type Backend = 'aten' | 'onednn';
+export type Backend = ModelInfo['backend'];
 
-/** The backends that run a dtype here. */
+/** The backends that run a dtype here, the reference last. */
 export function backendsFor(dtype: ModelDType): Backend[] {
-  return native().systemInfo().onednnDtypes.includes(dtype) ? ['aten', 'onednn'] : ['aten'];
+  const { backends } = native().systemInfo();
+  return (['native', 'onednn', 'aten'] as const).filter((backend) => backends[backend].includes(dtype));
+}
+
+/** Those that work on packed weights: faster, and with a result for each row that depends on that row alone. */
+export function packedBackendsFor(dtype: ModelDType): Backend[] {
+  return backendsFor(dtype).filter((backend) => backend !== 'aten');
 }
 
 /** Numbers that are the same in every run: mulberry32 (Tommy Ettinger). */
@@ -96,7 +102,14 @@ export async function writeRandomModel(folder: string, changes: ConfigJson = {},
       ? random.fill(count, 0.2, name.endsWith('weight') ? 1 : 0)
       : name.endsWith('bias')
         ? random.fill(count, 0.2)
-        : random.fill(count, name.includes('embed_in') ? (config.tieWordEmbeddings ? 2.2 * deviation : 1) : (name.includes('embed_out') ? 2.2 : 1.2) * deviation);
+        : random.fill(
+            count,
+            name.includes('embed_in')
+              ? config.tieWordEmbeddings
+                ? 2.2 * deviation
+                : 1
+              : (name.includes('embed_out') ? 2.2 : 1.2) * deviation,
+          );
     return { name, dtype, shape, data: dtype === 'F32' ? values : upperHalves(values) };
   });
   await writeFile(join(folder, 'config.json'), JSON.stringify(json));

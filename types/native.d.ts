@@ -24,11 +24,10 @@ export interface SystemInfo {
   /** What libtorch's own vector code was compiled for, e.g. "AVX512". */
   cpuCapability: string;
   cpuFeatures: string[];
-  /** The instruction set of this package's own kernels: "portable", "avx2" or "avx512". */
+  /** The instruction set of this package's own kernels: "portable", "avx2", "avx512" or "avx512_bf16". */
   kernels: string;
-  onednn: boolean;
-  /** Compute dtypes that the onednn backend runs here. */
-  onednnDtypes: string[];
+  /** The compute dtypes that each backend runs here, fastest backend first. */
+  backends: Record<'native' | 'onednn' | 'aten', string[]>;
   cudaAvailable: boolean;
   cudaDevices: number;
 }
@@ -75,7 +74,7 @@ export interface LoadOptions {
   tensors: TensorEntry[];
   dtype: 'float32' | 'bfloat16' | 'float16';
   device: string;
-  backend: 'auto' | 'aten' | 'onednn';
+  backend: 'auto' | 'aten' | 'onednn' | 'native';
   pack: 'auto' | 'both' | 'forward' | 'none';
   /** 0: libtorch's default. */
   threads: number;
@@ -87,7 +86,7 @@ export interface LoadOptions {
 export interface ModelInfo {
   dtype: 'float32' | 'bfloat16' | 'float16';
   device: string;
-  backend: 'aten' | 'onednn';
+  backend: 'aten' | 'onednn' | 'native';
   weightBytes: number;
 }
 
@@ -176,6 +175,8 @@ export interface StepResult {
 }
 
 export function systemInfo(): SystemInfo;
+/** Cancels all work and waits until none runs. For the end of the process: afterwards every operation is cancelled at once. */
+export function shutdown(): void;
 
 export function createCancelFlag(): CancelFlag;
 export function cancel(flag: CancelFlag): void;

@@ -57,7 +57,9 @@ export function joinPrefix(
   const heads = numHeads / files.length;
   const [head, kind] = [prefixLength * headSize, heads * prefixLength * headSize];
   const shape = [prefixLength, numLayers, 2, numHeads, headSize];
-  const pieces = files.map((file) => pieceOf(file, dtype, [prefixLength, numLayers, 2, heads, headSize], [headSize, 2 * kind, kind, head, 1]));
+  const pieces = files.map((file) =>
+    pieceOf(file, dtype, [prefixLength, numLayers, 2, heads, headSize], [headSize, 2 * kind, kind, head, 1]),
+  );
   return { name, dtype, shape, file: files[0]?.path ?? '', offset: 0, byteLength: 0, join: { axis: 3, pieces } };
 }
 

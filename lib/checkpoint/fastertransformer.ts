@@ -26,7 +26,8 @@ const ROUNDING: Readonly<Record<ExportFolder['dtype'], readonly [relative: numbe
 };
 
 /** What the hint of every missing or wrong file says. */
-const RANDOM_NUMBERS = 'FasterTransformer itself would print a warning and compute with random numbers in its place; export the model again';
+const RANDOM_NUMBERS =
+  'FasterTransformer itself would print a warning and compute with random numbers in its place; export the model again';
 
 /**
  * Opens a weight folder of NVIDIA FasterTransformer (`DIR/<ranks>-gpu`, or DIR when it holds one) as a checkpoint: the parts of the

@@ -20,10 +20,10 @@ export type JsonObject = Readonly<Record<string, unknown>>;
  * anything, and a key given twice in one object is an error (JSON.parse would silently keep the last).
  * @throws NeoXPrefixError with `code`, naming `what` and `path`
  */
-export function parseJson(bytes: Uint8Array, code: NeoXErrorCode, what: string, path: string): unknown {
+export function parseJson(bytes: Uint8Array, code: NeoXErrorCode, what: string, path: string, maxNodes = MAX_NODES): unknown {
   const problem = (text: string, cause?: unknown): NeoXPrefixError =>
     new NeoXPrefixError(code, `${what} ${path} is not usable: ${text}`, cause === undefined ? { path } : { path, cause });
-  const shape = scan(bytes);
+  const shape = scan(bytes, maxNodes);
   if (shape !== undefined) throw problem(shape);
   let text: string;
   try {
@@ -39,8 +39,8 @@ export function parseJson(bytes: Uint8Array, code: NeoXErrorCode, what: string, 
 }
 
 /** The same for a file whose root has to be an object. */
-export function parseJsonObject(bytes: Uint8Array, code: NeoXErrorCode, what: string, path: string): JsonObject {
-  const value = parseJson(bytes, code, what, path);
+export function parseJsonObject(bytes: Uint8Array, code: NeoXErrorCode, what: string, path: string, maxNodes = MAX_NODES): JsonObject {
+  const value = parseJson(bytes, code, what, path, maxNodes);
   if (!isObject(value)) throw new NeoXPrefixError(code, `${what} ${path} is not usable: expected a JSON object`, { path });
   return value;
 }
@@ -55,7 +55,7 @@ export function get(object: JsonObject, key: string): unknown {
 }
 
 /** One pass over the bytes; returns what is wrong, if anything. Malformed JSON is left for JSON.parse to describe. */
-function scan(bytes: Uint8Array): string | undefined {
+function scan(bytes: Uint8Array, maxNodes: number): string | undefined {
   const open: (Set<string> | undefined)[] = [];
   let nodes = 0;
   for (let i = 0; i < bytes.length; i++) {
@@ -81,7 +81,7 @@ function scan(bytes: Uint8Array): string | undefined {
     } else if (byte === COMMA) {
       nodes++;
     }
-    if (nodes > MAX_NODES) return `expected at most ${MAX_NODES} keys and values, found more`;
+    if (nodes > maxNodes) return `expected at most ${maxNodes} keys and values, found more`;
   }
   return undefined;
 }

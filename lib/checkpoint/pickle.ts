@@ -338,8 +338,7 @@ export class Unpickler {
 
 /** Little-endian two's complement; a number where it fits exactly. */
 function longOf(bytes: Buffer): number | bigint {
-  let value = 0n;
-  for (let i = bytes.length - 1; i >= 0; i--) value = (value << 8n) | BigInt(bytes[i] as number);
-  if (bytes.length > 0 && (bytes[bytes.length - 1] as number) >= 0x80) value -= 1n << BigInt(8 * bytes.length);
+  const digits = Buffer.from(bytes).reverse().toString('hex');
+  const value = BigInt.asIntN(8 * bytes.length, BigInt(`0x0${digits}`));
   return Number.isSafeInteger(Number(value)) ? Number(value) : value;
 }

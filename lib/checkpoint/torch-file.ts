@@ -96,12 +96,11 @@ async function readLegacyFile(reader: FileReader): Promise<TorchFile> {
   for (const key of keys) {
     const storage = storages.get(key);
     if (storage === undefined) throw badFile(reader.path, `the storage ${key.slice(0, 100)} belongs to no tensor`);
+    if (position + 8 > reader.size) throw endsEarly(reader.path, storage.key);
     const count = (await reader.read(position, 8)).readBigInt64LE(0);
     if (count !== BigInt(storage.count))
       throw badFile(reader.path, `the storage ${storage.key} has ${count} elements, expected ${storage.count}`);
-    if (position + 8 + storage.byteLength > reader.size) {
-      throw badFile(reader.path, `the storage ${storage.key} reaches beyond the end of the file`, 'the file is incomplete; fetch it again');
-    }
+    if (position + 8 + storage.byteLength > reader.size) throw endsEarly(reader.path, storage.key);
     storage.place(position + 8, storage.byteLength);
     position += 8 + storage.byteLength;
   }
@@ -175,6 +174,10 @@ function truncated(path: string, cause: unknown): NeoXPrefixError {
     cause,
     hint: 'the file is incomplete; fetch it again',
   });
+}
+
+function endsEarly(path: string, key: string): NeoXPrefixError {
+  return badFile(path, `the storage ${key} reaches beyond the end of the file`, 'the file is incomplete; fetch it again');
 }
 
 function badFile(path: string, problem: string, hint?: string): NeoXPrefixError {

@@ -24,11 +24,16 @@ export interface ZipEntry {
   readonly headerOffset: number;
 }
 
+/** An entry in its place: its bytes end before `limit`, where the next entry or the directory starts. */
+interface PlacedEntry extends ZipEntry {
+  readonly limit: number;
+}
+
 /** The entries of an archive. Only those that are stored, not compressed, can be read: they can then be mapped in place. */
 export class ZipDirectory {
   private constructor(
     private readonly reader: FileReader,
-    readonly entries: ReadonlyMap<string, ZipEntry>,
+    readonly entries: ReadonlyMap<string, PlacedEntry>,
   ) {}
 
   /** @throws NEOX_BAD_CHECKPOINT for a damaged archive and for one with repeated or escaping names */
@@ -37,15 +42,14 @@ export class ZipDirectory {
     if (size > MAX_DIRECTORY) throw badZip(reader.path, `its directory takes ${size} bytes, expected at most ${MAX_DIRECTORY}`);
     if (offset + size > reader.size) throw badZip(reader.path, 'its directory reaches beyond the end of the file');
     const entries = parseDirectory(await reader.read(offset, size), count, reader.path);
-    checkPlaces(entries, offset, reader.path);
-    return new ZipDirectory(reader, entries);
+    return new ZipDirectory(reader, placeEntries(entries, offset, reader.path));
   }
 
   /**
    * Where the bytes of an entry start in the file; its local header is read and compared with the directory.
    * @throws NEOX_BAD_CHECKPOINT for an entry that is compressed or encrypted, or whose headers disagree
    */
-  async dataOffset(entry: ZipEntry): Promise<number> {
+  async dataOffset(entry: PlacedEntry): Promise<number> {
     const bad = (problem: string): NeoXPrefixError => badZip(this.reader.path, `the entry ${shorten(entry.name)} ${problem}`);
     if (entry.method !== 0 || entry.size !== entry.unpackedSize) {
       throw bad(`is compressed (method ${entry.method}); expected stored entries, as torch.save writes them`);
@@ -53,14 +57,14 @@ export class ZipDirectory {
     const header = await this.reader.read(entry.headerOffset, 30);
     if (header.readUInt32LE(0) !== LOCAL_HEADER) throw bad('has a damaged local header');
     const nameLength = header.readUInt16LE(26);
+    const offset = entry.headerOffset + 30 + nameLength + header.readUInt16LE(28);
+    if (offset + entry.size > entry.limit) throw bad('overlaps what is behind it');
     const name = await this.reader.read(entry.headerOffset + 30, nameLength);
     if (name.toString('utf8') !== entry.name) throw bad('has another name in its local header');
-    const offset = entry.headerOffset + 30 + nameLength + header.readUInt16LE(28);
-    if (offset + entry.size > this.reader.size) throw bad('reaches beyond the end of the file');
     return offset;
   }
 
-  async read(entry: ZipEntry, maxBytes: number): Promise<Buffer> {
+  async read(entry: PlacedEntry, maxBytes: number): Promise<Buffer> {
     if (entry.size > maxBytes)
       throw badZip(this.reader.path, `the entry ${shorten(entry.name)} takes ${entry.size} bytes, expected at most ${maxBytes}`);
     return this.reader.read(await this.dataOffset(entry), entry.size);
@@ -81,7 +85,9 @@ async function findDirectory(reader: FileReader): Promise<{ offset: number; size
   if (locatorAt < 0) return { offset, size, count };
   const locator = await reader.read(locatorAt, LOCATOR_SIZE);
   if (locator.readUInt32LE(0) !== END_LOCATOR_64) return { offset, size, count };
-  const record = await reader.read(exact(locator.readBigUInt64LE(8), reader.path), 56);
+  const recordAt = exact(locator.readBigUInt64LE(8), reader.path);
+  if (recordAt + 56 > locatorAt) throw badZip(reader.path, 'its 64-bit end record is damaged');
+  const record = await reader.read(recordAt, 56);
   if (record.readUInt32LE(0) !== END_RECORD_64) throw badZip(reader.path, 'its 64-bit end record is damaged');
   return {
     count: exact(record.readBigUInt64LE(32), reader.path),
@@ -136,14 +142,18 @@ function checkEntry(name: string, flags: number, path: string): void {
   if ((flags & 1) !== 0) throw bad('is encrypted');
 }
 
-/** No entry may share bytes with another one or with the directory. */
-function checkPlaces(entries: ReadonlyMap<string, ZipEntry>, directoryOffset: number, path: string): void {
+/** Checks that no entry shares bytes with another one or with the directory. */
+function placeEntries(entries: ReadonlyMap<string, ZipEntry>, directoryOffset: number, path: string): Map<string, PlacedEntry> {
+  const placed = new Map<string, PlacedEntry>();
+  const sorted = [...entries.values()].sort((a, b) => a.headerOffset - b.headerOffset);
   let end = 0;
-  for (const entry of [...entries.values()].sort((a, b) => a.headerOffset - b.headerOffset)) {
+  for (const [i, entry] of sorted.entries()) {
     if (entry.headerOffset < end) throw badZip(path, `the entry ${shorten(entry.name)} overlaps another one`);
     end = entry.headerOffset + 30 + Buffer.byteLength(entry.name) + entry.size;
+    placed.set(entry.name, { ...entry, limit: Math.min(sorted[i + 1]?.headerOffset ?? directoryOffset, directoryOffset) });
   }
   if (end > directoryOffset) throw badZip(path, 'its entries reach into its directory', 'the file is incomplete; fetch it again');
+  return placed;
 }
 
 function exact(value: bigint, path: string): number {

@@ -25,8 +25,8 @@ export const modelOptions = (): Option[] => [
     default: 'auto',
   }),
   option('--device <device>', 'cpu, cuda or cuda:N', { default: 'cpu' }),
-  option('--backend <backend>', 'who computes the linear layers; auto is onednn where it runs the type', {
-    choices: ['auto', 'onednn', 'aten'],
+  option('--backend <backend>', 'who computes the linear layers; auto is the fastest that runs the type here', {
+    choices: ['auto', 'native', 'onednn', 'aten'],
     default: 'auto',
   }),
   option('--threads <n>', 'compute threads', { parse: integer(1, 1024), default: 'one a core' }),

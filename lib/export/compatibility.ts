@@ -6,6 +6,7 @@ export interface ExportWarning {
   readonly code:
     | 'activation'
     | 'attention-bias'
+    | 'decoupled'
     | 'end-ids'
     | 'head-size'
     | 'layer-norm-epsilon'

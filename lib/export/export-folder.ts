@@ -152,7 +152,7 @@ function readTasks(ini: ConfigIni, bad: (problem: string) => NeoXPrefixError): E
   for (let id = 0; id < count; id++) {
     const name = ini.get(`task_${id}`, 'task_name');
     if (name === undefined) throw bad(`num_tasks is ${count} but [task_${id}] has no task_name`);
-    if (name.includes('/')) throw bad(`the task name '${name}' cannot be a part of a file name`);
+    if (/[/\p{Cc}]/u.test(name)) throw bad(`the task name '${name}' cannot be a part of a file name`);
     if (names.has(name)) throw bad(`two tasks are named '${name}'`);
     names.add(name);
     tasks.push({ id, name, prefixLength: integer(`task_${id}`, 'prompt_length') });

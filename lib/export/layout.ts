@@ -107,7 +107,12 @@ export function planBaseModel(
 }
 
 /** The files of one task's prefix, one a rank. A prefix of length 0 has none. */
-export function planPrefix(config: Pick<GPTNeoXConfig, 'numLayers' | 'hiddenSize'>, task: string, prefixLength: number, ranks: number): FilePlan[] {
+export function planPrefix(
+  config: Pick<GPTNeoXConfig, 'numLayers' | 'hiddenSize'>,
+  task: string,
+  prefixLength: number,
+  ranks: number,
+): FilePlan[] {
   if (prefixLength === 0) return [];
   const elements = (config.numLayers * 2 * config.hiddenSize * prefixLength) / ranks;
   return Array.from({ length: ranks }, (_, rank) => {

@@ -1,11 +1,3 @@
-/** One field of a protobuf message in its text form. A string is quoted, an array is a list, an Enum stands as it is. */
-type Value = string | number | boolean | Enum | Message | readonly Value[];
-type Message = readonly (readonly [field: string, value: Value])[] & { readonly isMessage?: never };
-
-class Enum {
-  constructor(readonly name: string) {}
-}
-
 interface TensorField {
   readonly name: string;
   readonly dtype: 'UINT32' | 'INT32' | 'UINT64' | 'FP32' | 'BOOL';
@@ -69,25 +61,42 @@ export function tritonConfig(model: TritonModel): string {
     ['model_checkpoint_path', model.checkpointPath],
     ['enable_custom_all_reduce', '0'],
   ];
-  const fields: Message = [
-    ['name', model.name],
-    ['backend', 'fastertransformer'],
-    ['default_model_filename', `${model.tensorParallel}-gpu`],
-    ['max_batch_size', model.maxBatchSize],
-    ['model_transaction_policy', [['decoupled', model.decoupled]]],
-    ['input', [...REQUIRED.map((tensor) => input(tensor, false)), ...OPTIONAL.map((tensor) => input(tensor, true))]],
-    ['output', OUTPUTS.map(describe)],
-    [
-      'instance_group',
-      [
-        [
-          ['count', 1],
-          ['kind', new Enum('KIND_CPU')],
-        ],
-      ],
-    ],
-  ];
-  const lines = fields.map(([field, value]) => `${field}: ${text(value)}`);
-  for (const [key, value] of parameters) lines.push(`parameters: ${text([['key', key], ['value', [['string_value', value]]]])}`);
-  return `${lines.join('\n')}\n`;
+  return `# NVIDIA FasterTransformer's GPT-NeoX with prefix prompts, for Triton's fastertransformer backend.
+name: ${quoted(model.name)}
+backend: "fastertransformer"
+default_model_filename: "${model.tensorParallel}-gpu"
+max_batch_size: ${model.maxBatchSize}
+model_transaction_policy {
+  decoupled: ${model.decoupled}
+}
+input [
+${[...REQUIRED.map((tensor) => block(tensor)), ...OPTIONAL.map((tensor) => block(tensor, ['optional: true']))].join(',\n')}
+]
+output [
+${OUTPUTS.map((tensor) => block(tensor)).join(',\n')}
+]
+instance_group [
+  {
+    count: 1
+    kind: KIND_CPU
+  }
+]
+${parameters.map(([key, value]) => parameter(key, value)).join('\n')}
+`;
+}
+
+function block({ name, dtype, dims }: TensorField, more: readonly string[] = []): string {
+  // The backend wants one number a request as [B]; on the wire it is [B, 1].
+  const reshape = dims.length === 1 && dims[0] === 1 ? ['reshape: { shape: [ ] }'] : [];
+  const lines = [`name: "${name}"`, `data_type: TYPE_${dtype}`, `dims: [ ${dims.join(', ')} ]`, ...reshape, ...more];
+  return `  {\n${lines.map((line) => `    ${line}\n`).join('')}  }`;
+}
+
+function parameter(key: string, value: string): string {
+  return `parameters {\n  key: "${key}"\n  value: {\n    string_value: ${quoted(value)}\n  }\n}`;
+}
+
+/** A string literal of protobuf's text form. */
+function quoted(value: string): string {
+  return `"${value.replace(/[\\"\x00-\x1f]/g, (c) => (c < ' ' ? `\\${c.charCodeAt(0).toString(8).padStart(3, '0')}` : `\\${c}`))}"`;
 }

@@ -101,7 +101,15 @@ export function prepare(model: NeoXModel, prompts: readonly Prompt[], options: G
 }
 
 /** Runs a prepared request; `onToken` hears of every new token. */
-export async function run(model: NeoXModel, request: PreparedRequest, onToken?: (row: number, token: number) => void): Promise<GenerateResult[]> {
+export function run(model: NeoXModel, request: PreparedRequest, onToken?: (row: number, token: number) => void): Promise<GenerateResult[]> {
+  return model.track(runTracked(model, request, onToken));
+}
+
+async function runTracked(
+  model: NeoXModel,
+  request: PreparedRequest,
+  onToken: ((row: number, token: number) => void) | undefined,
+): Promise<GenerateResult[]> {
   const { rows, settings, signal } = request;
   signal?.throwIfAborted();
   if (rows.length === 0) return [];

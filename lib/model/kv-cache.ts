@@ -36,7 +36,7 @@ export class KVCache {
 
   /** @internal */
   get native(): Native.Cache {
-    if (this.handle === undefined || this.model.disposed) throw new NeoXPrefixError('NEOX_DISPOSED', 'This KV cache is disposed');
+    if (this.handle === undefined) throw new NeoXPrefixError('NEOX_DISPOSED', 'This KV cache is disposed');
     return this.handle;
   }
 

@@ -27,12 +27,12 @@ export interface LoadOptions {
   /** Compute threads. Defaults to libtorch's choice: the number of cores. */
   threads?: number;
   /**
-   * Who computes the linear layers: `'onednn'` (CPU; reordered weights) or `'aten'` (anywhere). Defaults to `'auto'`: onednn where it
-   * runs the dtype.
+   * Who computes the linear layers: `'native'` (CPU; kernels of this package, for float32 and bfloat16), `'onednn'` (CPU) or `'aten'`
+   * (anywhere; slower). Defaults to `'auto'`: the fastest that runs the dtype here.
    */
-  backend?: 'auto' | 'aten' | 'onednn';
+  backend?: 'auto' | 'aten' | 'onednn' | 'native';
   /**
-   * Which reordered copies of the weights the onednn backend keeps. Each costs the memory of the weights. `'auto'`: the one for the
+   * Which packed copies of the weights the native and onednn backends keep. Each costs the memory of the weights. `'auto'`: the one for the
    * forward pass, and the one for the backward pass once training starts; `'both'`: both, at once; `'forward'`: never the second;
    * `'none'`: none. Defaults to `'auto'`.
    */
@@ -67,7 +67,7 @@ export interface ModelInfo {
   format: string;
   dtype: ModelDType;
   device: string;
-  backend: 'aten' | 'onednn';
+  backend: 'aten' | 'onednn' | 'native';
   /** Bytes of all copies of the weights. */
   weightBytes: number;
   parameters: number;
@@ -87,6 +87,7 @@ export interface ModelInfo {
 export class NeoXModel {
   private handle: Native.Model | undefined;
   private disposing: Promise<void> | undefined;
+  private readonly inFlight = new Set<Promise<void>>();
   private readonly prefixes = new WeakMap<PrefixWeights, Promise<Native.Prefix>>();
 
   private constructor(
@@ -113,7 +114,7 @@ export class NeoXModel {
     const device = checkDevice(options.device ?? 'cpu');
     const wanted = checkOneOf('dtype', options.dtype ?? 'auto', ['auto', 'float32', 'bfloat16', 'float16']);
     const threads = options.threads === undefined ? 0 : checkInteger('threads', options.threads, 1, 1024);
-    const backend = checkOneOf('backend', options.backend ?? 'auto', ['auto', 'aten', 'onednn']);
+    const backend = checkOneOf('backend', options.backend ?? 'auto', ['auto', 'aten', 'onednn', 'native']);
     const pack = checkOneOf('pack', options.pack ?? 'auto', ['auto', 'both', 'forward', 'none']);
     const onProgress = options.onProgress === undefined ? undefined : checkFunction('onProgress', options.onProgress);
     signal?.throwIfAborted();
@@ -165,7 +166,7 @@ export class NeoXModel {
   }
 
   get disposed(): boolean {
-    return this.handle === undefined;
+    return this.disposing !== undefined;
   }
 
   info(): ModelInfo {
@@ -183,7 +184,7 @@ export class NeoXModel {
    */
   async forward(options: ForwardOptions): Promise<ForwardResult> {
     this.checkAlive();
-    return forward(this, options);
+    return this.track(forward(this, options));
   }
 
   /**
@@ -207,12 +208,15 @@ export class NeoXModel {
 
   /** Frees the model's memory, after what is in flight. Repeated calls give the same promise. */
   dispose(): Promise<void> {
-    if (this.handle !== undefined) {
-      const handle = this.handle;
-      this.handle = undefined;
-      this.disposing = native().disposeModel(handle);
-    }
-    return this.disposing ?? Promise.resolve();
+    this.disposing ??= this.release();
+    return this.disposing;
+  }
+
+  private async release(): Promise<void> {
+    await Promise.all(this.inFlight);
+    const handle = this.native;
+    this.handle = undefined;
+    await native().disposeModel(handle);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -221,8 +225,21 @@ export class NeoXModel {
 
   /** @internal */
   get native(): Native.Model {
-    if (this.handle === undefined) throw new NeoXPrefixError('NEOX_DISPOSED', `The model ${this.checkpoint.directory} is disposed`);
+    if (this.handle === undefined) throw this.disposedError();
     return this.handle;
+  }
+
+  /**
+   * Has dispose wait for a call that has not reached the native queue yet.
+   * @internal
+   */
+  track<T>(work: Promise<T>): Promise<T> {
+    const ended = work.then(
+      () => void this.inFlight.delete(ended),
+      () => void this.inFlight.delete(ended),
+    );
+    this.inFlight.add(ended);
+    return work;
   }
 
   /**
@@ -244,7 +261,11 @@ export class NeoXModel {
   }
 
   private checkAlive(): void {
-    void this.native;
+    if (this.disposed) throw this.disposedError();
+  }
+
+  private disposedError(): NeoXPrefixError {
+    return new NeoXPrefixError('NEOX_DISPOSED', `The model ${this.checkpoint.directory} is disposed`);
   }
 }
 

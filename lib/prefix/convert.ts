@@ -60,7 +60,10 @@ export async function convertPrefix(from: string, to: string, options: ConvertOp
   }
   await checkFree(to, format, overwrite);
   await prefix.save(to, { format });
-  const lost = format === 'rinna' && hasMetadata(prefix) ? [`${to} holds the numbers only: the task, the base model and the recipe are not in it`] : [];
+  const lost =
+    format === 'rinna' && hasMetadata(prefix)
+      ? [`${to} holds the numbers only: the task, the base model and the recipe are not in it`]
+      : [];
   return { ...described, to: { path: to, format }, warnings: [...prefix.warnings, ...lost] };
 }
 

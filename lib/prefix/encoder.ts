@@ -40,7 +40,18 @@ export interface PrefixEncoderOptions {
   signal?: AbortSignal;
 }
 
-export const ENCODER_OPTIONS = ['prefixLength', 'inputDim', 'hiddenDim', 'dropout', 'init', 'initText', 'initSteps', 'initLearningRate', 'seed', 'signal'] as const;
+export const ENCODER_OPTIONS = [
+  'prefixLength',
+  'inputDim',
+  'hiddenDim',
+  'dropout',
+  'init',
+  'initText',
+  'initSteps',
+  'initLearningRate',
+  'seed',
+  'signal',
+] as const;
 
 /** Parameters of the encoder under rinna's names, float32, with their shapes. */
 export type PrefixEncoderState = Record<string, { data: Float32Array; shape: number[] }>;
@@ -88,14 +99,18 @@ export class PrefixEncoder implements Sizes {
     const dropout = checkNumber('dropout', options.dropout ?? 0, 0, 0.99);
     const seed = checkInteger('seed', options.seed ?? 42, 0);
     const init = checkOneOf('init', options.init ?? 'tokens', PREFIX_INITS);
-    if ((init === 'text') !== (options.initText !== undefined)) throw badArgument('initText', "a text exactly when init is 'text',", options.initText);
+    if ((init === 'text') !== (options.initText !== undefined))
+      throw badArgument('initText', "a text exactly when init is 'text',", options.initText);
     const steps = checkInteger('initSteps', options.initSteps ?? 200, 0);
     const learningRate = checkNumber('initLearningRate', options.initLearningRate ?? 1e-4, 0);
 
     const handle = await runNative(signal, (addon) => addon.createEncoder(model.native, { ...sizes, dropout, seed }));
     if (init === 'zero') await zeroOutput(model, handle);
     if (init === 'random' || init === 'zero') return new PrefixEncoder(model, handle, sizes, undefined);
-    const ids = init === 'tokens' ? firstIds(sizes.prefixLength, model) : textIds(model, checkString('initText', options.initText), sizes.prefixLength);
+    const ids =
+      init === 'tokens'
+        ? firstIds(sizes.prefixLength, model)
+        : textIds(model, checkString('initText', options.initText), sizes.prefixLength);
     checkLength('The initialisation', ids.length, model.config);
     const { pastKeyValues } = await model.forward({ inputIds: [ids], logits: 'none', ...(signal === undefined ? {} : { signal }) });
     using cache: KVCache = pastKeyValues;
@@ -107,13 +122,21 @@ export class PrefixEncoder implements Sizes {
   }
 
   /** An encoder with given parameters, for example one saved by {@link save} or trained elsewhere under rinna's names. */
-  static async fromState(model: NeoXModel, state: PrefixEncoderState, options: { dropout?: number; seed?: number } = {}): Promise<PrefixEncoder> {
+  static async fromState(
+    model: NeoXModel,
+    state: PrefixEncoderState,
+    options: { dropout?: number; seed?: number } = {},
+  ): Promise<PrefixEncoder> {
     checkModel(model);
     checkOptions('options', options, ['dropout', 'seed']);
     const embedding = state['prefix_wte.weight']?.shape;
     const hidden = state['prefix_mlp.0.weight']?.shape;
     if (embedding?.length !== 2 || hidden?.length !== 2) {
-      throw badArgument('state', `tensors ${Object.keys(shapesOf(model, { prefixLength: 0, inputDim: 0, hiddenDim: 0 })).join(', ')}`, Object.keys(state).join(', '));
+      throw badArgument(
+        'state',
+        `tensors ${Object.keys(shapesOf(model, { prefixLength: 0, inputDim: 0, hiddenDim: 0 })).join(', ')}`,
+        Object.keys(state).join(', '),
+      );
     }
     const sizes = { prefixLength: embedding[0] as number, inputDim: embedding[1] as number, hiddenDim: hidden[0] as number };
     const values: Native.EncoderState = {};

@@ -91,7 +91,12 @@ export class PrefixWeights implements PrefixGeometry {
     readonly data: Float32Array,
     geometry: PrefixGeometry,
     readonly metadata: PrefixMetadata,
-    private readonly load: { warnings: readonly string[]; allowFingerprintMismatch: boolean; source: string; format?: PrefixFile['format'] },
+    private readonly load: {
+      warnings: readonly string[];
+      allowFingerprintMismatch: boolean;
+      source: string;
+      format?: PrefixFile['format'];
+    },
   ) {
     this.prefixLength = geometry.prefixLength;
     this.numLayers = geometry.numLayers;

@@ -2,7 +2,9 @@ import { createRequire } from 'node:module';
 import { show } from '../arguments';
 import { NeoXPrefixError } from '../errors';
 import type { TokenizerBackend } from './backend';
-import { isObject, MAX_TOKEN_ID } from './settings';
+import { isObject, type JsonObject } from '../checkpoint/json';
+import { checkParts } from './byte-level-parts';
+import { checkAddedCount, checkContent, MAX_TOKEN_ID } from './settings';
 import type { TokenizerSettings } from './settings';
 import type { Stream } from './streams';
 
@@ -13,8 +15,6 @@ interface HuggingFaceTokenizer {
 interface HuggingFaceModule {
   Tokenizer: new (tokenizer: object, config: object) => HuggingFaceTokenizer;
 }
-
-type Json = Record<string, unknown>;
 
 const LONE_SURROGATE = /\p{Surrogate}/gu;
 
@@ -32,7 +32,11 @@ export class ByteLevelBackend implements TokenizerBackend {
   private readonly encoder: HuggingFaceTokenizer;
 
   /** @throws NEOX_BAD_TOKENIZER or NEOX_UNSUPPORTED, naming `path`. */
-  constructor(file: Json, settings: TokenizerSettings, path: string) {
+  constructor(
+    file: JsonObject,
+    settings: TokenizerSettings,
+    private readonly path: string,
+  ) {
     const bad = (what: string, cause?: unknown): NeoXPrefixError =>
       new NeoXPrefixError('NEOX_BAD_TOKENIZER', `${path}: ${what}`, { path, cause });
     const { model } = file;
@@ -61,9 +65,10 @@ export class ByteLevelBackend implements TokenizerBackend {
     for (const [token, id] of Object.entries(model.vocab)) put(token, id);
     const added = file.added_tokens ?? [];
     if (!Array.isArray(added)) throw bad('added_tokens is not a list');
+    checkAddedCount(added.length, path);
     for (const token of added as unknown[]) {
-      if (!isObject(token) || typeof token.content !== 'string') throw bad('an added token has no content');
-      put(token.content, token.id);
+      if (!isObject(token)) throw bad('an added token has no content');
+      put(checkContent(token.content, 'an added token', path), token.id);
       if (token.special === true) this.special.add(token.id as number);
     }
     for (const token of [...settings.specialTokens.values(), ...settings.additionalSpecialTokens]) {
@@ -71,6 +76,7 @@ export class ByteLevelBackend implements TokenizerBackend {
       if (id !== undefined) this.special.add(id);
     }
     this.vocabSize = this.tokens.length;
+    checkParts(file, path);
 
     const { Tokenizer } = createRequire(__filename)('@huggingface/tokenizers') as HuggingFaceModule;
     try {
@@ -85,7 +91,13 @@ export class ByteLevelBackend implements TokenizerBackend {
 
   encode(text: string, addSpecialTokens: boolean): Int32Array {
     if (text === '' && !addSpecialTokens) return new Int32Array(0);
-    const { ids } = this.encoder.encode(text.replace(LONE_SURROGATE, '\ufffd'), { add_special_tokens: addSpecialTokens });
+    let ids: (number | undefined)[];
+    try {
+      ({ ids } = this.encoder.encode(text.replace(LONE_SURROGATE, '\ufffd'), { add_special_tokens: addSpecialTokens }));
+    } catch (cause) {
+      const message = `${this.path} cannot encode a text: ${cause instanceof Error ? cause.message : String(cause)}`;
+      throw new NeoXPrefixError('NEOX_BAD_TOKENIZER', message, { path: this.path, cause });
+    }
     // A model without an unknown token drops what it does not know, as the Rust tokenizers do.
     return Int32Array.from(ids.filter((id) => id !== undefined));
   }

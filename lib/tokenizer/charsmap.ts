@@ -1,3 +1,6 @@
+/** No rule is longer; a trie that runs in circles would match for ever. */
+const MAX_RULE_BYTES = 1024;
+
 /**
  * The normalisation rules of a SentencePiece model ("precompiled charsmap"): a little-endian u32 with the size of the double array
  * in bytes, the double array (the layout of darts-clone: 32-bit units), then the replacement texts, each ended by a NUL.
@@ -30,7 +33,7 @@ export class Charsmap {
     this.matchLength = 0;
     let leaf = -1;
     let node = offset(units[0] as number);
-    for (let i = position; i < end; i++) {
+    for (let i = position; i < Math.min(end, position + MAX_RULE_BYTES); i++) {
       const byte = bytes[i] as number;
       const unit = units[node ^ byte] as number;
       if ((unit & 0x800000ff) !== byte) break;

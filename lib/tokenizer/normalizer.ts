@@ -7,6 +7,9 @@ const SPACE = 0x20;
 const REPLACEMENT = Uint8Array.of(0xef, 0xbf, 0xbd); // U+FFFD
 const SPACE_SYMBOL = Uint8Array.of(0xe2, 0x96, 0x81); // U+2581
 
+/** The output may be longer than the text by this factor, and some more; the rules of Unicode need 13. */
+const MAX_GROWTH = 64;
+
 /** Kept between calls up to this size; a longer text's buffer is let go with the next call. */
 const KEPT_BYTES = 1 << 20;
 
@@ -19,6 +22,7 @@ export class Normalizer {
   output = new Uint8Array(4096);
   length = 0;
 
+  private limit = 0;
   // The unit that `read` found: its bytes are source[from, to), it covers `consumed` bytes of the input.
   private source: Uint8Array = this.output;
   private from = 0;
@@ -35,10 +39,12 @@ export class Normalizer {
     this.space = model.escapeWhitespaces ? SPACE_SYMBOL : Uint8Array.of(SPACE);
   }
 
+  /** @throws RangeError when rules make a text far longer than any real rules do */
   normalize(input: Uint8Array, inputLength: number): void {
     const { removeExtraWhitespaces, addDummyPrefix, treatWhitespaceAsSuffix, escapeWhitespaces } = this.model;
     if (this.output.length > KEPT_BYTES) this.output = new Uint8Array(4096);
     this.length = 0;
+    this.limit = 1024 * MAX_GROWTH + inputLength * MAX_GROWTH;
     let position = 0;
 
     if (removeExtraWhitespaces) {
@@ -115,6 +121,7 @@ export class Normalizer {
 
   private reserve(extra: number): void {
     if (this.length + extra <= this.output.length) return;
+    if (this.length + extra > this.limit) throw new RangeError('its normalisation rules make a text more than 64 times as long');
     const grown = new Uint8Array(Math.max(this.output.length * 2, this.length + extra));
     grown.set(this.output.subarray(0, this.length));
     this.output = grown;

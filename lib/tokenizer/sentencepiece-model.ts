@@ -5,7 +5,9 @@ import { BYTES, ProtobufError, ProtobufReader } from './protobuf';
 export const PieceType = { NORMAL: 1, UNKNOWN: 2, CONTROL: 3, USER_DEFINED: 4, UNUSED: 5, BYTE: 6 } as const;
 
 /** More pieces are refused: no vocabulary is near it, and tables by id are allocated. */
-const MAX_PIECES = 2 ** 22;
+const MAX_PIECES = 2 ** 20;
+/** Of a piece, or of what an unknown one is printed as. Longer ones would make the search, or the text, long out of proportion. */
+const MAX_PIECE_BYTES = 4096;
 
 const MODEL_TYPES: Record<number, string> = { 1: 'unigram', 2: 'BPE', 3: 'word', 4: 'character' };
 
@@ -110,6 +112,7 @@ function parse(bytes: Uint8Array, path: string, bad: (what: string) => NeoXPrefi
       else if (piece.field === 3) type = piece.int32Value();
     }
     if (start === end) throw bad(`piece ${starts.length} is empty`);
+    if (end - start > MAX_PIECE_BYTES) throw bad(`piece ${starts.length} has ${end - start} bytes, more than ${MAX_PIECE_BYTES}`);
     if (type < PieceType.NORMAL || type > PieceType.BYTE) throw bad(`piece ${starts.length} has the unknown type ${type}`);
     if (starts.length === MAX_PIECES) throw bad(`it has more than ${MAX_PIECES} pieces`);
     starts.push(start);
@@ -119,6 +122,7 @@ function parse(bytes: Uint8Array, path: string, bad: (what: string) => NeoXPrefi
   }
 
   if (starts.length === 0) throw bad('it has no pieces');
+  if (spec.unkSurface.length > MAX_PIECE_BYTES) throw bad(`the text for unknown pieces is longer than ${MAX_PIECE_BYTES} bytes`);
   if (spec.modelType !== 1) {
     const kind = MODEL_TYPES[spec.modelType] ?? `type ${spec.modelType}`;
     throw new NeoXPrefixError('NEOX_UNSUPPORTED', `${path} is a SentencePiece ${kind} model; only unigram models are supported`, { path });

@@ -40,7 +40,10 @@ export class SentencePiece {
   private result = new Int32Array(4096);
 
   /** @throws NEOX_BAD_TOKENIZER or NEOX_UNSUPPORTED, naming `path`, when the bytes are not a unigram model. */
-  constructor(bytes: Uint8Array, path: string) {
+  constructor(
+    bytes: Uint8Array,
+    private readonly path: string,
+  ) {
     const model = parseSentencePieceModel(bytes, path);
     this.model = model;
     this.scores = model.scores;
@@ -51,11 +54,7 @@ export class SentencePiece {
       const charsmap = model.charsmap.length === 0 ? undefined : new Charsmap(model.charsmap);
       this.normalizer = new Normalizer(model, charsmap, symbols);
     } catch (error) {
-      if (!(error instanceof RangeError)) throw error;
-      throw new NeoXPrefixError('NEOX_BAD_TOKENIZER', `${path} is not a valid SentencePiece model: ${error.message}`, {
-        path,
-        cause: error,
-      });
+      throw this.asModelError(error);
     }
     let minScore = FLOAT_MAX;
     for (let id = 0; id < this.size; id++) {
@@ -88,11 +87,21 @@ export class SentencePiece {
     if (this.input.length > KEPT_BYTES) this.input = new Uint8Array(4096);
     if (this.input.length < text.length * 3) this.input = new Uint8Array(text.length * 3);
     const { written } = utf8.encodeInto(text, this.input);
-    this.normalizer.normalize(this.input, written);
+    try {
+      this.normalizer.normalize(this.input, written);
+    } catch (error) {
+      throw this.asModelError(error);
+    }
     const size = this.normalizer.length;
     if (size === 0) return new Int32Array(0);
     this.search(this.normalizer.output, size);
     return this.collect(this.normalizer.output, size, unknownId);
+  }
+
+  private asModelError(error: unknown): unknown {
+    if (!(error instanceof RangeError)) return error;
+    const message = `${this.path} is not a valid SentencePiece model: ${error.message}`;
+    return new NeoXPrefixError('NEOX_BAD_TOKENIZER', message, { path: this.path, cause: error });
   }
 
   /** Fills `trie` and `reserved`; returns a trie of the user-defined symbols, if there are any. */

@@ -1,6 +1,7 @@
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isObject, parseJsonObject } from '../checkpoint/json';
 import { NeoXPrefixError } from '../errors';
+import { kindOf, readSmallFile } from '../files';
 
 /** A token that is found in the text before the model sees it (tokenizers' AddedToken). */
 export interface AddedToken {
@@ -41,6 +42,11 @@ export interface TokenizerSettings {
 
 type Json = Record<string, unknown>;
 
+const MAX_FILE_BYTES = 16 * 2 ** 20;
+/** Added tokens become one regular expression, or a trie with an object for each character. */
+const MAX_ADDED_TOKENS = 20_000;
+const MAX_TOKEN_LENGTH = 1024;
+
 /** Reads tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json of a folder; each may be missing. */
 export async function readSettings(directory: string): Promise<TokenizerSettings> {
   const [config, map, added, model] = await Promise.all(
@@ -58,6 +64,7 @@ export async function readSettings(directory: string): Promise<TokenizerSettings
   }
   const additional: unknown = tokens.additional_special_tokens ?? undefined;
   if (additional !== undefined && !Array.isArray(additional)) throw bad(path, 'additional_special_tokens is not a list');
+  checkAddedCount(additional?.length ?? 0, path);
   const tokenizerClass = text(config, 'tokenizer_class', path);
   return {
     found: config !== undefined || map !== undefined,
@@ -80,25 +87,8 @@ export async function readSettings(directory: string): Promise<TokenizerSettings
 
 /** Parses a JSON file that holds an object; undefined when there is no such file. */
 export async function readJson(path: string): Promise<Json | undefined> {
-  let source: string;
-  try {
-    source = await readFile(path, 'utf8');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw new NeoXPrefixError('NEOX_IO', `Cannot read ${path}: ${(error as Error).message}`, { path, cause: error });
-  }
-  let value: unknown;
-  try {
-    value = JSON.parse(source.replace(/^\ufeff/, ''));
-  } catch (error) {
-    throw new NeoXPrefixError('NEOX_BAD_TOKENIZER', `${path} is not valid JSON: ${(error as Error).message}`, { path, cause: error });
-  }
-  if (!isObject(value)) throw bad(path, 'it does not hold a JSON object');
-  return value;
-}
-
-export function isObject(value: unknown): value is Json {
-  return value !== null && typeof value === 'object' && !Array.isArray(value);
+  if ((await kindOf(path)) === undefined) return undefined;
+  return parseJsonObject(await readSmallFile(path, MAX_FILE_BYTES), 'NEOX_BAD_TOKENIZER', 'The file', path);
 }
 
 export function plainToken(content: string): AddedToken {
@@ -108,22 +98,36 @@ export function plainToken(content: string): AddedToken {
 /** Ids above this are refused: no vocabulary is near it, and tables by id are allocated. */
 export const MAX_TOKEN_ID = 2 ** 24 - 1;
 
+/** Refuses more added tokens than any tokenizer has. */
+export function checkAddedCount(count: number, path: string): void {
+  if (count > MAX_ADDED_TOKENS) throw bad(path, `it adds ${count} tokens, more than ${MAX_ADDED_TOKENS}`);
+}
+
+/** Refuses an added token that is empty or longer than any. */
+export function checkContent(content: unknown, name: string, path: string): string {
+  if (typeof content !== 'string' || content === '') throw bad(path, `${name} is neither a string nor an object with a string content`);
+  if (content.length > MAX_TOKEN_LENGTH)
+    throw bad(path, `${name} has ${content.length} characters, more than ${MAX_TOKEN_LENGTH}: '${content.slice(0, 40)}...'`);
+  return content;
+}
+
 function readAddedTokens(decoder: unknown, added: Json | undefined, path: string): Map<number, AddedToken> {
   const tokens = new Map<number, AddedToken>();
   if (decoder !== undefined && decoder !== null) {
     if (!isObject(decoder)) throw bad(path, 'added_tokens_decoder is not an object');
+    checkAddedCount(Object.keys(decoder).length, path);
     for (const [key, value] of Object.entries(decoder))
       tokens.set(checkId(Number(key), `the id '${key}' of an added token`, path), toAddedToken(value, key, path));
     return tokens;
   }
+  checkAddedCount(Object.keys(added ?? {}).length, path);
   for (const [content, id] of Object.entries(added ?? {}))
-    tokens.set(checkId(id, `the id of the added token '${content}'`, path), plainToken(content));
+    tokens.set(checkId(id, `the id of the added token '${content}'`, path), plainToken(checkContent(content, 'an added token', path)));
   return tokens;
 }
 
 function toAddedToken(value: unknown, name: string, path: string): AddedToken {
-  const content = isObject(value) ? value.content : value;
-  if (typeof content !== 'string' || content === '') throw bad(path, `${name} is neither a string nor an object with a string content`);
+  const content = checkContent(isObject(value) ? value.content : value, name, path);
   const fields: Json = isObject(value) ? value : {};
   return { content, lstrip: fields.lstrip === true, rstrip: fields.rstrip === true, singleWord: fields.single_word === true };
 }

@@ -43,7 +43,7 @@ export class T5Backend implements TokenizerBackend {
     for (const [content, { id }] of this.added) {
       if (!this.special.has(id) || (id >= sentencePiece.size && !named.has(content))) this.separate.add(id);
     }
-    this.vocabSize = Math.max(sentencePiece.size, ...[...this.addedTexts.keys()].map((id) => id + 1));
+    this.vocabSize = [...this.addedTexts.keys()].reduce((size, id) => Math.max(size, id + 1), sentencePiece.size);
     const contents = [...this.added.keys()].sort((a, b) => b.length - a.length);
     this.splitter =
       contents.length === 0 ? undefined : new RegExp(contents.map((text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')).join('|'), 'g');

@@ -1,12 +1,13 @@
-import { createHash } from 'node:crypto';
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { badArgument, checkBoolean, checkOptions, checkString } from '../arguments';
+import { parseJsonObject } from '../checkpoint/json';
 import { NeoXPrefixError } from '../errors';
+import { fileError, kindOf, readSmallFile, sha256 } from '../files';
 import type { TokenizerBackend } from './backend';
 import { ByteLevelBackend } from './byte-level-bpe';
 import { SentencePiece } from './sentencepiece';
-import { isObject, plainToken, readSettings, SPECIAL_TOKEN_NAMES } from './settings';
+import { plainToken, readSettings, SPECIAL_TOKEN_NAMES } from './settings';
 import type { AddedToken, SpecialTokenName, TokenizerSettings } from './settings';
 import { CleanUpStream } from './streams';
 import type { Stream } from './streams';
@@ -31,7 +32,9 @@ export interface TokenDecoder {
 }
 
 const T5_CLASSES = ['T5Tokenizer', 'T5TokenizerFast'];
-const MAX_FILE_BYTES = 512 * 2 ** 20;
+/** Several times the largest vocabularies (256,000 pieces, or tokens and merges). */
+const MAX_FILE_BYTES = 128 * 2 ** 20;
+const MAX_JSON_NODES = 4_000_000;
 
 /**
  * The tokenizer of a GPT-NeoX model: text to token ids and back, equal to Python's.
@@ -82,15 +85,19 @@ export class Tokenizer {
    */
   static async load(dirOrFile: string): Promise<Tokenizer> {
     checkString('dirOrFile', dirOrFile);
-    const isDirectory = (await statOf(dirOrFile)).isDirectory();
+    const kind = await kindOf(dirOrFile);
+    if (kind === undefined) throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `${dirOrFile} does not exist`, { path: dirOrFile });
+    const isDirectory = kind === 'folder';
     const directory = isDirectory ? dirOrFile : dirname(dirOrFile);
     const settings = await readSettings(directory);
     const path = isDirectory ? await findVocabulary(directory, settings) : dirOrFile;
 
-    const bytes = await readVocabulary(path);
-    const hash = createHash('sha256').update(bytes).digest('hex');
-    if (path.endsWith('.json'))
-      return new Tokenizer(new ByteLevelBackend(parseTokenizerJson(bytes, path), settings, path), settings, path, hash);
+    const bytes = await readSmallFile(path, MAX_FILE_BYTES);
+    const hash = sha256(bytes);
+    if (path.endsWith('.json')) {
+      const json = parseJsonObject(bytes, 'NEOX_BAD_TOKENIZER', 'The file', path, MAX_JSON_NODES);
+      return new Tokenizer(new ByteLevelBackend(json, settings, path), settings, path, hash);
+    }
 
     if (!settings.legacy) {
       throw new NeoXPrefixError(
@@ -152,17 +159,11 @@ function cleaned(stream: Stream<number>): TokenDecoder {
   };
 }
 
-async function statOf(path: string): Promise<Awaited<ReturnType<typeof stat>>> {
-  try {
-    return await stat(path);
-  } catch (error) {
-    throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `${path} does not exist or cannot be read`, { path, cause: error });
-  }
-}
-
 /** The vocabulary file of a folder, by the rule that `Tokenizer` states. */
 async function findVocabulary(directory: string, settings: TokenizerSettings): Promise<string> {
-  const names = await readdir(directory);
+  const names = await readdir(directory).catch((error: unknown) => {
+    throw fileError(error, 'read', directory);
+  });
   const models = names.filter((name) => name.endsWith('.model')).sort();
   const model = models.includes('spiece.model') ? 'spiece.model' : models[0];
   if (model !== undefined && !models.includes('spiece.model') && models.length > 1) {
@@ -187,28 +188,6 @@ async function findVocabulary(directory: string, settings: TokenizerSettings): P
     `${directory} has no tokenizer: neither spiece.model (or another .model file) nor tokenizer.json`,
     { path: directory },
   );
-}
-
-async function readVocabulary(path: string): Promise<Buffer> {
-  const { size } = await statOf(path);
-  if (size > MAX_FILE_BYTES)
-    throw new NeoXPrefixError('NEOX_BAD_TOKENIZER', `${path} has ${size} bytes; at most ${MAX_FILE_BYTES} are read`, { path });
-  try {
-    return await readFile(path);
-  } catch (error) {
-    throw new NeoXPrefixError('NEOX_IO', `Cannot read ${path}: ${(error as Error).message}`, { path, cause: error });
-  }
-}
-
-function parseTokenizerJson(bytes: Buffer, path: string): Record<string, unknown> {
-  let value: unknown;
-  try {
-    value = JSON.parse(bytes.toString('utf8'));
-  } catch (error) {
-    throw new NeoXPrefixError('NEOX_BAD_TOKENIZER', `${path} is not valid JSON: ${(error as Error).message}`, { path, cause: error });
-  }
-  if (!isObject(value)) throw new NeoXPrefixError('NEOX_BAD_TOKENIZER', `${path} does not hold a JSON object`, { path });
-  return value;
 }
 
 /** T5Tokenizer's own defaults; without any settings file, the special pieces that the SentencePiece model declares. */

@@ -73,10 +73,8 @@ class LoadWorker final : public PromiseWorker {
     options_.dtype = compute_dtype(get_string(options, "dtype"));
     options_.device = device_;
     const std::string backend = get_string(options, "backend");
-    if (backend == "auto" || backend == "aten") {
-      wanted_ = backend == "aten" ? std::optional(Backend::kAten) : std::nullopt;
-    } else {
-      wanted_ = Backend::kOneDnn;
+    for (const Backend known : {Backend::kAten, Backend::kOneDnn, Backend::kNative}) {
+      if (backend == backend_name(known)) wanted_ = known;
     }
   }
 
@@ -84,13 +82,16 @@ class LoadWorker final : public PromiseWorker {
   void Execute() override {
     const c10::InferenceMode guard;
     // Asked here and not on the JavaScript thread: the first question tries a product.
-    const bool packed = options_.device.is_cpu() && onednn_supports(options_.dtype);
-    if (wanted_ == Backend::kOneDnn && !packed) {
-      throw CoreError("NEOX_UNSUPPORTED", std::string("The onednn backend does not run ") + dtype_name(options_.dtype) +
-                                              " on " + options_.device.str() +
-                                              " here; use backend 'aten' or another dtype");
+    const bool cpu = options_.device.is_cpu();
+    options_.backend = wanted_.value_or(cpu ? best_backend(options_.dtype) : Backend::kAten);
+    if (options_.backend != Backend::kAten && !(cpu && backend_supports(options_.backend, options_.dtype))) {
+      std::string message("The ");
+      message.append(backend_name(options_.backend))
+          .append(" backend does not run ")
+          .append(dtype_name(options_.dtype));
+      message.append(" on ").append(options_.device.str()).append(" here; use backend 'aten' or another dtype");
+      throw CoreError("NEOX_UNSUPPORTED", message);
     }
-    options_.backend = wanted_.value_or(packed ? Backend::kOneDnn : Backend::kAten);
     const auto weights = std::make_shared<CheckpointWeights>(entries_, options_.dtype, options_.device);
     model_ = std::make_shared<GPTNeoX>(config_, weights, options_, cancel(), [this](double share) {
       Emit([share](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, share); });
@@ -179,7 +180,7 @@ Napi::Value model_info(const Napi::CallbackInfo& info) {
     auto result = Napi::Object::New(info.Env());
     result.Set("dtype", dtype_name(options.dtype));
     result.Set("device", options.device.str());
-    result.Set("backend", options.backend == Backend::kOneDnn ? "onednn" : "aten");
+    result.Set("backend", backend_name(options.backend));
     result.Set("weightBytes", static_cast<double>(handle->model->weight_bytes()));
     return result;
   });

@@ -1,4 +1,4 @@
-// systemInfo: what libtorch and the processor offer.
+// systemInfo: what libtorch and the processor offer. shutdown: the end of the process.
 #include "binding/system_binding.h"
 
 #include <ATen/Context.h>
@@ -17,6 +17,7 @@
 #include "binding/options.h"
 #include "core/kernels/kernels.h"
 #include "core/model/linear.h"
+#include "core/worker_thread.h"
 
 namespace neox::binding {
 namespace {
@@ -52,9 +53,13 @@ std::vector<std::string> cpu_features() {
 Napi::Value system_info(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const Napi::Env env = info.Env();
-    std::vector<std::string> packed;
-    for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
-      if (onednn_supports(dtype)) packed.emplace_back(dtype_name(dtype));
+    auto backends = Napi::Object::New(env);
+    for (const Backend backend : {Backend::kNative, Backend::kOneDnn, Backend::kAten}) {
+      std::vector<std::string> dtypes;
+      for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
+        if (backend_supports(backend, dtype)) dtypes.emplace_back(dtype_name(dtype));
+      }
+      backends.Set(backend_name(backend), to_js_strings(env, dtypes));
     }
     auto result = Napi::Object::New(env);
     result.Set("torchVersion", TORCH_VERSION);
@@ -62,11 +67,17 @@ Napi::Value system_info(const Napi::CallbackInfo& info) {
     result.Set("cpuCapability", at::get_cpu_capability());
     result.Set("cpuFeatures", to_js_strings(env, cpu_features()));
     result.Set("kernels", kernels::kernels().name);
-    result.Set("onednn", at::hasMKLDNN());
-    result.Set("onednnDtypes", to_js_strings(env, packed));
+    result.Set("backends", backends);
     result.Set("cudaAvailable", at::hasCUDA());
     result.Set("cudaDevices", at::hasCUDA() ? static_cast<int>(at::detail::getCUDAHooks().getNumGPUs()) : 0);
     return result;
+  });
+}
+
+Napi::Value shutdown(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    WorkerThread::stop_all();
+    return info.Env().Undefined();
   });
 }
 
@@ -74,6 +85,7 @@ Napi::Value system_info(const Napi::CallbackInfo& info) {
 
 void export_system_functions(Napi::Env env, Napi::Object exports) {
   exports.Set("systemInfo", Napi::Function::New(env, system_info, "systemInfo"));
+  exports.Set("shutdown", Napi::Function::New(env, shutdown, "shutdown"));
 }
 
 }  // namespace neox::binding

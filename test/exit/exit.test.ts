@@ -1,7 +1,15 @@
 import { runProgram, temporaryFolder, writeRandomModel } from '../helpers';
 
 const folder = temporaryFolder();
-beforeAll(() => writeRandomModel(folder.path, { hidden_size: 128, num_hidden_layers: 4, num_attention_heads: 4, intermediate_size: 512, max_position_embeddings: 1024 }));
+beforeAll(() =>
+  writeRandomModel(folder.path, {
+    hidden_size: 128,
+    num_hidden_layers: 4,
+    num_attention_heads: 4,
+    intermediate_size: 512,
+    max_position_embeddings: 1024,
+  }),
+);
 
 const run = (way: string): ReturnType<typeof runProgram> => runProgram('work', [folder.path, way]);
 
@@ -13,12 +21,15 @@ test.each(['exit while training', 'exit while generating', 'exit with a queue', 
   },
 );
 
-test.each(['throw while training', 'reject while generating'])('an error that nobody catches ends the process as Node does it: %s', async (way) => {
-  const { code, signal, stderr } = await run(way);
-  expect({ code, signal }).toEqual({ code: 1, signal: null });
-  expect(stderr).toContain('Error: nobody catches this');
-  expect(stderr).not.toMatch(/terminate called|Segmentation|FATAL ERROR|pure virtual|mutex/);
-});
+test.each(['throw while training', 'reject while generating'])(
+  'an error that nobody catches ends the process as Node does it: %s',
+  async (way) => {
+    const { code, signal, stderr } = await run(way);
+    expect({ code, signal }).toEqual({ code: 1, signal: null });
+    expect(stderr).toContain('Error: nobody catches this');
+    expect(stderr).not.toMatch(/terminate called|Segmentation|FATAL ERROR|pure virtual|mutex/);
+  },
+);
 
 test('a process ends by itself when all is done, without a dispose', async () => {
   const { code, signal, stdout, stderr } = await run('end without dispose');

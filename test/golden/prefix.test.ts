@@ -10,7 +10,12 @@ const ids = (count: number): Int32Array => Int32Array.from({ length: count }, (_
 
 function weightsOf(model: NeoXModel, data: Float32Array): PrefixWeights {
   const { numLayers, numHeads, headSize } = model.config;
-  return PrefixWeights.fromTensor(data, { prefixLength: data.length / (2 * numLayers * numHeads * headSize), numLayers, numHeads, headSize });
+  return PrefixWeights.fromTensor(data, {
+    prefixLength: data.length / (2 * numLayers * numHeads * headSize),
+    numLayers,
+    numHeads,
+    headSize,
+  });
 }
 
 describe.each(goldenModelNames())('keys and values of the model %s', (name) => {

@@ -51,12 +51,16 @@ describe.each(TRAINING_CASES)('training over the model $name in $dtype', ({ name
       const gradients = await addon.trainerGradients(model.native, trainer, encoder.native);
       const expected = tensors.under('gradient.');
       expect(Object.keys(gradients).sort()).toEqual([...expected.keys()].sort());
-      const apart = Object.fromEntries([...expected].map(([key, { data }]) => [key, relativeDifference(gradients[key] as Float32Array, data)]));
+      const apart = Object.fromEntries(
+        [...expected].map(([key, { data }]) => [key, relativeDifference(gradients[key] as Float32Array, data)]),
+      );
       expect(Object.entries(apart).filter(([, relative]) => !(relative <= tolerance.gradientRelative))).toEqual([]);
       // What the output's bias gets is the gradient of the prefix, summed over its positions.
       const { data: own, shape } = tensors.get('prefix_gradient');
       const width = own.length / (shape[0] as number);
-      const summed = Float32Array.from({ length: width }, (_, k) => own.reduce((total, value, i) => (i % width === k ? total + value : total), 0));
+      const summed = Float32Array.from({ length: width }, (_, k) =>
+        own.reduce((total, value, i) => (i % width === k ? total + value : total), 0),
+      );
       expect(relativeDifference(gradients['prefix_mlp.2.bias'] as Float32Array, summed)).toBeLessThanOrEqual(tolerance.gradientRelative);
     });
 
@@ -86,9 +90,24 @@ describe.each(TRAINING_CASES)('training over the model $name in $dtype', ({ name
       const steps = events.filter((event) => event.type === 'step');
       expect(steps.map(({ step }) => step)).toEqual(curve.losses.map((_, i) => i + 1));
       expect(steps.map(({ tokens }) => tokens)).toEqual(curve.tokens);
-      expect(difference(steps.map(({ learningRate }) => learningRate), curve.learningRates).max).toBeLessThanOrEqual(1e-12);
-      expect(difference(steps.map(({ loss }) => loss), curve.losses).max).toBeLessThanOrEqual(tolerance.curveLoss);
-      expect(difference(steps.map(({ gradNorm }) => gradNorm), curve.gradientNorms).max).toBeLessThanOrEqual(tolerance.gradientNorm);
+      expect(
+        difference(
+          steps.map(({ learningRate }) => learningRate),
+          curve.learningRates,
+        ).max,
+      ).toBeLessThanOrEqual(1e-12);
+      expect(
+        difference(
+          steps.map(({ loss }) => loss),
+          curve.losses,
+        ).max,
+      ).toBeLessThanOrEqual(tolerance.curveLoss);
+      expect(
+        difference(
+          steps.map(({ gradNorm }) => gradNorm),
+          curve.gradientNorms,
+        ).max,
+      ).toBeLessThanOrEqual(tolerance.gradientNorm);
       const evaluation = events.filter((event) => event.type === 'evaluation').at(-1);
       expect(evaluation?.tokens).toBe(curve.validationAfter.tokens);
       expect(Math.abs((evaluation?.loss as number) - curve.validationAfter.loss)).toBeLessThanOrEqual(tolerance.curveLoss);

@@ -19,7 +19,14 @@ const greedy = { temperature: 0, ignoreEos: true, maxNewTokens: 8 } as const;
 
 beforeAll(async () => {
   mkdirSync(folder.join('model'));
-  const config = { vocab_size: VOCABULARY, hidden_size: 256, num_hidden_layers: 8, num_attention_heads: 4, intermediate_size: 1024, max_position_embeddings: 1024 };
+  const config = {
+    vocab_size: VOCABULARY,
+    hidden_size: 256,
+    num_hidden_layers: 8,
+    num_attention_heads: 4,
+    intermediate_size: 1024,
+    max_position_embeddings: 1024,
+  };
   path = await writeRandomModel(folder.join('model'), config, 3);
   model = await loadModel(path);
   reference = (await model.generate([5, 6, 7], greedy)).tokens;
@@ -37,7 +44,8 @@ interface Operation {
 }
 
 async function streamed(signal: AbortSignal, running: () => void): Promise<void> {
-  for await (const piece of model.stream(LONG.slice(0, 20), { signal, maxNewTokens: 900, ignoreEos: true })) if (piece.token !== undefined) running();
+  for await (const piece of model.stream(LONG.slice(0, 20), { signal, maxNewTokens: 900, ignoreEos: true }))
+    if (piece.token !== undefined) running();
 }
 
 const OPERATIONS: Operation[] = [
@@ -55,9 +63,16 @@ const OPERATIONS: Operation[] = [
   {
     name: 'train',
     tells: true,
-    start: (signal, running) => new PrefixTrainer(model, { init: 'random' }).train({ train: SAMPLES }, { signal, onEvent: ({ type }) => type === 'step' && running() }),
+    start: (signal, running) =>
+      new PrefixTrainer(model, { init: 'random' }).train(
+        { train: SAMPLES },
+        { signal, onEvent: ({ type }) => type === 'step' && running() },
+      ),
   },
-  { name: 'the fit before training', start: (signal) => new PrefixTrainer(model, { initSteps: 1_000_000 }).train({ train: SAMPLES }, { signal }) },
+  {
+    name: 'the fit before training',
+    start: (signal) => new PrefixTrainer(model, { initSteps: 1_000_000 }).train({ train: SAMPLES }, { signal }),
+  },
   { name: 'evaluate', tells: true, start: (signal, running) => evaluate(model, SAMPLES, { signal, batchSize: 2, onProgress: running }) },
   {
     name: 'export',
@@ -68,11 +83,14 @@ const OPERATIONS: Operation[] = [
 
 describe.each(OPERATIONS)('$name', ({ start, tells = false }) => {
   // Any value may be a reason; it comes back as itself.
-  test.each([new Error('enough'), { not: 'an error' }, 'a string'])('does not begin when the signal is aborted already: %p', async (reason) => {
-    let began = false;
-    expect(await failureOf(start(AbortSignal.abort(reason), () => (began = true)))).toBe(reason);
-    expect(began).toBe(false);
-  });
+  test.each([new Error('enough'), { not: 'an error' }, 'a string'])(
+    'does not begin when the signal is aborted already: %p',
+    async (reason) => {
+      let began = false;
+      expect(await failureOf(start(AbortSignal.abort(reason), () => (began = true)))).toBe(reason);
+      expect(began).toBe(false);
+    },
+  );
 
   test('stops midway and rejects with the reason', async () => {
     const reason = { midway: true };
@@ -151,5 +169,11 @@ test('training that was stopped leaves what it had saved, and nothing half-writt
     if (type === 'step' && epoch === 2) controller.abort('stop');
   };
   expect(await failureOf(trainer.train({ train: SAMPLES.slice(0, 8) }, { signal: controller.signal, onEvent }))).toBe('stop');
-  expect(readdirSync(outputDir).sort()).toEqual(['best.safetensors', 'encoder.safetensors', 'last.safetensors', 'metrics.jsonl', 'recipe.json']);
+  expect(readdirSync(outputDir).sort()).toEqual([
+    'best.safetensors',
+    'encoder.safetensors',
+    'last.safetensors',
+    'metrics.jsonl',
+    'recipe.json',
+  ]);
 });

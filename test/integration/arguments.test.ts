@@ -39,52 +39,187 @@ interface Refusal {
 async function expectRefusal({ act, code = 'NEOX_BAD_ARGUMENT', text }: Refusal): Promise<void> {
   const error = await failureOf(act);
   expect(error).toBeInstanceOf(NeoXPrefixError);
-  expect({ code: (error as NeoXPrefixError).code, text: (error as NeoXPrefixError).message }).toEqual({ code, text: typeof text === 'string' ? text : text() });
+  expect({ code: (error as NeoXPrefixError).code, text: (error as NeoXPrefixError).message }).toEqual({
+    code,
+    text: typeof text === 'string' ? text : text(),
+  });
 }
 
 const LOAD: Refusal[] = [
-  { name: 'a directory that is no string', act: () => api.NeoXModel.load(wrong(7)), text: 'Expected a non-empty string for directory but received 7 of type number' },
-  { name: 'an empty directory', act: () => api.NeoXModel.load(''), text: "Expected a non-empty string for directory but received '' of type string" },
-  { name: 'options that are no object', act: () => loadWith(wrong('cpu')), text: "Expected an object for options but received 'cpu' of type string" },
-  { name: 'a misspelled option', act: () => loadWith(wrong({ dType: 'float32' })), text: "Unknown option 'dType' in options\nHint: did you mean 'dtype'?" },
+  {
+    name: 'a directory that is no string',
+    act: () => api.NeoXModel.load(wrong(7)),
+    text: 'Expected a non-empty string for directory but received 7 of type number',
+  },
+  {
+    name: 'an empty directory',
+    act: () => api.NeoXModel.load(''),
+    text: "Expected a non-empty string for directory but received '' of type string",
+  },
+  {
+    name: 'options that are no object',
+    act: () => loadWith(wrong('cpu')),
+    text: "Expected an object for options but received 'cpu' of type string",
+  },
+  {
+    name: 'a misspelled option',
+    act: () => loadWith(wrong({ dType: 'float32' })),
+    text: "Unknown option 'dType' in options\nHint: did you mean 'dtype'?",
+  },
   {
     name: 'an unknown option',
     act: () => loadWith(wrong({ quantization: 8 })),
     text: "Unknown option 'quantization' in options\nHint: known options: device, dtype, threads, backend, pack, signal, onProgress",
   },
-  { name: 'an unknown dtype', act: () => loadWith(wrong({ dtype: 'int8' })), text: "Expected one of 'auto', 'float32', 'bfloat16', 'float16' for dtype but received 'int8' of type string" },
-  { name: 'an unknown device', act: () => loadWith({ device: 'gpu' }), text: "Expected one of 'cpu', 'cuda', 'cuda:0' for device but received 'gpu' of type string" },
-  { name: 'a device that is no string', act: () => loadWith(wrong({ device: 0 })), text: 'Expected a non-empty string for device but received 0 of type number' },
-  { name: 'no threads', act: () => loadWith({ threads: 0 }), text: 'Expected an integer between 1 and 1024 for threads but received 0 of type number' },
-  { name: 'half a thread', act: () => loadWith({ threads: 1.5 }), text: 'Expected an integer between 1 and 1024 for threads but received 1.5 of type number' },
-  { name: 'an unknown backend', act: () => loadWith(wrong({ backend: 'mkl' })), text: "Expected one of 'auto', 'aten', 'onednn' for backend but received 'mkl' of type string" },
-  { name: 'an unknown packing', act: () => loadWith(wrong({ pack: true })), text: "Expected one of 'auto', 'both', 'forward', 'none' for pack but received true of type boolean" },
-  { name: 'a signal that is none', act: () => loadWith(wrong({ signal: {} })), text: 'Expected an AbortSignal for signal but received an object of type object' },
-  { name: 'a callback that is none', act: () => loadWith(wrong({ onProgress: 1 })), text: 'Expected a function for onProgress but received 1 of type number' },
+  {
+    name: 'an unknown dtype',
+    act: () => loadWith(wrong({ dtype: 'int8' })),
+    text: "Expected one of 'auto', 'float32', 'bfloat16', 'float16' for dtype but received 'int8' of type string",
+  },
+  {
+    name: 'an unknown device',
+    act: () => loadWith({ device: 'gpu' }),
+    text: "Expected one of 'cpu', 'cuda', 'cuda:0' for device but received 'gpu' of type string",
+  },
+  {
+    name: 'a device that is no string',
+    act: () => loadWith(wrong({ device: 0 })),
+    text: 'Expected a non-empty string for device but received 0 of type number',
+  },
+  {
+    name: 'no threads',
+    act: () => loadWith({ threads: 0 }),
+    text: 'Expected an integer between 1 and 1024 for threads but received 0 of type number',
+  },
+  {
+    name: 'half a thread',
+    act: () => loadWith({ threads: 1.5 }),
+    text: 'Expected an integer between 1 and 1024 for threads but received 1.5 of type number',
+  },
+  {
+    name: 'an unknown backend',
+    act: () => loadWith(wrong({ backend: 'mkl' })),
+    text: "Expected one of 'auto', 'aten', 'onednn', 'native' for backend but received 'mkl' of type string",
+  },
+  {
+    name: 'an unknown packing',
+    act: () => loadWith(wrong({ pack: true })),
+    text: "Expected one of 'auto', 'both', 'forward', 'none' for pack but received true of type boolean",
+  },
+  {
+    name: 'a signal that is none',
+    act: () => loadWith(wrong({ signal: {} })),
+    text: 'Expected an AbortSignal for signal but received an object of type object',
+  },
+  {
+    name: 'a callback that is none',
+    act: () => loadWith(wrong({ onProgress: 1 })),
+    text: 'Expected a function for onProgress but received 1 of type number',
+  },
 ];
 const loadWith = (options: Parameters<typeof loadModel>[1]): Promise<NeoXModel> => api.NeoXModel.load(folder.join('model'), options);
 
 const FORWARD: Refusal[] = [
-  { name: 'no options', act: () => model.forward(wrong(undefined)), text: 'Expected an object for options but received undefined of type undefined' },
-  { name: 'a misspelled option', act: () => model.forward(wrong({ inputIDs: [[1]] })), text: "Unknown option 'inputIDs' in options\nHint: did you mean 'inputIds'?" },
-  { name: 'no rows', act: () => model.forward(wrong({})), text: 'Expected a non-empty array of rows of token ids for inputIds but received undefined of type undefined' },
-  { name: 'an empty batch', act: () => model.forward({ inputIds: [] }), text: 'Expected a non-empty array of rows of token ids for inputIds but received an array of 0 of type array' },
-  { name: 'a flat row', act: () => model.forward(wrong({ inputIds: [1, 2] })), text: 'Expected an array of token ids for inputIds[0] but received 1 of type number' },
-  { name: 'a row of text', act: () => model.forward(wrong({ inputIds: [[1], 'text'] })), text: "Expected an array of token ids for inputIds[1] but received 'text' of type string" },
-  { name: 'an empty row', act: () => model.forward({ inputIds: [[1], []] }), text: 'Expected at least one token that is not padding for inputIds[1] but received an array of 0 of type array' },
-  { name: 'an id beyond the vocabulary', act: () => model.forward({ inputIds: [[1, 64]] }), text: 'Expected a token id between 0 and 63 for inputIds[0][1] but received 64 of type number' },
-  { name: 'a negative id', act: () => model.forward({ inputIds: [Int32Array.of(-1)] }), text: 'Expected a token id between 0 and 63 for inputIds[0][0] but received -1 of type number' },
-  { name: 'a fraction of an id', act: () => model.forward({ inputIds: [[0.5]] }), text: 'Expected a token id between 0 and 63 for inputIds[0][0] but received 0.5 of type number' },
-  { name: 'NaN as an id', act: () => model.forward({ inputIds: [[NaN]] }), text: 'Expected a token id between 0 and 63 for inputIds[0][0] but received NaN of type number' },
-  { name: 'a mask of another batch', act: () => model.forward({ inputIds: [[1]], attentionMask: [[1], [1]] }), text: 'Expected an array of 1 rows, as inputIds has, for attentionMask but received an array of 2 of type array' },
-  { name: 'a mask of another width', act: () => model.forward({ inputIds: [[1, 2]], attentionMask: [[1]] }), text: 'Expected 2 entries, as inputIds[0] has, for attentionMask[0] but received 1 of type number' },
-  { name: 'a mask of other values', act: () => model.forward({ inputIds: [[1, 2]], attentionMask: [[1, 0.5]] }), text: 'Expected 0 or 1 for attentionMask[0][1] but received 0.5 of type number' },
-  { name: 'a row of padding', act: () => model.forward({ inputIds: [[1, 2]], attentionMask: [[0, 0]] }), text: 'Expected at least one token that is not padding for inputIds[0] but received an array of 2 of type array' },
-  { name: 'an unknown choice of logits', act: () => model.forward(wrong({ inputIds: [[1]], logits: 'first' })), text: "Expected one of 'all', 'last', 'none' for logits but received 'first' of type string" },
-  { name: 'a prefix that is none', act: () => model.forward(wrong({ inputIds: [[1]], pastKeyValues: 'p.safetensors' })), text: "Expected PrefixWeights, or an array of them, for pastKeyValues but received 'p.safetensors' of type string" },
-  { name: 'too few prefixes', act: () => model.forward({ inputIds: [[1], [2]], pastKeyValues: [prefix] }), text: 'Expected one prefix for each of the 2 rows for pastKeyValues but received an array of 1 of type array' },
-  { name: 'a cache of another model', act: async () => model.forward({ inputIds: [[1]], pastKeyValues: (await other.forward({ inputIds: [[1]] })).pastKeyValues }), text: 'Expected a KV cache of this model for pastKeyValues but received a KVCache of type object' },
-  { name: 'a cache of another batch', act: async () => model.forward({ inputIds: [[1], [2]], pastKeyValues: (await model.forward({ inputIds: [[1]] })).pastKeyValues }), text: 'Expected a KV cache of 2 rows for pastKeyValues but received 1 of type number' },
+  {
+    name: 'no options',
+    act: () => model.forward(wrong(undefined)),
+    text: 'Expected an object for options but received undefined of type undefined',
+  },
+  {
+    name: 'a misspelled option',
+    act: () => model.forward(wrong({ inputIDs: [[1]] })),
+    text: "Unknown option 'inputIDs' in options\nHint: did you mean 'inputIds'?",
+  },
+  {
+    name: 'no rows',
+    act: () => model.forward(wrong({})),
+    text: 'Expected a non-empty array of rows of token ids for inputIds but received undefined of type undefined',
+  },
+  {
+    name: 'an empty batch',
+    act: () => model.forward({ inputIds: [] }),
+    text: 'Expected a non-empty array of rows of token ids for inputIds but received an array of 0 of type array',
+  },
+  {
+    name: 'a flat row',
+    act: () => model.forward(wrong({ inputIds: [1, 2] })),
+    text: 'Expected an array of token ids for inputIds[0] but received 1 of type number',
+  },
+  {
+    name: 'a row of text',
+    act: () => model.forward(wrong({ inputIds: [[1], 'text'] })),
+    text: "Expected an array of token ids for inputIds[1] but received 'text' of type string",
+  },
+  {
+    name: 'an empty row',
+    act: () => model.forward({ inputIds: [[1], []] }),
+    text: 'Expected at least one token that is not padding for inputIds[1] but received an array of 0 of type array',
+  },
+  {
+    name: 'an id beyond the vocabulary',
+    act: () => model.forward({ inputIds: [[1, 64]] }),
+    text: 'Expected a token id between 0 and 63 for inputIds[0][1] but received 64 of type number',
+  },
+  {
+    name: 'a negative id',
+    act: () => model.forward({ inputIds: [Int32Array.of(-1)] }),
+    text: 'Expected a token id between 0 and 63 for inputIds[0][0] but received -1 of type number',
+  },
+  {
+    name: 'a fraction of an id',
+    act: () => model.forward({ inputIds: [[0.5]] }),
+    text: 'Expected a token id between 0 and 63 for inputIds[0][0] but received 0.5 of type number',
+  },
+  {
+    name: 'NaN as an id',
+    act: () => model.forward({ inputIds: [[NaN]] }),
+    text: 'Expected a token id between 0 and 63 for inputIds[0][0] but received NaN of type number',
+  },
+  {
+    name: 'a mask of another batch',
+    act: () => model.forward({ inputIds: [[1]], attentionMask: [[1], [1]] }),
+    text: 'Expected an array of 1 rows, as inputIds has, for attentionMask but received an array of 2 of type array',
+  },
+  {
+    name: 'a mask of another width',
+    act: () => model.forward({ inputIds: [[1, 2]], attentionMask: [[1]] }),
+    text: 'Expected 2 entries, as inputIds[0] has, for attentionMask[0] but received 1 of type number',
+  },
+  {
+    name: 'a mask of other values',
+    act: () => model.forward({ inputIds: [[1, 2]], attentionMask: [[1, 0.5]] }),
+    text: 'Expected 0 or 1 for attentionMask[0][1] but received 0.5 of type number',
+  },
+  {
+    name: 'a row of padding',
+    act: () => model.forward({ inputIds: [[1, 2]], attentionMask: [[0, 0]] }),
+    text: 'Expected at least one token that is not padding for inputIds[0] but received an array of 2 of type array',
+  },
+  {
+    name: 'an unknown choice of logits',
+    act: () => model.forward(wrong({ inputIds: [[1]], logits: 'first' })),
+    text: "Expected one of 'all', 'last', 'none' for logits but received 'first' of type string",
+  },
+  {
+    name: 'a prefix that is none',
+    act: () => model.forward(wrong({ inputIds: [[1]], pastKeyValues: 'p.safetensors' })),
+    text: "Expected PrefixWeights, or an array of them, for pastKeyValues but received 'p.safetensors' of type string",
+  },
+  {
+    name: 'too few prefixes',
+    act: () => model.forward({ inputIds: [[1], [2]], pastKeyValues: [prefix] }),
+    text: 'Expected one prefix for each of the 2 rows for pastKeyValues but received an array of 1 of type array',
+  },
+  {
+    name: 'a cache of another model',
+    act: async () => model.forward({ inputIds: [[1]], pastKeyValues: (await other.forward({ inputIds: [[1]] })).pastKeyValues }),
+    text: 'Expected a KV cache of this model for pastKeyValues but received a KVCache of type object',
+  },
+  {
+    name: 'a cache of another batch',
+    act: async () => model.forward({ inputIds: [[1], [2]], pastKeyValues: (await model.forward({ inputIds: [[1]] })).pastKeyValues }),
+    text: 'Expected a KV cache of 2 rows for pastKeyValues but received 1 of type number',
+  },
   {
     name: 'a row that is too long',
     act: () => model.forward({ inputIds: [[1], new Array<number>(257).fill(1)] }),
@@ -99,44 +234,149 @@ const FORWARD: Refusal[] = [
   },
   {
     name: 'a row that is too long with its cache',
-    act: async () => model.forward({ inputIds: [[1, 2]], pastKeyValues: (await model.forward({ inputIds: [new Array<number>(251).fill(1)], pastKeyValues: prefix })).pastKeyValues }),
+    act: async () =>
+      model.forward({
+        inputIds: [[1, 2]],
+        pastKeyValues: (await model.forward({ inputIds: [new Array<number>(251).fill(1)], pastKeyValues: prefix })).pastKeyValues,
+      }),
     code: 'NEOX_TOO_LONG',
     text: 'Row 0 needs 257 positions, prefix included, and the model has 256\nHint: shorten the text, or use a shorter prefix',
   },
-  { name: 'a row of a cache that has no such', act: async () => (await model.forward({ inputIds: [[1]] })).pastKeyValues.read(1), text: 'Expected an integer between 0 and 0 for row but received 1 of type number' },
+  {
+    name: 'a row of a cache that has no such',
+    act: async () => (await model.forward({ inputIds: [[1]] })).pastKeyValues.read(1),
+    text: 'Expected an integer between 0 and 0 for row but received 1 of type number',
+  },
 ];
 
 const GENERATE: Refusal[] = [
-  { name: 'a prompt that is none', act: () => model.generate(wrong(5)), text: 'Expected a string, token ids, or an array of them for prompt but received 5 of type number' },
-  { name: 'no prompt', act: () => model.generate(wrong(undefined)), text: 'Expected a string, token ids, or an array of them for prompt but received undefined of type undefined' },
-  { name: 'a prompt of a batch that is none', act: () => model.generate(wrong([[1], null])), text: 'Expected a string or token ids for prompt[1] but received null of type null' },
-  { name: 'an id beyond the vocabulary', act: () => model.generate([[1], [99]]), text: 'Expected a token id between 0 and 63 for prompt[1][0] but received 99 of type number' },
-  { name: 'options that are none', act: () => model.generate([1], wrong(null)), text: 'Expected an object for options but received null of type null' },
-  { name: 'a misspelled option', act: () => model.generate([1], wrong({ max_new_tokens: 5 })), text: "Unknown option 'max_new_tokens' in options\nHint: did you mean 'maxNewTokens'?" },
-  { name: 'a negative temperature', act: () => model.generate([1], { temperature: -1 }), text: 'Expected a finite number of at least 0 and at most 10000 for temperature but received -1 of type number' },
-  { name: 'a temperature that is not a number', act: () => model.generate([1], { temperature: NaN }), text: 'Expected a finite number of at least 0 and at most 10000 for temperature but received NaN of type number' },
-  { name: 'a temperature in words', act: () => model.generate([1], wrong({ temperature: '1' })), text: "Expected a finite number of at least 0 and at most 10000 for temperature but received '1' of type string" },
-  { name: 'topP 0', act: () => model.generate([1], { topP: 0 }), text: 'Expected a finite number above 0 and at most 1 for topP but received 0 of type number' },
-  { name: 'topP above 1', act: () => model.generate([1], { topP: 1.1 }), text: 'Expected a finite number above 0 and at most 1 for topP but received 1.1 of type number' },
-  { name: 'a negative topK', act: () => model.generate([1], { topK: -1 }), text: 'Expected an integer of at least 0 for topK but received -1 of type number' },
-  { name: 'NaN new tokens', act: () => model.generate([1], { maxNewTokens: NaN }), text: 'Expected an integer of at least 0 for maxNewTokens but received NaN of type number' },
-  { name: 'ignoreEos in words', act: () => model.generate([1], wrong({ ignoreEos: 'no' })), text: "Expected a boolean for ignoreEos but received 'no' of type string" },
-  { name: 'a negative seed', act: () => model.generate([1], { seed: -1 }), text: 'Expected an integer of at least 0 for seed but received -1 of type number' },
-  { name: 'a seed that is no exact integer', act: () => model.generate([1], { seed: 2 ** 53 }), text: 'Expected an integer of at least 0 for seed but received 9007199254740992 of type number' },
-  { name: 'too many seeds', act: () => model.generate([1], { seed: [1, 2] }), text: 'Expected one seed for each of the 1 prompts for seed but received an array of 2 of type array' },
-  { name: 'a bad seed among others', act: () => model.generate([[1], [2]], { seed: [1, 0.5] }), text: 'Expected an integer of at least 0 for seed[1] but received 0.5 of type number' },
-  { name: 'a prefix by its path', act: () => model.generate([1], wrong({ prefix: 'p' })), text: "Expected PrefixWeights, or an array of them, for prefix but received 'p' of type string" },
-  { name: 'a bad prefix among others', act: () => model.generate([[1], [2]], wrong({ prefix: [undefined, {}] })), text: 'Expected PrefixWeights or undefined for prefix[1] but received an object of type object' },
-  { name: 'a prompt that is too long', act: () => model.generate(new Array<number>(257).fill(1)), code: 'NEOX_TOO_LONG', text: 'Prompt 0 needs 257 positions, prefix included, and the model has 256\nHint: shorten the text, or use a shorter prefix' },
+  {
+    name: 'a prompt that is none',
+    act: () => model.generate(wrong(5)),
+    text: 'Expected a string, token ids, or an array of them for prompt but received 5 of type number',
+  },
+  {
+    name: 'no prompt',
+    act: () => model.generate(wrong(undefined)),
+    text: 'Expected a string, token ids, or an array of them for prompt but received undefined of type undefined',
+  },
+  {
+    name: 'a prompt of a batch that is none',
+    act: () => model.generate(wrong([[1], null])),
+    text: 'Expected a string or token ids for prompt[1] but received null of type null',
+  },
+  {
+    name: 'an id beyond the vocabulary',
+    act: () => model.generate([[1], [99]]),
+    text: 'Expected a token id between 0 and 63 for prompt[1][0] but received 99 of type number',
+  },
+  {
+    name: 'options that are none',
+    act: () => model.generate([1], wrong(null)),
+    text: 'Expected an object for options but received null of type null',
+  },
+  {
+    name: 'a misspelled option',
+    act: () => model.generate([1], wrong({ max_new_tokens: 5 })),
+    text: "Unknown option 'max_new_tokens' in options\nHint: did you mean 'maxNewTokens'?",
+  },
+  {
+    name: 'a negative temperature',
+    act: () => model.generate([1], { temperature: -1 }),
+    text: 'Expected a finite number of at least 0 and at most 10000 for temperature but received -1 of type number',
+  },
+  {
+    name: 'a temperature that is not a number',
+    act: () => model.generate([1], { temperature: NaN }),
+    text: 'Expected a finite number of at least 0 and at most 10000 for temperature but received NaN of type number',
+  },
+  {
+    name: 'a temperature in words',
+    act: () => model.generate([1], wrong({ temperature: '1' })),
+    text: "Expected a finite number of at least 0 and at most 10000 for temperature but received '1' of type string",
+  },
+  {
+    name: 'topP 0',
+    act: () => model.generate([1], { topP: 0 }),
+    text: 'Expected a finite number above 0 and at most 1 for topP but received 0 of type number',
+  },
+  {
+    name: 'topP above 1',
+    act: () => model.generate([1], { topP: 1.1 }),
+    text: 'Expected a finite number above 0 and at most 1 for topP but received 1.1 of type number',
+  },
+  {
+    name: 'a negative topK',
+    act: () => model.generate([1], { topK: -1 }),
+    text: 'Expected an integer of at least 0 for topK but received -1 of type number',
+  },
+  {
+    name: 'NaN new tokens',
+    act: () => model.generate([1], { maxNewTokens: NaN }),
+    text: 'Expected an integer of at least 0 for maxNewTokens but received NaN of type number',
+  },
+  {
+    name: 'ignoreEos in words',
+    act: () => model.generate([1], wrong({ ignoreEos: 'no' })),
+    text: "Expected a boolean for ignoreEos but received 'no' of type string",
+  },
+  {
+    name: 'a negative seed',
+    act: () => model.generate([1], { seed: -1 }),
+    text: 'Expected an integer of at least 0 for seed but received -1 of type number',
+  },
+  {
+    name: 'a seed that is no exact integer',
+    act: () => model.generate([1], { seed: 2 ** 53 }),
+    text: 'Expected an integer of at least 0 for seed but received 9007199254740992 of type number',
+  },
+  {
+    name: 'too many seeds',
+    act: () => model.generate([1], { seed: [1, 2] }),
+    text: 'Expected one seed for each of the 1 prompts for seed but received an array of 2 of type array',
+  },
+  {
+    name: 'a bad seed among others',
+    act: () => model.generate([[1], [2]], { seed: [1, 0.5] }),
+    text: 'Expected an integer of at least 0 for seed[1] but received 0.5 of type number',
+  },
+  {
+    name: 'a prefix by its path',
+    act: () => model.generate([1], wrong({ prefix: 'p' })),
+    text: "Expected PrefixWeights, or an array of them, for prefix but received 'p' of type string",
+  },
+  {
+    name: 'a bad prefix among others',
+    act: () => model.generate([[1], [2]], wrong({ prefix: [undefined, {}] })),
+    text: 'Expected PrefixWeights or undefined for prefix[1] but received an object of type object',
+  },
+  {
+    name: 'a prompt that is too long',
+    act: () => model.generate(new Array<number>(257).fill(1)),
+    code: 'NEOX_TOO_LONG',
+    text: 'Prompt 0 needs 257 positions, prefix included, and the model has 256\nHint: shorten the text, or use a shorter prefix',
+  },
   {
     name: 'a text, with a model that has no tokenizer',
     act: () => model.generate('text'),
     code: 'NEOX_FILE_NOT_FOUND',
-    text: () => (failureMessage(() => model.tokenizer)),
+    text: () => failureMessage(() => model.tokenizer),
   },
-  { name: 'stream: a misspelled option', act: () => model.stream([1], wrong({ topp: 1 })).next(), text: "Unknown option 'topp' in options\nHint: did you mean 'topP'?" },
-  { name: 'stream: several prompts', act: () => model.stream(wrong([[1], [2]])).next(), text: 'Expected a string or token ids for prompt but received an array of 2 of type array' },
-  { name: 'stream: a signal that is none', act: () => model.stream([1], wrong({ signal: 5 })).next(), text: 'Expected an AbortSignal for signal but received 5 of type number' },
+  {
+    name: 'stream: a misspelled option',
+    act: () => model.stream([1], wrong({ topp: 1 })).next(),
+    text: "Unknown option 'topp' in options\nHint: did you mean 'topP'?",
+  },
+  {
+    name: 'stream: several prompts',
+    act: () => model.stream(wrong([[1], [2]])).next(),
+    text: 'Expected a string or token ids for prompt but received an array of 2 of type array',
+  },
+  {
+    name: 'stream: a signal that is none',
+    act: () => model.stream([1], wrong({ signal: 5 })).next(),
+    text: 'Expected an AbortSignal for signal but received 5 of type number',
+  },
 ];
 
 function failureMessage(action: () => unknown): string {
@@ -186,56 +426,214 @@ const PREFIXES: Refusal[] = [
     code: 'NEOX_PREFIX_MISMATCH',
     text: 'The encoder tensor prefix_mlp.2.weight has shape [128, 10], the model takes [192, 10]',
   },
-  { name: 'an encoder state: a misspelled option', act: async () => api.PrefixEncoder.fromState(model, await encoder.state(), wrong({ dropOut: 0 })), text: "Unknown option 'dropOut' in options\nHint: did you mean 'dropout'?" },
-  { name: 'an encoder: a misspelled option', act: () => api.PrefixEncoder.create(model, wrong({ prefixLenght: 3 })), text: "Unknown option 'prefixLenght' in options\nHint: did you mean 'prefixLength'?" },
-  { name: 'an encoder without positions', act: () => api.PrefixEncoder.create(model, { prefixLength: 0 }), text: 'Expected an integer between 1 and 255 for prefixLength but received 0 of type number' },
-  { name: 'an encoder longer than the model', act: () => api.PrefixEncoder.create(model, { prefixLength: 256 }), text: 'Expected an integer between 1 and 255 for prefixLength but received 256 of type number' },
-  { name: 'an encoder of NaN width', act: () => api.PrefixEncoder.create(model, { inputDim: NaN }), text: 'Expected an integer between 1 and 65536 for inputDim but received NaN of type number' },
-  { name: 'an encoder of no width', act: () => api.PrefixEncoder.create(model, { hiddenDim: 0 }), text: 'Expected an integer between 1 and 65536 for hiddenDim but received 0 of type number' },
-  { name: 'full dropout', act: () => api.PrefixEncoder.create(model, { dropout: 1 }), text: 'Expected a finite number of at least 0 and at most 0.99 for dropout but received 1 of type number' },
-  { name: 'an unknown initialisation', act: () => api.PrefixEncoder.create(model, wrong({ init: 'ones' })), text: "Expected one of 'tokens', 'text', 'random', 'zero' for init but received 'ones' of type string" },
-  { name: "init 'text' without a text", act: () => api.PrefixEncoder.create(model, { init: 'text' }), text: "Expected a text exactly when init is 'text', for initText but received undefined of type undefined" },
-  { name: 'a text for another init', act: () => api.PrefixEncoder.create(model, { initText: 'x' }), text: "Expected a text exactly when init is 'text', for initText but received 'x' of type string" },
-  { name: 'a negative number of steps', act: () => api.PrefixEncoder.create(model, { initSteps: -1 }), text: 'Expected an integer of at least 0 for initSteps but received -1 of type number' },
-  { name: 'an infinite learning rate', act: () => api.PrefixEncoder.create(model, { initLearningRate: Infinity }), text: 'Expected a finite number of at least 0 for initLearningRate but received Infinity of type number' },
-  { name: 'an encoder of no model', act: () => api.PrefixEncoder.create(wrong({})), text: 'Expected a NeoXModel for model but received an object of type object' },
+  {
+    name: 'an encoder state: a misspelled option',
+    act: async () => api.PrefixEncoder.fromState(model, await encoder.state(), wrong({ dropOut: 0 })),
+    text: "Unknown option 'dropOut' in options\nHint: did you mean 'dropout'?",
+  },
+  {
+    name: 'an encoder: a misspelled option',
+    act: () => api.PrefixEncoder.create(model, wrong({ prefixLenght: 3 })),
+    text: "Unknown option 'prefixLenght' in options\nHint: did you mean 'prefixLength'?",
+  },
+  {
+    name: 'an encoder without positions',
+    act: () => api.PrefixEncoder.create(model, { prefixLength: 0 }),
+    text: 'Expected an integer between 1 and 255 for prefixLength but received 0 of type number',
+  },
+  {
+    name: 'an encoder longer than the model',
+    act: () => api.PrefixEncoder.create(model, { prefixLength: 256 }),
+    text: 'Expected an integer between 1 and 255 for prefixLength but received 256 of type number',
+  },
+  {
+    name: 'an encoder of NaN width',
+    act: () => api.PrefixEncoder.create(model, { inputDim: NaN }),
+    text: 'Expected an integer between 1 and 65536 for inputDim but received NaN of type number',
+  },
+  {
+    name: 'an encoder of no width',
+    act: () => api.PrefixEncoder.create(model, { hiddenDim: 0 }),
+    text: 'Expected an integer between 1 and 65536 for hiddenDim but received 0 of type number',
+  },
+  {
+    name: 'full dropout',
+    act: () => api.PrefixEncoder.create(model, { dropout: 1 }),
+    text: 'Expected a finite number of at least 0 and at most 0.99 for dropout but received 1 of type number',
+  },
+  {
+    name: 'an unknown initialisation',
+    act: () => api.PrefixEncoder.create(model, wrong({ init: 'ones' })),
+    text: "Expected one of 'tokens', 'text', 'random', 'zero' for init but received 'ones' of type string",
+  },
+  {
+    name: "init 'text' without a text",
+    act: () => api.PrefixEncoder.create(model, { init: 'text' }),
+    text: "Expected a text exactly when init is 'text', for initText but received undefined of type undefined",
+  },
+  {
+    name: 'a text for another init',
+    act: () => api.PrefixEncoder.create(model, { initText: 'x' }),
+    text: "Expected a text exactly when init is 'text', for initText but received 'x' of type string",
+  },
+  {
+    name: 'a negative number of steps',
+    act: () => api.PrefixEncoder.create(model, { initSteps: -1 }),
+    text: 'Expected an integer of at least 0 for initSteps but received -1 of type number',
+  },
+  {
+    name: 'an infinite learning rate',
+    act: () => api.PrefixEncoder.create(model, { initLearningRate: Infinity }),
+    text: 'Expected a finite number of at least 0 for initLearningRate but received Infinity of type number',
+  },
+  {
+    name: 'an encoder of no model',
+    act: () => api.PrefixEncoder.create(wrong({})),
+    text: 'Expected a NeoXModel for model but received an object of type object',
+  },
 ];
 
 const TRAINING: Refusal[] = [
-  { name: 'no model', act: () => new api.PrefixTrainer(wrong({})), text: 'Expected a NeoXModel for model but received an object of type object' },
-  { name: 'a misspelled option', act: () => new api.PrefixTrainer(model, wrong({ learningrate: 1 })), text: "Unknown option 'learningrate' in options\nHint: did you mean 'learningRate'?" },
-  { name: 'no epochs', act: () => new api.PrefixTrainer(model, { epochs: 0 }), text: 'Expected an integer of at least 1 for epochs but received 0 of type number' },
-  { name: 'a NaN learning rate', act: () => new api.PrefixTrainer(model, { learningRate: NaN }), text: 'Expected a finite number of at least 0 for learningRate but received NaN of type number' },
-  { name: 'an empty name', act: () => new api.PrefixTrainer(model, { name: '' }), text: "Expected a non-empty string for name but received '' of type string" },
-  { name: 'an encoder that is none', act: () => new api.PrefixTrainer(model, wrong({ encoder: {} })), text: 'Expected a PrefixEncoder of this model for encoder but received an object of type object' },
-  { name: 'an encoder of another model', act: () => new api.PrefixTrainer(other, { encoder }), text: 'Expected a PrefixEncoder of this model for encoder but received a PrefixEncoder of type object' },
-  { name: 'a length beside an encoder', act: () => new api.PrefixTrainer(model, { encoder, prefixLength: 4 }), text: 'Expected nothing beside encoder, which decides it, for prefixLength but received 4 of type number' },
-  { name: 'a folder that is none', act: () => new api.PrefixTrainer(model, wrong({ outputDir: 5 })), text: 'Expected a non-empty string for outputDir but received 5 of type number' },
-  { name: 'train: no data', act: () => train(wrong(undefined)), text: 'Expected an object for data but received undefined of type undefined' },
-  { name: 'train: a misspelled option', act: () => train({ train: samples }, wrong({ onevent: 1 })), text: "Unknown option 'onevent' in options\nHint: did you mean 'onEvent'?" },
-  { name: 'train: a misspelled part', act: () => train(wrong({ train: samples, validate: [] })), text: "Unknown option 'validate' in data\nHint: known options: train, validation" },
-  { name: 'train: samples that are none', act: () => train(wrong({ train: 'a.jsonl' })), text: "Expected an array of samples for data.train but received 'a.jsonl' of type string" },
+  {
+    name: 'no model',
+    act: () => new api.PrefixTrainer(wrong({})),
+    text: 'Expected a NeoXModel for model but received an object of type object',
+  },
+  {
+    name: 'a misspelled option',
+    act: () => new api.PrefixTrainer(model, wrong({ learningrate: 1 })),
+    text: "Unknown option 'learningrate' in options\nHint: did you mean 'learningRate'?",
+  },
+  {
+    name: 'no epochs',
+    act: () => new api.PrefixTrainer(model, { epochs: 0 }),
+    text: 'Expected an integer of at least 1 for epochs but received 0 of type number',
+  },
+  {
+    name: 'a NaN learning rate',
+    act: () => new api.PrefixTrainer(model, { learningRate: NaN }),
+    text: 'Expected a finite number of at least 0 for learningRate but received NaN of type number',
+  },
+  {
+    name: 'an empty name',
+    act: () => new api.PrefixTrainer(model, { name: '' }),
+    text: "Expected a non-empty string for name but received '' of type string",
+  },
+  {
+    name: 'an encoder that is none',
+    act: () => new api.PrefixTrainer(model, wrong({ encoder: {} })),
+    text: 'Expected a PrefixEncoder of this model for encoder but received an object of type object',
+  },
+  {
+    name: 'an encoder of another model',
+    act: () => new api.PrefixTrainer(other, { encoder }),
+    text: 'Expected a PrefixEncoder of this model for encoder but received a PrefixEncoder of type object',
+  },
+  {
+    name: 'a length beside an encoder',
+    act: () => new api.PrefixTrainer(model, { encoder, prefixLength: 4 }),
+    text: 'Expected nothing beside encoder, which decides it, for prefixLength but received 4 of type number',
+  },
+  {
+    name: 'a folder that is none',
+    act: () => new api.PrefixTrainer(model, wrong({ outputDir: 5 })),
+    text: 'Expected a non-empty string for outputDir but received 5 of type number',
+  },
+  {
+    name: 'train: no data',
+    act: () => train(wrong(undefined)),
+    text: 'Expected an object for data but received undefined of type undefined',
+  },
+  {
+    name: 'train: a misspelled option',
+    act: () => train({ train: samples }, wrong({ onevent: 1 })),
+    text: "Unknown option 'onevent' in options\nHint: did you mean 'onEvent'?",
+  },
+  {
+    name: 'train: a misspelled part',
+    act: () => train(wrong({ train: samples, validate: [] })),
+    text: "Unknown option 'validate' in data\nHint: known options: train, validation",
+  },
+  {
+    name: 'train: samples that are none',
+    act: () => train(wrong({ train: 'a.jsonl' })),
+    text: "Expected an array of samples for data.train but received 'a.jsonl' of type string",
+  },
   { name: 'train: no samples', act: () => train({ train: [] }), code: 'NEOX_BAD_DATA', text: 'There is no sample to train on' },
-  { name: 'train: a sample that is none', act: () => train(wrong({ train: ['text'] })), text: "Expected an object with a completion for samples[0] but received 'text' of type string" },
-  { name: 'train: a sample without its completion', act: () => train(wrong({ train: [{ prompt: [1] }] })), text: 'Expected a string or token ids for samples[0].completion but received undefined of type undefined' },
-  { name: 'train: an empty completion', act: () => train({ train: [{ completion: [] }] }), code: 'NEOX_BAD_DATA', text: 'samples[0].completion has no tokens' },
-  { name: 'train: an id beyond the vocabulary', act: () => train({ train: [samples[0] as api.Sample, { completion: [64] }] }), code: 'NEOX_BAD_DATA', text: "train sample 1 has the token id 64, and the model's ids end at 63" },
-  { name: 'train: a callback that is none', act: () => train({ train: samples }, wrong({ onEvent: 'log' })), text: "Expected a function for onEvent but received 'log' of type string" },
-  { name: 'train: a signal that is none', act: () => train({ train: samples }, wrong({ signal: true })), text: 'Expected an AbortSignal for signal but received true of type boolean' },
+  {
+    name: 'train: a sample that is none',
+    act: () => train(wrong({ train: ['text'] })),
+    text: "Expected an object with a completion for samples[0] but received 'text' of type string",
+  },
+  {
+    name: 'train: a sample without its completion',
+    act: () => train(wrong({ train: [{ prompt: [1] }] })),
+    text: 'Expected a string or token ids for samples[0].completion but received undefined of type undefined',
+  },
+  {
+    name: 'train: an empty completion',
+    act: () => train({ train: [{ completion: [] }] }),
+    code: 'NEOX_BAD_DATA',
+    text: 'samples[0].completion has no tokens',
+  },
+  {
+    name: 'train: an id beyond the vocabulary',
+    act: () => train({ train: [samples[0] as api.Sample, { completion: [64] }] }),
+    code: 'NEOX_BAD_DATA',
+    text: "train sample 1 has the token id 64, and the model's ids end at 63",
+  },
+  {
+    name: 'train: a callback that is none',
+    act: () => train({ train: samples }, wrong({ onEvent: 'log' })),
+    text: "Expected a function for onEvent but received 'log' of type string",
+  },
+  {
+    name: 'train: a signal that is none',
+    act: () => train({ train: samples }, wrong({ signal: true })),
+    text: 'Expected an AbortSignal for signal but received true of type boolean',
+  },
   {
     name: 'train: a sample that is too long',
     act: () => train({ train: samples, validation: [{ completion: new Array<number>(250).fill(1) }] }),
     code: 'NEOX_TOO_LONG',
     text: 'validation sample 0 needs 261 positions, prefix included, and the model has 256\nHint: shorten the text, or use a shorter prefix',
   },
-  { name: 'evaluate: no model', act: () => api.evaluate(wrong({}), samples), text: 'Expected a NeoXModel for model but received an object of type object' },
+  {
+    name: 'evaluate: no model',
+    act: () => api.evaluate(wrong({}), samples),
+    text: 'Expected a NeoXModel for model but received an object of type object',
+  },
   { name: 'evaluate: no samples', act: () => api.evaluate(model, []), code: 'NEOX_BAD_DATA', text: 'There is no sample to evaluate' },
-  { name: 'evaluate: samples that are none', act: () => api.evaluate(model, wrong(5)), text: 'Expected an array of { prompt?, completion } for samples but received 5 of type number' },
-  { name: 'evaluate: a misspelled option', act: () => api.evaluate(model, samples, wrong({ batchsize: 4 })), text: "Unknown option 'batchsize' in options\nHint: did you mean 'batchSize'?" },
-  { name: 'evaluate: a prefix that is none', act: () => api.evaluate(model, samples, wrong({ prefix: 'p' })), text: "Expected PrefixWeights for prefix but received 'p' of type string" },
-  { name: 'evaluate: no batch size', act: () => api.evaluate(model, samples, { batchSize: 0 }), text: 'Expected an integer of at least 1 for batchSize but received 0 of type number' },
-  { name: 'evaluate: twoRows in words', act: () => api.evaluate(model, samples, wrong({ twoRows: 'yes' })), text: "Expected a boolean for twoRows but received 'yes' of type string" },
-  { name: 'evaluate: a callback that is none', act: () => api.evaluate(model, samples, wrong({ onProgress: 1 })), text: 'Expected a function for onProgress but received 1 of type number' },
+  {
+    name: 'evaluate: samples that are none',
+    act: () => api.evaluate(model, wrong(5)),
+    text: 'Expected an array of { prompt?, completion } for samples but received 5 of type number',
+  },
+  {
+    name: 'evaluate: a misspelled option',
+    act: () => api.evaluate(model, samples, wrong({ batchsize: 4 })),
+    text: "Unknown option 'batchsize' in options\nHint: did you mean 'batchSize'?",
+  },
+  {
+    name: 'evaluate: a prefix that is none',
+    act: () => api.evaluate(model, samples, wrong({ prefix: 'p' })),
+    text: "Expected PrefixWeights for prefix but received 'p' of type string",
+  },
+  {
+    name: 'evaluate: no batch size',
+    act: () => api.evaluate(model, samples, { batchSize: 0 }),
+    text: 'Expected an integer of at least 1 for batchSize but received 0 of type number',
+  },
+  {
+    name: 'evaluate: twoRows in words',
+    act: () => api.evaluate(model, samples, wrong({ twoRows: 'yes' })),
+    text: "Expected a boolean for twoRows but received 'yes' of type string",
+  },
+  {
+    name: 'evaluate: a callback that is none',
+    act: () => api.evaluate(model, samples, wrong({ onProgress: 1 })),
+    text: 'Expected a function for onProgress but received 1 of type number',
+  },
 ];
 const train = (data: api.TrainingData, options?: api.TrainOptions): Promise<unknown> => new api.PrefixTrainer(model).train(data, options);
 
@@ -306,17 +704,28 @@ describe('the addon refuses a wrong handle', () => {
     expect(await refusal(() => addon.cancel(wrong(model.native)))).toMatchObject(invalid('cancel'));
     expect(await refusal(() => addon.cacheLengths(wrong(flag)))).toMatchObject(invalid('cache'));
     expect(await refusal(() => addon.encoderOutput(model.native, wrong(model.native)))).toMatchObject(invalid('encoder'));
-    expect(await refusal(() => addon.trainerStep(model.native, wrong(encoder.native), { learningRate: 1, gradClip: 1 }))).toMatchObject(invalid('trainer'));
+    expect(await refusal(() => addon.trainerStep(model.native, wrong(encoder.native), { learningRate: 1, gradClip: 1 }))).toMatchObject(
+      invalid('trainer'),
+    );
     const options: Native.ForwardOptions = { tokens: Int32Array.of(1), lengths: Int32Array.of(1), prefixes: [wrong(flag)], logits: 'all' };
     expect(await refusal(() => addon.forward(model.native, options))).toMatchObject(invalid('prefix'));
-    expect(await refusal(() => addon.forward(model.native, { ...options, prefixes: [null], cancel: wrong(model.native) }))).toMatchObject(invalid('cancel'));
+    expect(await refusal(() => addon.forward(model.native, { ...options, prefixes: [null], cancel: wrong(model.native) }))).toMatchObject(
+      invalid('cancel'),
+    );
   });
 });
 
 test('a folder that is not there, and one that holds no model', async () => {
-  expect(await failureOf(api.NeoXModel.load(folder.join('nowhere')))).toMatchObject({ name: 'NeoXPrefixError', code: 'NEOX_FILE_NOT_FOUND', message: expect.stringContaining(folder.join('nowhere')) as string });
+  expect(await failureOf(api.NeoXModel.load(folder.join('nowhere')))).toMatchObject({
+    name: 'NeoXPrefixError',
+    code: 'NEOX_FILE_NOT_FOUND',
+    message: expect.stringContaining(folder.join('nowhere')) as string,
+  });
   mkdirSync(folder.join('empty'));
-  expect(await failureOf(api.NeoXModel.load(folder.join('empty')))).toMatchObject({ code: 'NEOX_FILE_NOT_FOUND', message: expect.stringContaining('config.json') as string });
+  expect(await failureOf(api.NeoXModel.load(folder.join('empty')))).toMatchObject({
+    code: 'NEOX_FILE_NOT_FOUND',
+    message: expect.stringContaining('config.json') as string,
+  });
   writeFileSync(folder.join('empty', 'config.json'), '{"model_type": "gpt2"}');
   expect(await failureOf(api.NeoXModel.load(folder.join('empty')))).toMatchObject({ code: 'NEOX_UNSUPPORTED' });
 });

@@ -9,6 +9,8 @@ const MODEL = join(ROOT, 'examples', 'models', 'tiny-ja-neox');
 const DATA = join(ROOT, 'examples', 'data', 'diary.jsonl');
 const folder = temporaryFolder();
 
+jest.setTimeout(120_000);
+
 interface Ended {
   code: number | null;
   signal: NodeJS.Signals | null;
@@ -76,10 +78,10 @@ test('a second Ctrl-C ends the process at once', async () => {
   mkdirSync(bin);
   writeFileSync(
     join(bin, 'python3'),
-    `#!/bin/bash\ntrap '' TERM INT\necho ready >&2\ntouch '${folder.join('ready')}'\nsleep 20 <&- >&- 2>&-\n`,
+    `#!/bin/bash\ntrap '' TERM INT\necho ready >&2\ntouch '${folder.join('ready')}'\nsleep 30 <&- >&- 2>&-\n`,
   );
   chmodSync(join(bin, 'python3'), 0o755);
-  const started = performance.now();
+  let interrupted = 0;
   const program = ['-r', join(ROOT, 'test', 'typescript.cjs'), join(ROOT, 'lib', 'cli', 'main.ts')];
   const child = spawn(process.execPath, [...program, 'fetch-libtorch', '--destination', folder.join('libtorch')], {
     env: { ...process.env, PATH: `${bin}:${process.env['PATH'] ?? ''}` },
@@ -88,12 +90,13 @@ test('a second Ctrl-C ends the process at once', async () => {
   const timer = setInterval(() => {
     if (!existsSync(folder.join('ready'))) return;
     clearInterval(timer);
+    interrupted = performance.now();
     child.kill('SIGINT');
     setTimeout(() => child.kill('SIGINT'), 500);
   }, 50);
   const signal = await new Promise((resolve) => child.on('exit', (_code, name) => resolve(name)));
   expect(signal).toBe('SIGINT');
-  expect(performance.now() - started).toBeLessThan(15_000);
+  expect(performance.now() - interrupted).toBeLessThan(10_000);
 });
 
 test('a reader that goes away early is no error', async () => {

@@ -19,6 +19,8 @@ const GENERATE = ['generate', '--model', MODEL, '--threads', '1', '--seed', '1',
 
 let trained: CliResult;
 
+jest.setTimeout(120_000);
+
 beforeAll(async () => {
   trained = await cli([
     ...TRAIN,

@@ -1,4 +1,5 @@
-import { NeoXModel } from '../../lib/model/neox-model';
+import { mkdirSync } from 'node:fs';
+import type { NeoXModel } from '../../lib/model/neox-model';
 import { PrefixEncoder } from '../../lib/prefix/encoder';
 import { evaluate } from '../../lib/training/evaluate';
 import { PrefixTrainer } from '../../lib/training/prefix-trainer';
@@ -32,13 +33,15 @@ test('dispose waits for what is in flight, which ends well', async () => {
   const model = await load();
   const order: string[] = [];
   const inputIds = [new Random(1).ids(200, 64)];
+  // In the same turn: neither has reached the native queue when dispose is called.
   const works = [
     model.forward({ inputIds }).then(({ logits }) => order.push(`forward ${String(logits?.shape)}`)),
-    model.generate([1, 2], { maxNewTokens: 50, ignoreEos: true }).then(({ tokens }) => order.push(`generate ${tokens.length}`)),
+    model
+      .generate([1, 2], { maxNewTokens: 50, ignoreEos: true, prefix: randomPrefix(model, 3) })
+      .then(({ tokens }) => order.push(`generate ${tokens.length}`)),
   ];
-  // Both have reached the native queue when the microtasks are done.
-  await new Promise(setImmediate);
-  await model.dispose();
+  const failed = model.generate([1], { prefix: randomPrefix(model, 256) });
+  await Promise.all([model.dispose(), failureOf(failed)]);
   order.push('dispose');
   await Promise.all(works);
   expect(order).toEqual(['forward 1,200,64', 'generate 50', 'dispose']);
@@ -48,7 +51,11 @@ test('training that is in flight when its model is disposed rejects', async () =
   const model = await load();
   const trainer = new PrefixTrainer(model, { init: 'random' });
   const work = trainer.train({ train: SAMPLES }, { onEvent: ({ type }) => type === 'step' && void model.dispose() });
-  expect(await failureOf(work)).toMatchObject({ name: 'NeoXPrefixError', code: 'NEOX_DISPOSED', message: `The model ${folder.path} is disposed` });
+  expect(await failureOf(work)).toMatchObject({
+    name: 'NeoXPrefixError',
+    code: 'NEOX_DISPOSED',
+    message: `The model ${folder.path} is disposed`,
+  });
 });
 
 describe('after dispose', () => {
@@ -60,10 +67,8 @@ describe('after dispose', () => {
     model = await load();
     const { pastKeyValues: cache } = await model.forward({ inputIds: [[1, 2]] });
     encoder = await PrefixEncoder.create(model, { init: 'random' });
+    const state = await encoder.state();
     const trainer = new PrefixTrainer(model);
-    const other = await load();
-    const elsewhere = await other.forward({ inputIds: [[1]] });
-    await other.dispose();
     await model.dispose();
     uses = {
       forward: () => model.forward({ inputIds: [[1]] }),
@@ -72,12 +77,11 @@ describe('after dispose', () => {
       'generate of a batch': () => model.generate([[1], [2]]),
       stream: () => model.stream([1]),
       'cache.read': () => cache.read(),
-      'a cache of another disposed model': () => elsewhere.pastKeyValues.read(),
       'encoder.prefix': () => encoder.prefix(),
       'encoder.state': () => encoder.state(),
       'encoder.save': () => encoder.save(folder.join('encoder.safetensors')),
       'PrefixEncoder.create': () => PrefixEncoder.create(model),
-      'PrefixEncoder.fromState': () => PrefixEncoder.fromState(model, { 'prefix_wte.weight': { data: new Float32Array(1), shape: [1, 1] } }),
+      'PrefixEncoder.fromState': () => PrefixEncoder.fromState(model, state),
       train: () => trainer.train({ train: SAMPLES }),
       evaluate: () => evaluate(model, SAMPLES),
       'evaluate with a prefix': () => evaluate(model, SAMPLES, { prefix: randomPrefix(model, 2) }),
@@ -98,13 +102,11 @@ describe('after dispose', () => {
     'train',
     'evaluate',
     'evaluate with a prefix',
+    'cache.read',
+    'PrefixEncoder.fromState',
   ])('%s is refused', async (name) => {
     const error = await failureOf(uses[name] as () => unknown);
     expect(error).toMatchObject({ name: 'NeoXPrefixError', code: 'NEOX_DISPOSED', message: `The model ${folder.path} is disposed` });
-  });
-
-  test.each(['cache.read', 'a cache of another disposed model'])('%s is refused', async (name) => {
-    expect(await failureOf(uses[name] as () => unknown)).toMatchObject({ code: 'NEOX_DISPOSED' });
   });
 
   test('what needs no weights still answers', () => {
@@ -157,7 +159,9 @@ describe('memory stays flat', () => {
 
   test('over 30 loads', async () => {
     // 12 MB of weights: what stayed of each would show.
-    const big = temporaryFolderOf(await writeBig());
+    const big = folder.join('big');
+    mkdirSync(big);
+    await writeRandomModel(big, { hidden_size: 256, num_hidden_layers: 4, num_attention_heads: 4, intermediate_size: 1024 }, 2);
     for (let i = 0; i < 5; i++) await (await loadModel(big, { pack: 'both' })).dispose();
     const before = residentBytes();
     for (let i = 0; i < 30; i++) await (await loadModel(big, { pack: 'both' })).dispose();
@@ -166,21 +170,16 @@ describe('memory stays flat', () => {
 
   test('over 200 generations and caches that nobody disposes', async () => {
     await using model = await load();
-    const prompt = new Random(1).ids(150, 64);
-    const prefix = randomPrefix(model, 20);
+    const prompt = new Random(1).ids(30, 64);
+    const prefix = randomPrefix(model, 200);
     const round = async (): Promise<void> => {
-      await model.generate([prompt, prompt], { maxNewTokens: 3, prefix });
-      await model.forward({ inputIds: [prompt], logits: 'last' });
+      await model.generate(prompt, { maxNewTokens: 2, prefix });
+      await model.forward({ inputIds: [prompt], logits: 'none', pastKeyValues: randomPrefix(model, 200) });
     };
-    for (let i = 0; i < 50; i++) await round();
+    for (let i = 0; i < 30; i++) await round();
     const before = residentBytes();
     for (let i = 0; i < 200; i++) await round();
-    // 200 caches of 150 tokens alone would take 15 MB a row.
-    expect((residentBytes() - before) / MEGABYTE).toBeLessThan(60);
+    // Each round makes a prefix of 200 positions and a cache that goes with it, natively and here: 100 KB and more.
+    expect((residentBytes() - before) / MEGABYTE).toBeLessThan(25);
   });
-
-  async function writeBig(): Promise<string> {
-    return writeRandomModel(folder.path, { hidden_size: 256, num_hidden_layers: 4, num_attention_heads: 4, intermediate_size: 1024 }, 2);
-  }
-  const temporaryFolderOf = (path: string): string => path;
 });

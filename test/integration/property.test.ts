@@ -5,12 +5,21 @@ import { native } from '../../lib/native';
 import { PrefixEncoder } from '../../lib/prefix/encoder';
 import type { PrefixWeights } from '../../lib/prefix/weights';
 import { difference, relativeDifference } from '../golden/fixtures';
-import { backendsFor, loadModel, Random, randomPrefix, temporaryFolder, writeRandomModel, type ConfigJson } from '../helpers';
+import {
+  backendsFor,
+  loadModel,
+  packedBackendsFor,
+  Random,
+  randomPrefix,
+  temporaryFolder,
+  writeRandomModel,
+  type Backend,
+  type ConfigJson,
+} from '../helpers';
 import { TOLERANCES } from '../tolerances';
 
 const folder = temporaryFolder();
-const onednn = (dtype: ModelDType): boolean => backendsFor(dtype).includes('onednn');
-const ONEDNN_DTYPES = (['float32', 'bfloat16'] as const).filter(onednn);
+const PACKED = (['float32', 'bfloat16'] as const).flatMap((dtype) => packedBackendsFor(dtype).map((backend) => ({ backend, dtype })));
 
 interface Case {
   config: ConfigJson;
@@ -54,7 +63,7 @@ beforeAll(async () => {
   }
 });
 
-const load = (item: Case, backend: 'aten' | 'onednn', dtype: ModelDType = 'float32', threads = 1): Promise<NeoXModel> =>
+const load = (item: Case, backend: Backend, dtype: ModelDType = 'float32', threads = 1): Promise<NeoXModel> =>
   loadModel(paths.get(item) as string, { backend, dtype, threads });
 
 function rowsOf({ lengths, config }: Case): number[][] {
@@ -81,7 +90,13 @@ interface Training {
 }
 
 async function gradients(model: NeoXModel, item: Case): Promise<Training> {
-  const encoder = await PrefixEncoder.create(model, { prefixLength: item.prefixLength, inputDim: 5, hiddenDim: 6, init: 'random', seed: 11 });
+  const encoder = await PrefixEncoder.create(model, {
+    prefixLength: item.prefixLength,
+    inputDim: 5,
+    hiddenDim: 6,
+    init: 'random',
+    seed: 11,
+  });
   const addon = native();
   const trainer = await addon.createTrainer(model.native, encoder.native, { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0 });
   const { loss } = await addon.trainerAccumulate(model.native, trainer, batchOf(item));
@@ -92,33 +107,36 @@ async function gradients(model: NeoXModel, item: Case): Promise<Training> {
 function batchOf(item: Case): { tokens: Int32Array; targets: Int32Array; lengths: Int32Array } {
   const random = new Random(8);
   const rows = rowsOf(item);
-  const targets = rows.flatMap((row) => row.map((_, t) => (t === 0 || random.next() < 0.8 ? random.integer(0, (item.config['vocab_size'] as number) - 1) : -1)));
+  const targets = rows.flatMap((row) =>
+    row.map((_, t) => (t === 0 || random.next() < 0.8 ? random.integer(0, (item.config['vocab_size'] as number) - 1) : -1)),
+  );
   return { tokens: Int32Array.from(rows.flat()), targets: Int32Array.from(targets), lengths: Int32Array.from(item.lengths) };
 }
 
-const named = CASES.map((item) => ({ item, name: `${JSON.stringify(item.config)}, prefix ${item.prefixLength}, rows ${item.lengths.join()}` }));
+const named = CASES.map((item) => ({
+  item,
+  name: `${JSON.stringify(item.config)}, prefix ${item.prefixLength}, rows ${item.lengths.join()}`,
+}));
 
 describe.each(named)('$name', ({ item }) => {
   const inputIds = rowsOf(item);
 
-  if (onednn('float32')) {
-    test('both backends compute the same logits and gradients', async () => {
-      await using aten = await load(item, 'aten');
-      await using packed = await load(item, 'onednn');
-      const expected = await rowLogits(aten, inputIds, mixed(aten, item));
-      const actual = await rowLogits(packed, inputIds, mixed(packed, item));
-      actual.forEach((row, i) => expect(difference(row, expected[i] as Float32Array).max).toBeLessThanOrEqual(TOLERANCES.float32.logits));
-      const a = await gradients(aten, item);
-      const b = await gradients(packed, item);
-      expect(Math.abs(a.loss / b.loss - 1)).toBeLessThanOrEqual(1e-5);
-      for (const [name, gradient] of Object.entries(a.gradients)) {
-        expect(relativeDifference(b.gradients[name] as Float32Array, gradient)).toBeLessThanOrEqual(TOLERANCES.float32.gradientRelative);
-      }
-    });
-  }
+  test.each(packedBackendsFor('float32'))('the same logits and gradients as the reference backend: %s', async (backend) => {
+    await using aten = await load(item, 'aten');
+    await using packed = await load(item, backend);
+    const expected = await rowLogits(aten, inputIds, mixed(aten, item));
+    const actual = await rowLogits(packed, inputIds, mixed(packed, item));
+    actual.forEach((row, i) => expect(difference(row, expected[i] as Float32Array).max).toBeLessThanOrEqual(TOLERANCES.float32.logits));
+    const a = await gradients(aten, item);
+    const b = await gradients(packed, item);
+    expect(Math.abs(a.loss / b.loss - 1)).toBeLessThanOrEqual(1e-5);
+    for (const [name, gradient] of Object.entries(a.gradients)) {
+      expect(relativeDifference(b.gradients[name] as Float32Array, gradient)).toBeLessThanOrEqual(TOLERANCES.float32.gradientRelative);
+    }
+  });
 
-  test.each(ONEDNN_DTYPES)('a row gets the same bits alone as in a batch: %s', async (dtype) => {
-    await using model = await load(item, 'onednn', dtype);
+  test.each(PACKED)('a row gets the same bits alone as in a batch: $backend, $dtype', async ({ backend, dtype }) => {
+    await using model = await load(item, backend, dtype);
     const past = mixed(model, item);
     const together = await rowLogits(model, inputIds, past);
     for (const [i, row] of inputIds.entries()) {
@@ -127,9 +145,9 @@ describe.each(named)('$name', ({ item }) => {
     }
   });
 
-  test.each(ONEDNN_DTYPES)('the number of threads changes no bit: %s', async (dtype) => {
-    await using one = await load(item, 'onednn', dtype, 1);
-    await using two = await load(item, 'onednn', dtype, 2);
+  test.each(PACKED)('the number of threads changes no bit: $backend, $dtype', async ({ backend, dtype }) => {
+    await using one = await load(item, backend, dtype, 1);
+    await using two = await load(item, backend, dtype, 2);
     expect(await rowLogits(two, inputIds, mixed(two, item))).toEqual(await rowLogits(one, inputIds, mixed(one, item)));
     expect(await gradients(two, item)).toEqual(await gradients(one, item));
   });
@@ -159,7 +177,13 @@ describe.each(named)('$name', ({ item }) => {
   test.each(backendsFor('float32'))('the gradient is the slope of the loss: %s', async (backend) => {
     await using model = await load(item, backend);
     const { gradients: analytic } = await gradients(model, item);
-    const encoder = await PrefixEncoder.create(model, { prefixLength: item.prefixLength, inputDim: 5, hiddenDim: 6, init: 'random', seed: 11 });
+    const encoder = await PrefixEncoder.create(model, {
+      prefixLength: item.prefixLength,
+      inputDim: 5,
+      hiddenDim: 6,
+      init: 'random',
+      seed: 11,
+    });
     const start = await encoder.state();
     const names = Object.keys(start);
     const batch = batchOf(item);
@@ -182,7 +206,10 @@ describe.each(named)('$name', ({ item }) => {
       const direction = Object.fromEntries(
         names.map((name) => [name, (analytic[name] as Float32Array).map((g, i) => g / norm + (chance[name]?.[i] as number) / length)]),
       );
-      const slope = names.reduce((sum, name) => sum + (analytic[name] as Float32Array).reduce((s, g, i) => s + g * (direction[name]?.[i] as number), 0), 0);
+      const slope = names.reduce(
+        (sum, name) => sum + (analytic[name] as Float32Array).reduce((s, g, i) => s + g * (direction[name]?.[i] as number), 0),
+        0,
+      );
       const step = 0.02;
       const measured = ((await lossAt(direction, step)) - (await lossAt(direction, -step))) / (2 * step);
       expect(Math.abs(measured - slope)).toBeLessThanOrEqual(0.01 * norm + 1e-4);
@@ -191,15 +218,19 @@ describe.each(named)('$name', ({ item }) => {
 });
 
 // Elementwise operations are shared out over threads by elements, unless somebody takes care that rows stay whole.
-test.each(['gelu', 'gelu_new', 'quick_gelu', 'silu'].flatMap((hidden_act) => ONEDNN_DTYPES.map((dtype) => ({ hidden_act, dtype }))))(
-  'the number of threads changes no bit of many long rows: $hidden_act, $dtype',
-  async ({ hidden_act, dtype }) => {
-    const path = folder.join(`${hidden_act}-${dtype}`);
+test.each(['gelu', 'gelu_new', 'quick_gelu', 'silu'].flatMap((hidden_act) => PACKED.map((packed) => ({ hidden_act, ...packed }))))(
+  'the number of threads changes no bit of many long rows: $hidden_act, $backend, $dtype',
+  async ({ hidden_act, backend, dtype }) => {
+    const path = folder.join(`${hidden_act}-${backend}-${dtype}`);
     mkdirSync(path);
-    const item = { config: { vocab_size: 50, hidden_act, intermediate_size: 150, num_hidden_layers: 2, max_position_embeddings: 600 }, prefixLength: 3, lengths: [401, 150] };
+    const item = {
+      config: { vocab_size: 50, hidden_act, intermediate_size: 150, num_hidden_layers: 2, max_position_embeddings: 600 },
+      prefixLength: 3,
+      lengths: [401, 150],
+    };
     paths.set(item, await writeRandomModel(path, item.config, 5));
-    await using one = await load(item, 'onednn', dtype, 1);
-    await using three = await load(item, 'onednn', dtype, 3);
+    await using one = await load(item, backend, dtype, 1);
+    await using three = await load(item, backend, dtype, 3);
     expect(await rowLogits(three, rowsOf(item), mixed(three, item))).toEqual(await rowLogits(one, rowsOf(item), mixed(one, item)));
     expect(await gradients(three, item)).toEqual(await gradients(one, item));
   },

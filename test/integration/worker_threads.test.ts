@@ -1,7 +1,15 @@
 import { runProgram, temporaryFolder, writeRandomModel } from '../helpers';
 
 const folder = temporaryFolder();
-beforeAll(() => writeRandomModel(folder.path, { hidden_size: 128, num_hidden_layers: 4, num_attention_heads: 4, intermediate_size: 512, max_position_embeddings: 1024 }));
+beforeAll(() =>
+  writeRandomModel(folder.path, {
+    hidden_size: 128,
+    num_hidden_layers: 4,
+    num_attention_heads: 4,
+    intermediate_size: 512,
+    max_position_embeddings: 1024,
+  }),
+);
 
 /** The program's result; it must have ended well. */
 async function run(way: string): Promise<Record<string, unknown>> {

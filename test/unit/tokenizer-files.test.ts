@@ -184,8 +184,8 @@ describe('Tokenizer.load', () => {
   });
 
   test.each<[string, string | object, string]>([
-    ['tokenizer_config.json', '{', 'tokenizer_config.json is not valid JSON'],
-    ['tokenizer_config.json', '[]', 'does not hold a JSON object'],
+    ['tokenizer_config.json', '{', 'tokenizer_config.json is not usable: expected JSON'],
+    ['tokenizer_config.json', '[]', 'expected a JSON object'],
     ['tokenizer_config.json', { eos_token: 3 }, 'eos_token is neither a string nor an object'],
     ['tokenizer_config.json', { extra_ids: 1e9 }, 'extra_ids is not an integer between 0 and 10000'],
     ['tokenizer_config.json', { legacy: 'yes' }, 'legacy is not true or false'],
@@ -200,7 +200,7 @@ describe('Tokenizer.load', () => {
   });
 
   test.each<[string | object, string, string]>([
-    ['{"model":', 'NEOX_BAD_TOKENIZER', 'is not valid JSON'],
+    ['{"model":', 'NEOX_BAD_TOKENIZER', 'is not usable: expected JSON'],
     [{}, 'NEOX_BAD_TOKENIZER', 'it has no model'],
     [{ model: { type: 'Unigram', vocab: [] } }, 'NEOX_UNSUPPORTED', 'put the spiece.model of the model into its folder'],
     [

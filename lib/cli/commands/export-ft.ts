@@ -93,7 +93,12 @@ export async function run(flags: ExportFtFlags, ui: Ui): Promise<number> {
   return verified?.ok === false ? 1 : 0;
 }
 
-async function loadTasks(flags: ExportFtFlags, checkpoint: Checkpoint, ui: Ui): Promise<Record<string, PrefixWeights>> {
+/** Loads the prefixes that --task names. */
+export async function loadTasks(
+  flags: Pick<ExportFtFlags, 'task' | 'prefixSeqLen' | 'allowFingerprintMismatch'>,
+  checkpoint: Checkpoint,
+  ui: Ui,
+): Promise<Record<string, PrefixWeights>> {
   const { prefixSeqLen: prefixLength, allowFingerprintMismatch } = flags;
   const names = (flags.task ?? []).map(({ name }) => name);
   const number = names.findIndex((name) => /^\d+$/.test(name));

@@ -7,7 +7,12 @@ import { fields, formatCount, formatNumber, inline, table } from '../format';
 import { given } from '../options';
 import type { Finding, InspectFlags } from './inspect';
 
-const FORMATS = { safetensors: 'safetensors of neox-prefix', rinna: 'one tensor of torch.save (rinna)', peft: 'PEFT adapter', fastertransformer: 'task of a FasterTransformer folder' } as const;
+const FORMATS = {
+  safetensors: 'safetensors of neox-prefix',
+  rinna: 'one tensor of torch.save (rinna)',
+  peft: 'PEFT adapter',
+  fastertransformer: 'task of a FasterTransformer folder',
+} as const;
 
 export async function inspectPrefix(path: string, flags: InspectFlags): Promise<Finding> {
   const encoder = path.endsWith('.safetensors') ? await inspectEncoder(path) : undefined;

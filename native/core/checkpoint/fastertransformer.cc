@@ -191,7 +191,7 @@ Gather gather_all(at::Tensor source) {
 }
 
 at::Tensor map_contiguous(const TensorEntry& entry) {
-  const at::Tensor tensor = read_tensor(entry).contiguous();
+  const at::Tensor tensor = read_tensor(entry, entry.dtype);
   load_pages(tensor);  // the kernels below stride through it
   return tensor;
 }

@@ -6,11 +6,11 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/checkpoint/convert_elements.h"
 #include "core/error.h"
 
 namespace neox {
@@ -40,12 +40,14 @@ std::vector<std::pair<int64_t, int64_t>> block_offsets(const at::Tensor& target,
 }
 
 // target = source, where target's last dimension and source's dimension `inner` are those without gaps. at::Tensor::copy_ steps
-// through such a pair element by element.
+// through such a pair element by element. T is of the size of target's elements.
 template <typename T>
 void copy_transposed(const at::Tensor& target, const at::Tensor& source, int64_t inner) {
   const int64_t last = target.dim() - 1;
   const int64_t rows = target.size(inner), columns = target.size(last);
   const int64_t row_step = target.stride(inner), column_step = source.stride(last);
+  const int64_t item = source.element_size();
+  ElementConverter* const convert = element_converter(source.scalar_type(), target.scalar_type());
   const auto blocks = block_offsets(target, source, inner, last);
   const int64_t strips = (rows + kTile - 1) / kTile;
   const auto jobs = static_cast<int64_t>(blocks.size()) * strips;
@@ -56,12 +58,10 @@ void copy_transposed(const at::Tensor& target, const at::Tensor& source, int64_t
       const int64_t row = job % strips * kTile;
       const int64_t height = std::min(kTile, rows - row);
       T* const out = static_cast<T*>(target.data_ptr()) + to + row * row_step;
-      const T* const in = static_cast<const T*>(source.const_data_ptr()) + from + row;
+      const char* const in = static_cast<const char*>(source.const_data_ptr()) + (from + row) * item;
       for (int64_t column = 0; column < columns; column += kTile) {
         const int64_t width = std::min(kTile, columns - column);
-        for (int64_t c = 0; c < width; ++c) {
-          std::memcpy(tile + c * kTile, in + (column + c) * column_step, static_cast<size_t>(height) * sizeof(T));
-        }
+        for (int64_t c = 0; c < width; ++c) convert(in + (column + c) * column_step * item, tile + c * kTile, height);
         for (int64_t r = 0; r < height; ++r) {
           for (int64_t c = 0; c < width; ++c) out[r * row_step + column + c] = tile[c * kTile + r];
         }
@@ -76,17 +76,17 @@ void copy_piece(const at::Tensor& target, const at::Tensor& source) {
   for (int64_t d = 0; d < last; ++d) {
     if (source.stride(d) == 1 && source.stride(last) != 1) inner = d;
   }
-  if (inner != last && source.element_size() == 2) {
+  if (inner != last && target.scalar_type() == at::kHalf) {
     copy_transposed<uint16_t>(target, source, inner);
-  } else if (inner != last && source.element_size() == 4) {
+  } else if (inner != last && target.scalar_type() == at::kFloat) {
     copy_transposed<uint32_t>(target, source, inner);
   } else {
     target.copy_(source);
   }
 }
 
-at::Tensor join(const TensorEntry& entry) {
-  const auto options = at::TensorOptions().dtype(entry.dtype);
+at::Tensor join(const TensorEntry& entry, at::ScalarType dtype) {
+  const auto options = at::TensorOptions().dtype(dtype);
   if (entry.pieces.empty()) return at::zeros(entry.shape, options);
   const auto axis = static_cast<size_t>(entry.axis);
   std::vector<int64_t> sizes = entry.pieces.front().shape;
@@ -121,8 +121,17 @@ at::Tensor join(const TensorEntry& entry) {
 
 }  // namespace
 
-at::Tensor read_tensor(const TensorEntry& entry) {
-  const at::Tensor tensor = entry.joined ? join(entry) : map_tensor(entry);
+at::Tensor read_tensor(const TensorEntry& entry, at::ScalarType dtype) {
+  at::Tensor tensor;
+  if (entry.joined) {
+    // Converted on the way where the converter can, so that there is no second copy.
+    const bool direct = dtype == at::kFloat || dtype == at::kHalf;
+    tensor = join(entry, direct ? dtype : entry.dtype).to(dtype);
+  } else {
+    const at::Tensor mapped = map_tensor(entry);
+    tensor = mapped.to(dtype).contiguous();
+    if (!tensor.is_same(mapped)) release_pages(mapped);
+  }
   return entry.scale == 1.0 ? tensor : at::mul(tensor, entry.scale);
 }
 

@@ -7,8 +7,8 @@
 
 namespace neox {
 
-// The tensor of any entry: mapped where it lies as it is, else put together in memory, one piece at a time.
+// The tensor of any entry, contiguous, in a dtype: mapped where it lies as it is, else made in memory, one piece at a time.
 // Throws CoreError(bad_checkpoint) when a piece reaches outside of its file, or when the pieces do not give the shape.
-at::Tensor read_tensor(const TensorEntry& entry);
+at::Tensor read_tensor(const TensorEntry& entry, at::ScalarType dtype);
 
 }  // namespace neox

@@ -2,54 +2,13 @@
 // vector code wherever it stands: ATen's operators compute what is left at the end of a thread's share by another formula, which
 // rounds differently, so that a row's result depended on the rows beside it and on the number of threads.
 #include "core/kernels/functions.h"
-#include "core/kernels/vector.h"
+#include "core/kernels/math.h"
 
 namespace neox::kernels::NEOX_KERNEL_NAMESPACE {
 namespace {
 
-inline FloatV abs_of(FloatV x) { return x < 0.0F ? -x : x; }
-inline FloatV clamp(FloatV x, float limit) {
-  x = x < -limit ? splat(-limit) : x;
-  return x > limit ? splat(limit) : x;
-}
-
-// erf as a rational function of degree 13 over 8 on [-4, 4], where float32's erf reaches 1 (the coefficients of Eigen's
-// generic_fast_erf_float); within 3e-7.
-inline FloatV erf_of(FloatV x) {
-  x = clamp(x, 4.0F);
-  const FloatV x2 = x * x;
-  FloatV p = x2 * -2.72614225801306e-10F + 2.77068142495902e-08F;
-  p = p * x2 - 2.10102402082508e-06F;
-  p = p * x2 - 5.69250639462346e-05F;
-  p = p * x2 - 7.34990630326855e-04F;
-  p = p * x2 - 2.95459980854025e-03F;
-  p = p * x2 - 1.60960333262415e-02F;
-  FloatV q = x2 * -1.45660718464996e-05F - 2.13374055278905e-04F;
-  q = q * x2 - 1.68282697438203e-03F;
-  q = q * x2 - 7.37332916720468e-03F;
-  q = q * x2 - 1.42647390514189e-02F;
-  return x * p / q;
-}
-
-inline FloatV tanh_of(FloatV x) {
-  const FloatV e = exp_of(abs_of(x) * -2.0F);
-  const FloatV t = (1.0F - e) / (1.0F + e);
-  return x < 0.0F ? -t : t;
-}
-
-inline FloatV sigmoid_of(FloatV x) {
-  const FloatV e = exp_of(-abs_of(x));
-  return (x < 0.0F ? e : splat(1.0F)) / (1.0F + e);
-}
-
-constexpr float kInverseRoot2 = 0.70710678118654752F;
-constexpr float kInverseRoot2Pi = 0.39894228040143268F;
-constexpr float kTanhScale = 0.79788456080286536F;  // sqrt(2 / pi)
-constexpr float kTanhCube = 0.044715F;
-constexpr float kQuick = 1.702F;
-
 struct Gelu {
-  static inline FloatV value(FloatV x) { return x * 0.5F * (1.0F + erf_of(x * kInverseRoot2)); }
+  static inline FloatV value(FloatV x) { return gelu_of(x); }
   // 0.5 (1 + erf(x / sqrt 2)) + x exp(-x^2 / 2) / sqrt(2 pi)
   static inline FloatV slope(FloatV x) {
     return 0.5F * (1.0F + erf_of(x * kInverseRoot2)) + x * exp_of(x * x * -0.5F) * kInverseRoot2Pi;
@@ -57,7 +16,7 @@ struct Gelu {
 };
 
 struct GeluTanh {
-  static inline FloatV value(FloatV x) { return x * 0.5F * (1.0F + tanh_of(kTanhScale * (x + kTanhCube * x * x * x))); }
+  static inline FloatV value(FloatV x) { return gelu_tanh_of(x); }
   static inline FloatV slope(FloatV x) {
     const FloatV t = tanh_of(kTanhScale * (x + kTanhCube * x * x * x));
     return 0.5F * (1.0F + t) + 0.5F * x * (1.0F - t * t) * kTanhScale * (1.0F + 3.0F * kTanhCube * x * x);

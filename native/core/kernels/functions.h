@@ -10,6 +10,8 @@ int64_t attention_forward_scratch(const AttentionTask& task);
 int64_t attention_backward_scratch(const AttentionTask& task);
 void attention_forward(const AttentionTask& task, float* scratch);
 void attention_backward(const AttentionTask& task, float* scratch);
+void linear(const LinearTask& task, int64_t first_panel, int64_t last_panel);
+void pack_linear(const LinearPackTask& task, int64_t first_panel, int64_t last_panel);
 void activation(const ActivationTask& task);
 void rotary(const RotaryTask& task);
 LossResult cross_entropy(Element element, void* logits, int64_t vocab, int64_t target, float scale);

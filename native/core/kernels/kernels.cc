@@ -18,16 +18,20 @@ extern const KernelTable table;
 namespace avx512 {
 extern const KernelTable table;
 }
+namespace avx512_bf16 {
+extern const KernelTable table;
+}
 #endif
 
 const KernelTable* find_kernels(const char* name) {
 #if defined(__x86_64__)
-  if (std::strcmp(name, "avx512") == 0) {
-    const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("fma");
-    return runs ? &avx512::table : nullptr;
+  if (std::strcmp(name, "avx512_bf16") == 0) {
+    return avx512 && __builtin_cpu_supports("avx512bf16") ? &avx512_bf16::table : nullptr;
   }
+  if (std::strcmp(name, "avx512") == 0) return avx512 ? &avx512::table : nullptr;
   if (std::strcmp(name, "avx2") == 0) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2::table : nullptr;
   }
@@ -44,7 +48,7 @@ static const KernelTable& choose() {
     }
     return *table;
   }
-  for (const char* name : {"avx512", "avx2"}) {
+  for (const char* name : {"avx512_bf16", "avx512", "avx2"}) {
     if (const KernelTable* table = find_kernels(name)) return *table;
   }
   return portable::table;

@@ -43,6 +43,39 @@ struct AttentionTask {
   float* grad_prefix_values = nullptr;  // [P, D] float32, written
 };
 
+// Outputs in a panel of packed weights.
+constexpr int64_t kLinearPanel = 64;
+inline constexpr int64_t linear_panels(int64_t n) { return (n + kLinearPanel - 1) / kLinearPanel; }
+// Elements of the packed form of weights [n, k].
+inline constexpr int64_t linear_packed_size(Element element, int64_t n, int64_t k) {
+  const int64_t inner = element == Element::kFloat32 ? k : (k + 1) / 2 * 2;
+  return (n + 15) / 16 * 16 * inner;
+}
+
+enum class After : int32_t { kNothing, kGelu, kGeluTanh };
+
+// y[m, n] = after(x[m, k] W^T + bias) + residual, for float32 and bfloat16. With bfloat16 an odd k needs one readable zero behind each row.
+struct LinearTask {
+  Element element = Element::kFloat32;
+  After after = After::kNothing;
+  int64_t m = 0, n = 0, k = 0;
+  const void* x = nullptr;
+  int64_t x_stride = 0;            // elements between rows of x
+  const void* weights = nullptr;   // packed
+  const void* bias = nullptr;      // [n] or null
+  const void* residual = nullptr;  // [m, n] or null
+  void* out = nullptr;             // [m, n]
+};
+
+// Packs W: element [n, k] is at weights + n * n_stride + k * k_stride.
+struct LinearPackTask {
+  Element element = Element::kFloat32;
+  int64_t n = 0, k = 0;
+  const void* weights = nullptr;
+  int64_t n_stride = 0, k_stride = 0;
+  void* out = nullptr;
+};
+
 enum class Function : int32_t { kGelu, kGeluTanh, kQuickGelu, kRelu, kSilu };
 
 // out = f(x), or dy * f'(x) where dy is given; `out` may be `dy`.
@@ -92,6 +125,9 @@ struct KernelTable {
   int64_t (*attention_backward_scratch)(const AttentionTask&);
   void (*attention_forward)(const AttentionTask&, float* scratch);
   void (*attention_backward)(const AttentionTask&, float* scratch);
+  // The panels [first, last) of a product; panels are independent of each other.
+  void (*linear)(const LinearTask&, int64_t first_panel, int64_t last_panel);
+  void (*pack_linear)(const LinearPackTask&, int64_t first_panel, int64_t last_panel);
   void (*activation)(const ActivationTask&);
   void (*rotary)(const RotaryTask&);
   // One row of V logits. With `scale` > 0 the row is overwritten by (softmax - onehot(target)) * scale.
@@ -101,7 +137,7 @@ struct KernelTable {
 };
 
 // The best table that this processor runs, or the one that the environment variable NEOX_PREFIX_KERNELS names
-// ("portable", "avx2" or "avx512").
+// ("portable", "avx2", "avx512" or "avx512_bf16").
 const KernelTable& kernels();
 // By name; null when it is not built or this processor cannot run it.
 const KernelTable* find_kernels(const char* name);

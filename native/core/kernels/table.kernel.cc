@@ -12,6 +12,8 @@ const KernelTable table = {
     attention_backward_scratch,
     attention_forward,
     attention_backward,
+    linear,
+    pack_linear,
     activation,
     rotary,
     cross_entropy,

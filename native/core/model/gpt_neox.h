@@ -21,15 +21,13 @@ struct ModelOptions {
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
   Backend backend = Backend::kAten;
-  // Which products run on reordered copies of the weights (onednn only). Each copy costs the memory of the weights.
+  // Which products run on packed copies of the weights (not with aten). Each copy costs the memory of the weights.
   bool pack_forward = true;
   bool pack_backward = true;
 
-  bool use_kernels() const { return backend == Backend::kOneDnn && device.is_cpu(); }
+  bool use_kernels() const { return backend != Backend::kAten && device.is_cpu(); }
 
-  LinearPacking pack() const {
-    return {backend == Backend::kOneDnn && pack_forward, backend == Backend::kOneDnn && pack_backward};
-  }
+  LinearPacking pack() const { return {backend, use_kernels() && pack_forward, use_kernels() && pack_backward}; }
 };
 
 // Where targets are; parallel to the M packed tokens.

@@ -1,8 +1,10 @@
 // A linear layer whose weights never change: y = x W^T + b, and the gradient of its input. There is no weight gradient.
 //
-// Backends: `aten` is at::linear, on any device. `onednn` (CPU) reorders the weights once into the layout that oneDNN's matrix product
-// wants and fuses what follows the product. Each row of a packed product depends on that row alone, which at::linear does
-// not promise.
+// Backends:
+//   `aten`    at::linear, on any device; the reference.
+//   `onednn`  CPU; the weights are reordered once into the layout that oneDNN's matrix product wants.
+//   `native`  CPU; the weights are packed once for the kernels of our own (core/kernels/linear.kernel.cc).
+// The last two fuse what follows the product, and each row of theirs depends on that row alone, which at::linear does not promise.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -15,16 +17,24 @@
 
 namespace neox {
 
-enum class Backend { kAten, kOneDnn };
+enum class Backend { kAten, kOneDnn, kNative };
 
-// Which products of a linear layer run on reordered copies of its weights.
+const char* backend_name(Backend backend);
+
+// Whether a backend computes a dtype on this processor.
+bool backend_supports(Backend backend, at::ScalarType dtype);
+// The fastest backend for a dtype on this processor.
+Backend best_backend(at::ScalarType dtype);
+
+// Which products of a linear layer run on packed copies of its weights.
 struct LinearPacking {
+  Backend backend = Backend::kAten;
   bool forward = false;
   bool backward = false;
 };
 
-// Whether libtorch on this processor has the packed operators for a dtype.
-bool onednn_supports(at::ScalarType dtype);
+// Weights of one product in a backend's layout.
+class PackedWeights;
 
 class FrozenLinear {
  public:
@@ -46,9 +56,9 @@ class FrozenLinear {
   std::string weight_name_;
   LinearPacking packing_;
   std::optional<at::Tensor> bias_;
-  at::Tensor weight_;           // as it is, [out, in]; undefined where only packed copies are used
-  at::Tensor packed_;           // for x W^T; undefined: not packed
-  at::Tensor packed_backward_;  // for dy W
+  at::Tensor weight_;                            // as it is, [out, in]; undefined where only packed copies are used
+  std::shared_ptr<const PackedWeights> packed_;  // for x W^T; null: not packed
+  std::shared_ptr<const PackedWeights> packed_backward_;  // for dy W
   int64_t weight_bytes_ = 0;
 };
 

@@ -13,10 +13,10 @@ CheckpointWeights::CheckpointWeights(const std::vector<TensorEntry>& entries, at
 at::Tensor CheckpointWeights::get(const std::string& name) const {
   const auto found = entries_.find(name);
   if (found == entries_.end()) throw CoreError("NEOX_BAD_CHECKPOINT", "The checkpoint has no tensor " + name);
-  const at::Tensor mapped = read_tensor(found->second);
-  const at::Tensor converted = mapped.to(device_, dtype_).contiguous();
-  if (!converted.is_same(mapped)) release_pages(mapped);
-  return converted;
+  const at::Tensor tensor = read_tensor(found->second, dtype_);
+  const at::Tensor there = tensor.to(device_);
+  if (!there.is_same(tensor)) release_pages(tensor);
+  return there;
 }
 
 void CheckpointWeights::release(const at::Tensor& tensor) const {

@@ -21,14 +21,17 @@ async function inWorker({ folder, what }: Task): Promise<void> {
   }
   const trainer = new PrefixTrainer(model, { init: 'random' });
   const train = Array.from({ length: 40 }, () => ({ completion: PROMPT }));
-  await trainer.train({ train }, {
-    onEvent: ({ type }) => {
-      if (type !== 'step') return;
-      parentPort?.postMessage('step');
-      if (what === 'throw') throw new Error('in the worker');
-      if (what === 'exit') process.exit(5);
+  await trainer.train(
+    { train },
+    {
+      onEvent: ({ type }) => {
+        if (type !== 'step') return;
+        parentPort?.postMessage('step');
+        if (what === 'throw') throw new Error('in the worker');
+        if (what === 'exit') process.exit(5);
+      },
     },
-  });
+  );
 }
 
 function start(task: Task): Worker {

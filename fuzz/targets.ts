@@ -1,0 +1,262 @@
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { openCheckpoint, type Checkpoint } from '../lib/checkpoint/checkpoint';
+import { readSafetensorsHeader } from '../lib/checkpoint/safetensors';
+import { DTYPE_BYTES, type TensorEntry, type TensorPiece } from '../lib/checkpoint/tensor';
+import { readStateDict } from '../lib/checkpoint/torch-file';
+import { FLOAT_DTYPES, readTensor } from '../lib/checkpoint/values';
+import { isNeoXPrefixError, type NeoXPrefixError } from '../lib/errors';
+import { NeoXModel } from '../lib/model/neox-model';
+import { PrefixWeights } from '../lib/prefix/weights';
+import { Tokenizer } from '../lib/tokenizer/tokenizer';
+
+const FIXTURES = join(__dirname, '..', 'test', 'fixtures');
+
+/** Files by their path in the folder that is opened. */
+export type Files = Readonly<Record<string, Buffer>>;
+
+export const FORMATS = ['safetensors', 'torch', 'spiece', 'tokenizer', 'config', 'adapter', 'ini'] as const;
+export type Format = (typeof FORMATS)[number];
+
+/** What a user does with files of one format, and good files to start from. */
+export interface Target {
+  readonly format: Format;
+  /** Names of the files that are tampered with, in the folder. */
+  readonly names: readonly string[];
+  /** Folders that can be opened; each holds at least one of `names`. */
+  readonly seeds: () => Files[];
+  /**
+   * Opens a folder the way a user would and uses all that it accepts.
+   * @param deep also hands what was accepted to native code
+   * @throws NeoXPrefixError; anything else is a fault of the library
+   */
+  readonly open: (folder: string, deep: boolean) => Promise<void>;
+}
+
+function fixture(...parts: string[]): Buffer {
+  return readFileSync(join(FIXTURES, ...parts));
+}
+
+const inFiles = (name: string): Buffer => fixture('files', name);
+
+/** Breaks the promise of the reader: not an error of the library's own class, so it counts as a crash. */
+class BrokenPromise extends Error {}
+
+function checkPlace(piece: TensorPiece, width: number): void {
+  const { size } = statSync(piece.file);
+  const numbers = [piece.offset, piece.byteLength, ...piece.shape, ...(piece.stride ?? [])];
+  const span = piece.shape.includes(0) ? 0 : piece.shape.reduce((sum, n, d) => sum + (n - 1) * (strideOf(piece)[d] as number), 1);
+  const isInside = piece.offset + piece.byteLength <= size && span * width <= piece.byteLength;
+  if (!numbers.every((n) => Number.isSafeInteger(n) && n >= 0) || !isInside) {
+    throw new BrokenPromise(`a tensor outside of its file of ${size} bytes: ${JSON.stringify(piece)}`);
+  }
+}
+
+function strideOf({ shape, stride }: TensorPiece): readonly number[] {
+  if (stride !== undefined) return stride;
+  const plain = shape.map(() => 1);
+  for (let d = shape.length - 2; d >= 0; d--) plain[d] = (plain[d + 1] as number) * (shape[d + 1] as number);
+  return plain;
+}
+
+async function checkTensors(tensors: Iterable<TensorEntry>): Promise<void> {
+  for (const entry of tensors) {
+    for (const piece of entry.join?.pieces ?? [entry]) checkPlace(piece, DTYPE_BYTES[entry.dtype]);
+    if (!FLOAT_DTYPES.includes(entry.dtype)) continue;
+    const count = entry.shape.reduce((product, n) => product * n, 1);
+    const values = await readTensor(entry);
+    if (values.length !== count) throw new BrokenPromise(`${values.length} values of a tensor of ${count}`);
+  }
+}
+
+async function useCheckpoint(folder: string, deep: boolean): Promise<Checkpoint> {
+  const checkpoint = await openCheckpoint(folder);
+  await checkTensors(checkpoint.tensors.values());
+  if (deep) {
+    await using model = await NeoXModel.load(folder, { threads: 1, backend: 'aten' });
+    await model.forward({ inputIds: [[1, 0]], logits: 'last' });
+  }
+  return checkpoint;
+}
+
+/** Tries one after the other; an error of the library's own is one more answer. */
+async function all(...steps: (() => Promise<unknown>)[]): Promise<void> {
+  let first: NeoXPrefixError | undefined;
+  for (const step of steps) {
+    try {
+      await step();
+    } catch (error) {
+      if (!isNeoXPrefixError(error)) throw error;
+      first ??= error;
+    }
+  }
+  if (first !== undefined) throw first;
+}
+
+/** Full-width and half-width forms, a composed kana, a run that invites quadratic work, emoji, a lone surrogate, NUL. */
+const SAMPLE = `今日は、ＡＢＣ　ｶﾞ ガ ${'a'.repeat(500)} 😃👨‍👩‍👧\ud800\0\n<s></s><unk>[UNK]<|endoftext|>`;
+
+async function useTokenizer(folder: string): Promise<void> {
+  const tokenizer = await Tokenizer.load(folder);
+  for (const addSpecialTokens of [false, true]) {
+    const ids = tokenizer.encode(SAMPLE, { addSpecialTokens });
+    for (const id of ids) if (id < 0 || id >= tokenizer.vocabSize) throw new BrokenPromise(`id ${id} of ${tokenizer.vocabSize}`);
+    tokenizer.decode(ids);
+  }
+  const decoder = tokenizer.createDecoder({ skipSpecialTokens: true });
+  for (let id = 0; id < Math.min(tokenizer.vocabSize, 300); id++) decoder.push(id);
+  decoder.end();
+  tokenizer.encode('');
+  tokenizer.tokenToId('</s>');
+}
+
+function checkpointSeed(name: string, weights: string): Files {
+  return { 'config.json': inFiles(join(name, 'config.json')), [weights]: inFiles(join(name, weights)) };
+}
+
+/** A sequential model of one layer for one GPU, and a task. */
+function fastertransformerSeed(): Files {
+  const sizes: Readonly<Record<string, number>> = {
+    'wte': 20,
+    'lm_head.weight': 20,
+    'final_layernorm.weight': 2,
+    'final_layernorm.bias': 2,
+    'layers.0.input_layernorm.weight': 2,
+    'layers.0.input_layernorm.bias': 2,
+    'layers.0.post_attention_layernorm.weight': 2,
+    'layers.0.post_attention_layernorm.bias': 2,
+    'layers.0.attention.query_key_value.weight.0': 12,
+    'layers.0.attention.query_key_value.bias.0': 6,
+    'layers.0.attention.dense.weight.0': 4,
+    'layers.0.attention.dense.bias': 2,
+    'layers.0.mlp.dense_h_to_4h.weight.0': 6,
+    'layers.0.mlp.dense_h_to_4h.bias.0': 3,
+    'layers.0.mlp.dense_4h_to_h.weight.0': 6,
+    'layers.0.mlp.dense_4h_to_h.bias': 2,
+    'prefix_prompt.smile.weight.0': 12,
+  };
+  const ini = [
+    ...['[gptneox]', 'model_name = tiny', 'head_num = 1', 'size_per_head = 2', 'inter_size = 3', 'num_layer = 1', 'rotary_embedding = 2'],
+    ...['vocab_size = 10', 'start_id = 1', 'end_id = 2', 'use_gptj_residual = 0', 'weight_data_type = fp32', 'num_tasks = 1'],
+    ...['prompt_learning_type = 2', '', '[task_0]', 'task_name = smile', 'prompt_length = 3', ''],
+  ];
+  const weights = Object.entries(sizes).map(([name, count]) => [`1-gpu/model.${name}.bin`, Buffer.alloc(4 * count, 0x3c)]);
+  return { '1-gpu/config.ini': Buffer.from(ini.join('\n')), ...(Object.fromEntries(weights) as Files) };
+}
+
+export const TARGETS: Readonly<Record<Format, Target>> = {
+  safetensors: {
+    format: 'safetensors',
+    names: ['model.safetensors', 'model.safetensors.index.json'],
+    seeds: () => [
+      checkpointSeed('checkpoint', 'model.safetensors'),
+      { 'config.json': inFiles('checkpoint/config.json'), 'model.safetensors': inFiles('mixed.safetensors') },
+      { 'config.json': inFiles('checkpoint/config.json'), 'model.safetensors': inFiles('peft/adapter_model.safetensors') },
+      {
+        ...checkpointSeed('checkpoint-sharded', 'model.safetensors.index.json'),
+        'model-00001-of-00002.safetensors': inFiles('checkpoint-sharded/model-00001-of-00002.safetensors'),
+        'model-00002-of-00002.safetensors': inFiles('checkpoint-sharded/model-00002-of-00002.safetensors'),
+      },
+    ],
+    open: async (folder, deep) => {
+      const path = join(folder, 'model.safetensors');
+      const direct = async (): Promise<void> => checkTensors((await readSafetensorsHeader(path)).tensors.values());
+      await all(() => useCheckpoint(folder, deep), ...(hasFile(path) ? [direct, () => PrefixWeights.load(path)] : []));
+    },
+  },
+  torch: {
+    format: 'torch',
+    names: ['pytorch_model.bin'],
+    seeds: () => {
+      const files = ['dtypes', 'views', 'wrapped', 'state_dict', 'parameter', 'integers'].flatMap((name) => [`${name}.bin`, `${name}.legacy.bin`]);
+      const others = ['prefix.checkpoint', 'prefix.4d.checkpoint', 'prefix.half.checkpoint', 'prefix.legacy.weight', 'peft-bin/adapter_model.bin'];
+      const config = inFiles('checkpoint/config.json');
+      return [
+        checkpointSeed('checkpoint-pickled', 'pytorch_model.bin'),
+        checkpointSeed('checkpoint-old-rinna', 'pytorch_model.bin'),
+        ...[...files, ...others].map((name) => ({ 'config.json': config, 'pytorch_model.bin': inFiles(name) })),
+      ];
+    },
+    open: async (folder, deep) => {
+      const path = join(folder, 'pytorch_model.bin');
+      const direct = async (): Promise<void> => checkTensors((await readStateDict(path)).values());
+      await all(() => useCheckpoint(folder, deep), direct, () => PrefixWeights.load(path, { numLayers: 2, numHeads: 2 }));
+    },
+  },
+  spiece: {
+    format: 'spiece',
+    names: ['spiece.model'],
+    seeds: () => ['dummy-prefix', 'byte-fallback'].map((name) => ({ 'spiece.model': fixture('tokenizer', name, 'spiece.model') })),
+    open: useTokenizer,
+  },
+  tokenizer: {
+    format: 'tokenizer',
+    names: ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'],
+    seeds: () => {
+      const small = fixture('tokenizer', 'byte-level', 'tokenizer.json');
+      const spiece = fixture('tokenizer', 'dummy-prefix', 'spiece.model');
+      const config = fixture('tokenizer', 'dummy-prefix', 'tokenizer_config.json');
+      return [
+        { 'tokenizer.json': small, 'tokenizer_config.json': fixture('tokenizer', 'byte-level', 'tokenizer_config.json') },
+        {
+          'spiece.model': spiece,
+          'tokenizer_config.json': config,
+          'special_tokens_map.json': Buffer.from('{"eos_token":"</s>","pad_token":{"content":"[PAD]","lstrip":true,"rstrip":false}}'),
+          'added_tokens.json': Buffer.from('{"<extra>":600,"[PAD]":601}'),
+        },
+      ];
+    },
+    open: useTokenizer,
+  },
+  config: {
+    format: 'config',
+    names: ['config.json'],
+    seeds: () => [
+      checkpointSeed('checkpoint', 'model.safetensors'),
+      checkpointSeed('checkpoint-old-rinna', 'pytorch_model.bin'),
+      { ...checkpointSeed('checkpoint', 'model.safetensors'), 'config.json': fixture('golden', 'rope-dynamic', 'config.json') },
+      { ...checkpointSeed('checkpoint', 'model.safetensors'), 'config.json': fixture('golden', 'old-config', 'config.json') },
+    ],
+    open: async (folder, deep) => void (await useCheckpoint(folder, deep)),
+  },
+  adapter: {
+    format: 'adapter',
+    names: ['adapter_config.json', 'adapter_model.safetensors'],
+    seeds: () => [
+      { 'adapter_config.json': inFiles('peft/adapter_config.json'), 'adapter_model.safetensors': inFiles('peft/adapter_model.safetensors') },
+      { 'adapter_config.json': inFiles('peft-bin/adapter_config.json'), 'adapter_model.bin': inFiles('peft-bin/adapter_model.bin') },
+    ],
+    open: async (folder) => {
+      const prefix = await PrefixWeights.load(folder);
+      const count = prefix.shape.reduce((product, n) => product * n, 1);
+      if (prefix.data.length !== count) throw new BrokenPromise(`${prefix.data.length} values of a prefix of ${count}`);
+      prefix.statistics();
+    },
+  },
+  ini: {
+    format: 'ini',
+    names: ['1-gpu/config.ini'],
+    seeds: () => [fastertransformerSeed()],
+    open: async (folder, deep) => {
+      await all(
+        () => useCheckpoint(folder, deep),
+        () => PrefixWeights.load(folder),
+        () => PrefixWeights.load(folder, { task: 0 }),
+      );
+    },
+  },
+};
+
+function hasFile(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isFile() === true;
+}
+
+/** Writes files into a folder, which must exist. */
+export function writeFiles(folder: string, files: Files): void {
+  for (const [name, bytes] of Object.entries(files)) {
+    const at = name.lastIndexOf('/');
+    if (at > 0) mkdirSync(join(folder, name.slice(0, at)), { recursive: true });
+    writeFileSync(join(folder, name), bytes);
+  }
+}

@@ -1,0 +1,67 @@
+import type { Command } from 'commander';
+import { openCheckpoint } from '../../checkpoint/checkpoint';
+import { convertPrefix, type ConvertOptions } from '../../prefix/convert';
+import { addOptions, given, integer, option, unwrap } from '../options';
+import type { Act } from '../program';
+import type { Ui } from '../ui';
+
+export interface ConvertFlags {
+  args: string[];
+  format?: NonNullable<ConvertOptions['format']>;
+  task?: string;
+  name?: string;
+  model?: string;
+  prefixSeqLen?: number;
+  allowFingerprintMismatch?: boolean;
+  overwrite?: boolean;
+}
+
+const DESCRIPTION = `Reads a prefix of any format and writes it in any other: this program's .safetensors, rinna's .checkpoint and .weight, a PEFT adapter folder, or a task of a FasterTransformer folder.
+
+The source is recognised by its content, the target by its name. A FasterTransformer folder must be there already (\`export ft\` makes it) and gets the prefix as one more task.`;
+
+const EXAMPLES = `
+Examples:
+  $ neox-prefix convert smileface.safetensors smileface-adapter
+  $ neox-prefix convert smileface_suffix.task0.weight smileface.safetensors --model models/japanese-gpt-neox-small --name smileface
+  $ neox-prefix convert ft/2-gpu smileface.safetensors --task smileface
+  $ neox-prefix convert smileface-adapter ft/2-gpu --name smileface`;
+
+export function register(program: Command, act: Act): void {
+  const command = program
+    .command('convert')
+    .summary('write a prefix in another format')
+    .description(unwrap(DESCRIPTION))
+    .argument('<from>', 'a prefix in any format')
+    .argument('<to>', 'the file or folder to write')
+    .addHelpText('after', EXAMPLES);
+  addOptions(command, 'Options', [
+    option('--format <format>', 'the format to write', {
+      choices: ['safetensors', 'rinna', 'peft', 'fastertransformer'],
+      default: 'what the name of <to> says',
+    }),
+    option('--task <name>', 'which task of a FasterTransformer folder', { default: 'the only one' }),
+    option('--name <name>', "the task's name in what is written", { default: 'the one that the source knows' }),
+    option(
+      '--pretrained-model-dir, --model <dir>',
+      'the model that the prefix is for: needed for a file of nothing but numbers, checked for others',
+    ),
+    option('--prefix-seq-len <n>', 'prefix length, for a file whose shape does not show it', { parse: integer(1) }),
+    option('--allow-fingerprint-mismatch', 'take a prefix that was trained on another base model of the same shape'),
+    option('--overwrite', 'replace what is there'),
+  ]);
+  command.action(act(run));
+}
+
+export async function run(flags: ConvertFlags, ui: Ui): Promise<number> {
+  const [from, to] = flags.args as [string, string];
+  const { format, task, name, overwrite, allowFingerprintMismatch, prefixSeqLen: prefixLength } = flags;
+  const config = flags.model === undefined ? undefined : await openCheckpoint(flags.model);
+  const options = given({ format, task, name, overwrite, allowFingerprintMismatch, prefixLength, config });
+  const report = await convertPrefix(from, to, options);
+  for (const warning of report.warnings) ui.warn(warning);
+  ui.json(report);
+  const id = report.to.taskId === undefined ? '' : `, task ${report.to.taskId} (${report.task ?? ''})`;
+  ui.print(`${to}: prefix [${report.shape.join(', ')}], ${report.from.format} to ${report.to.format}${id}`);
+  return 0;
+}

@@ -1,0 +1,167 @@
+#include "core/model/packed_weights.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+
+#include "core/error.h"
+#include "core/kernels/element.h"
+#include "core/kernels/kernels.h"
+
+namespace neox {
+namespace {
+
+// ---- oneDNN through libtorch's operators ----
+
+// libtorch has no C++ header for these operators; the dispatcher knows them by name, if it has them.
+using Reorder = at::Tensor(const at::Tensor&, std::optional<int64_t>);
+using Pointwise = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
+                             c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
+using PointwiseBinary = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                                   const std::optional<at::Tensor>&, std::string_view);
+
+// The layout that oneDNN prefers depends a little on the number of rows; this is a training batch's order of magnitude.
+constexpr int64_t kTypicalRows = 128;
+
+struct OneDnnOps {
+  c10::TypedOperatorHandle<Reorder> reorder;
+  c10::TypedOperatorHandle<Pointwise> pointwise;
+  c10::TypedOperatorHandle<PointwiseBinary> binary;
+
+  static const std::optional<OneDnnOps>& get() {
+    static const std::optional<OneDnnOps> ops = find();
+    return ops;
+  }
+
+ private:
+  static std::optional<OneDnnOps> find() {
+    auto& dispatcher = c10::Dispatcher::singleton();
+    const auto reorder = dispatcher.findSchema({"mkldnn::_reorder_linear_weight", ""});
+    const auto pointwise = dispatcher.findSchema({"mkldnn::_linear_pointwise", ""});
+    const auto binary = dispatcher.findSchema({"mkldnn::_linear_pointwise", "binary"});
+    if (!reorder || !pointwise || !binary) return std::nullopt;
+    try {
+      return OneDnnOps{reorder->typed<Reorder>(), pointwise->typed<Pointwise>(), binary->typed<PointwiseBinary>()};
+    } catch (const c10::Error&) {
+      return std::nullopt;  // another libtorch, where they take other arguments
+    }
+  }
+};
+
+class OneDnnWeights final : public PackedWeights {
+ public:
+  explicit OneDnnWeights(const at::Tensor& weight)
+      : packed_(OneDnnOps::get()->reorder.call(weight.contiguous(), kTypicalRows)) {}
+
+  at::Tensor multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
+                      const at::Tensor* residual) const override {
+    const OneDnnOps& ops = *OneDnnOps::get();
+    if (residual != nullptr) return ops.binary.call(x, *residual, packed_, bias, "add");
+    const bool gelu = epilogue != Epilogue::kNothing;
+    return ops.pointwise.call(x, packed_, bias, gelu ? "gelu" : "none", c10::List<std::optional<at::Scalar>>(),
+                              epilogue == Epilogue::kGeluTanh ? "tanh" : "none");
+  }
+
+ private:
+  at::Tensor packed_;
+};
+
+bool onednn_runs(at::ScalarType dtype) {
+  if (!OneDnnOps::get()) return false;
+  try {
+    const OneDnnWeights weights(at::ones({16, 16}, dtype));
+    const at::Tensor y = weights.multiply(at::ones({2, 16}, dtype), std::nullopt, Epilogue::kNothing, nullptr);
+    return y.to(at::kFloat).eq(16.0).all().item<bool>();
+  } catch (const c10::Error&) {
+    return false;  // this processor lacks what oneDNN wants for the dtype
+  }
+}
+
+// ---- kernels of our own ----
+
+class NativeWeights final : public PackedWeights {
+ public:
+  explicit NativeWeights(const at::Tensor& weight) : out_(weight.size(0)), in_(weight.size(1)) {
+    const auto element = kernels::element_of(weight.scalar_type());
+    packed_ = at::empty({kernels::linear_packed_size(element, out_, in_)}, weight.options());
+    const kernels::LinearPackTask task = {
+        element, out_, in_, weight.const_data_ptr(), weight.stride(0), weight.stride(1), packed_.mutable_data_ptr()};
+    at::parallel_for(0, kernels::linear_panels(out_), 1,
+                     [&](int64_t begin, int64_t end) { kernels::kernels().pack_linear(task, begin, end); });
+  }
+
+  at::Tensor multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
+                      const at::Tensor* residual) const override {
+    at::Tensor rows = x.contiguous();
+    if (in_ % 2 != 0) {  // bfloat16 goes by pairs: a zero behind each row
+      rows = at::zeros({x.size(0), in_ + 1}, x.options());
+      rows.narrow(1, 0, in_).copy_(x);
+    }
+    at::Tensor out = at::empty({x.size(0), out_}, x.options());
+    kernels::LinearTask task;
+    task.element = kernels::element_of(x.scalar_type());
+    task.after = epilogue == Epilogue::kGelu       ? kernels::After::kGelu
+                 : epilogue == Epilogue::kGeluTanh ? kernels::After::kGeluTanh
+                                                   : kernels::After::kNothing;
+    task.m = x.size(0);
+    task.n = out_;
+    task.k = in_;
+    task.x = rows.const_data_ptr();
+    task.x_stride = rows.size(1);
+    task.weights = packed_.const_data_ptr();
+    task.bias = bias ? bias->const_data_ptr() : nullptr;
+    task.residual = residual == nullptr ? nullptr : residual->const_data_ptr();
+    task.out = out.mutable_data_ptr();
+    at::parallel_for(0, kernels::linear_panels(out_), 1,
+                     [&](int64_t begin, int64_t end) { kernels::kernels().linear(task, begin, end); });
+    return out;
+  }
+
+ private:
+  int64_t out_, in_;
+  at::Tensor packed_;
+};
+
+}  // namespace
+
+std::shared_ptr<const PackedWeights> pack_weights(Backend backend, const at::Tensor& weight) {
+  switch (backend) {
+    case Backend::kOneDnn: return std::make_shared<OneDnnWeights>(weight);
+    case Backend::kNative: return std::make_shared<NativeWeights>(weight);
+    case Backend::kAten: break;
+  }
+  throw CoreError("NEOX_UNSUPPORTED", "The aten backend has no packed weights");
+}
+
+const char* backend_name(Backend backend) {
+  switch (backend) {
+    case Backend::kAten: return "aten";
+    case Backend::kOneDnn: return "onednn";
+    case Backend::kNative: return "native";
+  }
+  return "unknown";
+}
+
+bool backend_supports(Backend backend, at::ScalarType dtype) {
+  switch (backend) {
+    case Backend::kAten: return true;
+    case Backend::kNative: return dtype == at::kFloat || dtype == at::kBFloat16;
+    case Backend::kOneDnn: break;
+  }
+  static const bool float32 = onednn_runs(at::kFloat);
+  static const bool bfloat16 = onednn_runs(at::kBFloat16);
+  static const bool float16 = onednn_runs(at::kHalf);
+  return dtype == at::kFloat ? float32 : dtype == at::kBFloat16 ? bfloat16 : dtype == at::kHalf && float16;
+}
+
+Backend best_backend(at::ScalarType dtype) {
+  // Our kernels win where they have the processor's own instructions for the dtype: measured on AVX-512 with AVX512_BF16.
+  const std::string_view name = kernels::kernels().name;
+  const bool fast = dtype == at::kFloat ? name.starts_with("avx512") : dtype == at::kBFloat16 && name == "avx512_bf16";
+  if (fast) return Backend::kNative;
+  return backend_supports(Backend::kOneDnn, dtype) ? Backend::kOneDnn : Backend::kAten;
+}
+
+}  // namespace neox

@@ -1,0 +1,27 @@
+// Weights of one frozen product y = x W^T, prepared once in the layout of a backend. W is [out, in].
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <optional>
+
+#include "core/model/linear.h"
+
+namespace neox {
+
+// What is done to a product's result before it is written.
+enum class Epilogue { kNothing, kGelu, kGeluTanh };
+
+class PackedWeights {
+ public:
+  virtual ~PackedWeights() = default;
+  // x [M, in] -> epilogue(x W^T + bias) + residual, [M, out]. An epilogue and a residual exclude each other.
+  virtual at::Tensor multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
+                              const at::Tensor* residual) const = 0;
+};
+
+// `weight` may be transposed: its strides are read as they are.
+std::shared_ptr<const PackedWeights> pack_weights(Backend backend, const at::Tensor& weight);
+
+}  // namespace neox

@@ -1,0 +1,164 @@
+import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { type openCheckpoint } from '../../lib/checkpoint/checkpoint';
+import { FTExporter } from '../../lib/export/ft-exporter';
+import { convertPrefix, type ConvertOptions } from '../../lib/prefix/convert';
+import { PrefixWeights } from '../../lib/prefix/weights';
+import { wholeNumberPrefix, writeCheckpoint } from './export-helpers';
+import { failure } from './files-helpers';
+
+let folder: string;
+let prefix: PrefixWeights;
+let config: Awaited<ReturnType<typeof openCheckpoint>>;
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'neox-prefix-'));
+  const model = join(folder, 'model');
+  await mkdir(model);
+  config = (await writeCheckpoint(model)).checkpoint;
+  prefix = wholeNumberPrefix(config, 3).withMetadata({
+    task: '笑顔',
+    baseModel: { fingerprint: config.fingerprint },
+    recipe: { epochs: 2 },
+  });
+});
+afterEach(() => rm(folder, { recursive: true, force: true }));
+
+const FORMATS = ['safetensors', 'rinna', 'peft', 'fastertransformer'] as const;
+type Format = (typeof FORMATS)[number];
+
+/** The prefix in a format, and the options that it takes to read it. */
+async function source(format: Format): Promise<{ path: string; options: ConvertOptions }> {
+  switch (format) {
+    case 'safetensors':
+      await prefix.save(join(folder, 'from.safetensors'));
+      return { path: join(folder, 'from.safetensors'), options: {} };
+    case 'rinna':
+      await prefix.save(join(folder, 'from.checkpoint'));
+      return { path: join(folder, 'from.checkpoint'), options: { numLayers: 2, numHeads: 2, name: '笑顔' } };
+    case 'peft':
+      await prefix.save(join(folder, 'from-adapter'));
+      return { path: join(folder, 'from-adapter'), options: {} };
+    case 'fastertransformer': {
+      const tasks = { other: wholeNumberPrefix(config, 2, 9), 笑顔: prefix };
+      const { directory } = await new FTExporter({ checkpoint: config }).export(join(folder, 'from-ft'), { tensorParallel: 2, tasks });
+      return { path: directory, options: { task: '笑顔' } };
+    }
+  }
+}
+
+/** Where to write a format, by its name alone. */
+async function target(format: Format): Promise<string> {
+  if (format !== 'fastertransformer')
+    return join(folder, { safetensors: 'to.safetensors', rinna: 'to.weight', peft: 'to-adapter' }[format]);
+  const tasks = { first: wholeNumberPrefix(config, 1, 5) };
+  return (await new FTExporter({ checkpoint: config }).export(join(folder, 'to-ft'), { dtype: 'float32', tasks })).directory;
+}
+
+const PAIRS = FORMATS.flatMap((from) => FORMATS.map((to) => ({ from, to })));
+
+it.each(PAIRS)('converts $from to $to', async ({ from, to }) => {
+  const { path, options } = await source(from);
+  const out = await target(to);
+  const report = await convertPrefix(path, out, options);
+  expect(report).toMatchObject({
+    from: { path, format: from },
+    to: { path: out, format: to, ...(to === 'fastertransformer' ? { taskId: 1 } : {}) },
+    shape: [3, 2, 2, 2, 32],
+    task: '笑顔',
+  });
+  const loaded = await PrefixWeights.load(out, { config, ...(to === 'fastertransformer' ? { task: '笑顔' } : {}) });
+  expect(loaded.format).toBe(to);
+  expect(loaded.data).toEqual(prefix.data);
+  if (to !== 'rinna') expect(loaded.metadata.task).toBe('笑顔');
+  if (['safetensors', 'peft'].includes(from) && ['safetensors', 'peft'].includes(to)) expect(loaded.metadata).toEqual(prefix.metadata);
+  if (to === 'rinna' && from !== 'rinna') expect(report.warnings).toEqual([expect.stringContaining('holds the numbers only')]);
+});
+
+it('says when a folder cannot tell whose prefix it takes', async () => {
+  const { path } = await source('safetensors');
+  const out = await target('fastertransformer');
+  expect((await convertPrefix(path, out)).warnings).toEqual([
+    `${out} does not say which base model it was made from: only the sizes were compared`,
+  ]);
+});
+
+it('gives the task another name', async () => {
+  const { path, options } = await source('fastertransformer');
+  const out = join(folder, 'renamed.safetensors');
+  await convertPrefix(path, out, { ...options, name: 'smile' });
+  expect((await PrefixWeights.load(out)).metadata.task).toBe('smile');
+});
+
+it('takes a format where the path does not say it', async () => {
+  const { path } = await source('safetensors');
+  const out = join(folder, 'prefix.bin');
+  expect((await failure(convertPrefix(path, out))).code).toBe('NEOX_BAD_ARGUMENT');
+  expect(await convertPrefix(path, out, { format: 'rinna' })).toMatchObject({ to: { format: 'rinna' } });
+});
+
+describe('what is there', () => {
+  it.each(['safetensors', 'rinna', 'peft'] as const)('is kept unless it may be replaced: %s', async (to) => {
+    const { path } = await source('safetensors');
+    const out = await target(to);
+    const other = wholeNumberPrefix(config, 1, 4);
+    await other.save(out);
+    const error = await failure(convertPrefix(path, out));
+    expect([error.code, error.hint]).toEqual(['NEOX_BAD_ARGUMENT', 'choose another path, or set `overwrite: true` to replace it']);
+    expect((await PrefixWeights.load(out, { config })).hash).toBe(other.hash);
+    await convertPrefix(path, out, { overwrite: true });
+    expect((await PrefixWeights.load(out, { config })).hash).toBe(prefix.hash);
+  });
+
+  it('is kept: a task of the same name', async () => {
+    const { path } = await source('safetensors');
+    const out = await target('fastertransformer');
+    expect((await failure(convertPrefix(path, out, { name: 'first' }))).message).toContain("already has a task 'first'");
+    expect(await convertPrefix(path, out, { name: 'first', overwrite: true })).toMatchObject({ to: { taskId: 0 } });
+    expect((await PrefixWeights.load(out)).hash).toBe(prefix.hash);
+  });
+
+  it('can be the source itself', async () => {
+    const { path } = await source('safetensors');
+    await convertPrefix(path, path, { name: 'smile', overwrite: true });
+    expect(await PrefixWeights.load(path)).toMatchObject({ hash: prefix.hash, metadata: { task: 'smile' } });
+  });
+
+  it('is never a file in place of a folder', async () => {
+    const { path } = await source('safetensors');
+    const out = join(folder, 'file');
+    await writeFile(out, 'something');
+    expect((await failure(convertPrefix(path, out, { overwrite: true }))).message).toContain('There is a file already');
+    expect(await readFile(out, 'utf8')).toBe('something');
+  });
+});
+
+describe('errors', () => {
+  it('a task needs a name', async () => {
+    await source('rinna');
+    const error = await failure(convertPrefix(join(folder, 'from.checkpoint'), await target('fastertransformer'), { config }));
+    expect([error.code, error.message]).toEqual(['NEOX_BAD_ARGUMENT', expect.stringContaining('for options.name')]);
+  });
+
+  it('of reading leave nothing behind', async () => {
+    const { path } = await source('rinna');
+    const error = await failure(convertPrefix(path, join(folder, 'to.safetensors')));
+    expect(error.code).toBe('NEOX_BAD_PREFIX');
+    expect(await readdir(folder)).not.toContain('to.safetensors');
+  });
+
+  it('a folder of another model is refused', async () => {
+    const { path } = await source('safetensors');
+    const other = join(folder, 'other');
+    await mkdir(other);
+    const { checkpoint } = await writeCheckpoint(other, { num_hidden_layers: 1 });
+    const { directory } = await new FTExporter({ checkpoint }).export(join(folder, 'ft'));
+    expect((await failure(convertPrefix(path, directory))).code).toBe('NEOX_PREFIX_MISMATCH');
+  });
+
+  it('unknown options are named', async () => {
+    const error = await failure(convertPrefix('a', 'b', { overwite: true } as ConvertOptions));
+    expect(error.message).toContain("Unknown option 'overwite'");
+  });
+});
