@@ -40,7 +40,11 @@ export function checkFunction<T>(name: string, value: T): T {
 /** An integer in [min, max]. */
 export function checkInteger(name: string, value: unknown, min: number, max = Number.MAX_SAFE_INTEGER): number {
   if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < min || value > max) {
-    throw badArgument(name, max === Number.MAX_SAFE_INTEGER ? `an integer of at least ${min}` : `an integer between ${min} and ${max}`, value);
+    throw badArgument(
+      name,
+      max === Number.MAX_SAFE_INTEGER ? `an integer of at least ${min}` : `an integer between ${min} and ${max}`,
+      value,
+    );
   }
   return value;
 }
@@ -76,7 +80,8 @@ export function checkOptions(name: string, value: unknown, allowed: readonly str
 
 export function checkSignal(name: string, value: unknown): AbortSignal | undefined {
   if (value === undefined) return undefined;
-  if (value === null || typeof value !== 'object' || !('aborted' in value) || !('addEventListener' in value)) throw badArgument(name, 'an AbortSignal', value);
+  if (value === null || typeof value !== 'object' || !('aborted' in value) || !('addEventListener' in value))
+    throw badArgument(name, 'an AbortSignal', value);
   return value as AbortSignal;
 }
 

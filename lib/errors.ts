@@ -7,7 +7,6 @@ export const ERROR_CODES = [
   'NEOX_BAD_EXPORT',
   'NEOX_BAD_PREFIX',
   'NEOX_BAD_TOKENIZER',
-  'NEOX_BUILD_FAILED',
   'NEOX_DISPOSED',
   'NEOX_FILE_NOT_FOUND',
   'NEOX_IO',
@@ -35,7 +34,10 @@ const MAX_MESSAGE = 2000;
 
 /** Text from files stands in messages, and messages on terminals: what could steer one is written as an escape. */
 function printable(text: string): string {
-  const plain = text.replace(/(?![\n\t])\p{Cc}|[\u202a-\u202e\u2066-\u2069]/gu, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`);
+  const plain = text.replace(
+    /(?![\n\t])\p{Cc}|[\u202a-\u202e\u2066-\u2069]/gu,
+    (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
   return plain.length > MAX_MESSAGE ? `${plain.slice(0, MAX_MESSAGE)}...` : plain;
 }
 
@@ -48,7 +50,10 @@ export class NeoXPrefixError extends Error {
 
   constructor(code: NeoXErrorCode, message: string, details: NeoXErrorDetails = {}) {
     const text = printable(message);
-    super(details.hint === undefined ? text : `${text}\nHint: ${details.hint}`, details.cause === undefined ? undefined : { cause: details.cause });
+    super(
+      details.hint === undefined ? text : `${text}\nHint: ${details.hint}`,
+      details.cause === undefined ? undefined : { cause: details.cause },
+    );
     this.code = code;
     if (details.path !== undefined) this.path = details.path;
     if (details.hint !== undefined) this.hint = details.hint;

@@ -26,11 +26,21 @@ export type { Recipe, TrainerOptions } from './training/recipe';
 export type { TrainingEvent } from './training/events';
 export { evaluate, type EvaluateOptions, type EvaluationResult } from './training/evaluate';
 export { Tokenizer, type DecodeOptions, type EncodeOptions, type TokenDecoder } from './tokenizer/tokenizer';
-export { formatInstruction, parseInstructionAnswer } from './tokenizer/templates';
+export { formatInstruction, parseInstructionAnswer, type InstructionTurn } from './tokenizer/templates';
 export { readDataset, type DatasetOptions } from './data/dataset';
 export { splitDataset, type Sample, type TextOrIds } from './data/sample';
-export { FTExporter, type AddTasksOptions, type ExportOptions, type ExportProgress, type ExportReport, type ExportSource } from './export/ft-exporter';
+export {
+  FTExporter,
+  type AddTasksOptions,
+  type ExportOptions,
+  type ExportProgress,
+  type ExportReport,
+  type ExportSource,
+} from './export/ft-exporter';
 export type { VerifiedFile, VerifyOptions, VerifyReport } from './export/verify';
 export type { ExportWarning } from './export/compatibility';
 export type { ExportDType, ExportTask } from './export/export-folder';
 export { exportTritonRepository, type TritonOptions, type TritonReport } from './export/triton-repository';
+export { doctor, type DoctorCheck, type DoctorReport } from './doctor';
+export { findLibtorch, type Libtorch } from './libtorch';
+export { fetchLibtorch, type FetchLibtorchOptions, type FetchProgress } from './fetch-libtorch';

@@ -6,7 +6,10 @@ import type { CancelFlag } from '../types/native';
  * Runs an asynchronous native operation: an AbortSignal sets its cancel flag and its reason is what the caller gets, a native error
  * becomes a NeoXPrefixError whose stack leads to the caller.
  */
-export async function runNative<T>(signal: AbortSignal | undefined, start: (addon: NativeAddon, cancel: CancelFlag) => Promise<T>): Promise<T> {
+export async function runNative<T>(
+  signal: AbortSignal | undefined,
+  start: (addon: NativeAddon, cancel: CancelFlag) => Promise<T>,
+): Promise<T> {
   signal?.throwIfAborted();
   const addon = native();
   const cancel = addon.createCancelFlag();

@@ -1,5 +1,6 @@
 // What the scripts share. Only Node's built-ins: it runs before anything is installed.
 import { spawn, spawnSync } from 'node:child_process';
+import { constants } from 'node:os';
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -18,12 +19,20 @@ export function fromRoot(...parts) {
   return join(root, ...parts);
 }
 
+const { signals } = constants;
+
 /** Runs a program with its output on this terminal and resolves with its exit status; Ctrl-C reaches it too. */
 export function run(command, args, options = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, { stdio: 'inherit', cwd: root, ...options });
+    // Ctrl-C is the child's to answer: without a handler here this process would be gone before the child has said its last line.
+    const leaveToChild = () => undefined;
+    process.on('SIGINT', leaveToChild);
     child.on('error', reject);
-    child.on('close', (code, signal) => resolve(signal === null ? code : 1));
+    child.on('close', (code, signal) => {
+      process.off('SIGINT', leaveToChild);
+      resolve(signal === null ? code : 128 + (signals[signal] ?? 0));
+    });
   });
 }
 

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { resolveConfig } from '../lib/checkpoint/config';
 import { expectedShapes } from '../lib/checkpoint/names';
 import { writeSafetensors } from '../lib/checkpoint/safetensors';
+import { NeoXPrefixError } from '../lib/errors';
 import { NeoXModel, type LoadOptions, type ModelDType, type ModelInfo } from '../lib/model/neox-model';
 import { native } from '../lib/native';
 import { PrefixWeights } from '../lib/prefix/weights';
@@ -144,6 +145,26 @@ export async function failureOf(action: Promise<unknown> | (() => unknown)): Pro
     return error;
   }
   throw new Error('Expected an error, and there was none');
+}
+
+/** What an untyped program may pass. */
+export const wrong = (value: unknown): never => value as never;
+
+/** A call that is refused. */
+export interface Refusal {
+  name: string;
+  act: () => unknown;
+  /** Defaults to NEOX_BAD_ARGUMENT. */
+  code?: string;
+  /** The whole text, hint included. */
+  text: string | (() => string);
+}
+
+export async function expectRefusal({ act, code = 'NEOX_BAD_ARGUMENT', text }: Refusal): Promise<void> {
+  const error = await failureOf(act);
+  expect(error).toBeInstanceOf(NeoXPrefixError);
+  const { code: actual, message } = error as NeoXPrefixError;
+  expect({ code: actual, text: message }).toEqual({ code, text: typeof text === 'string' ? text : text() });
 }
 
 /** How the event loop fared while an operation ran. */

@@ -12,10 +12,16 @@ export interface ModelFlags {
   device?: string;
   backend?: NonNullable<LoadOptions['backend']>;
   threads?: number;
+  arithmetic?: 'checkpoint' | 'fastertransformer';
+  tokenizer?: string;
 }
 
 export const MODEL_DIR = (): Option =>
-  option('--pretrained-model-dir, --model <dir>', 'folder of the base model: a Hugging Face GPT-NeoX checkpoint', { required: true });
+  option(
+    '--pretrained-model-dir, --model <dir>',
+    'folder of the base model: a Hugging Face GPT-NeoX checkpoint, or a FasterTransformer folder',
+    { required: true },
+  );
 
 /** The base model and how it computes. */
 export const modelOptions = (): Option[] => [
@@ -30,14 +36,23 @@ export const modelOptions = (): Option[] => [
     default: 'auto',
   }),
   option('--threads <n>', 'compute threads', { parse: integer(1, 1024), default: 'one a core' }),
+  option('--arithmetic <kind>', "whose activation, epsilon and rotary base: the checkpoint's, or those built into FasterTransformer", {
+    choices: ['checkpoint', 'fastertransformer'],
+    default: 'checkpoint',
+  }),
+  option('--tokenizer <dir>', 'folder of the tokenizer, for a model that brings none', { default: "the model's" }),
 ];
 
 /** Loads the base model with its progress shown, and says what was loaded. */
 export async function loadModel(flags: ModelFlags, ui: Ui): Promise<NeoXModel> {
   const started = performance.now();
-  const { dtype, device, backend, threads } = flags;
+  const { dtype, device, backend, threads, arithmetic, tokenizer } = flags;
   const model = await ui.withProgress({ title: `loading ${basename(flags.model)}`, total: 1, unit: 'share' }, (update) =>
-    NeoXModel.load(flags.model, { ...given({ dtype, device, backend, threads }), signal: ui.signal, onProgress: (share) => update(share) }),
+    NeoXModel.load(flags.model, {
+      ...given({ dtype, device, backend, threads, arithmetic, tokenizer }),
+      signal: ui.signal,
+      onProgress: (share) => update(share),
+    }),
   );
   const info = model.info();
   for (const warning of info.warnings) ui.warn(warning);

@@ -69,7 +69,11 @@ export interface PreparedRequest {
   signal: AbortSignal | undefined;
 }
 
-export async function generate(model: NeoXModel, prompts: Prompt | readonly Prompt[], options: GenerateOptions): Promise<GenerateResult | GenerateResult[]> {
+export async function generate(
+  model: NeoXModel,
+  prompts: Prompt | readonly Prompt[],
+  options: GenerateOptions,
+): Promise<GenerateResult | GenerateResult[]> {
   const single = typeof prompts === 'string' || isTokenIds(prompts);
   const list: readonly Prompt[] = single ? [prompts] : prompts;
   if (!Array.isArray(list)) throw badArgument('prompt', 'a string, token ids, or an array of them', prompts);
@@ -115,7 +119,9 @@ async function runTracked(
   if (rows.length === 0) return [];
   const prefixes = await model.prefixHandles(request.prefixes);
   const listener = onToken === undefined ? undefined : ([row, token]: [number, number]): void => onToken(row, token);
-  const results = await runNative(signal, (addon, cancel) => addon.generate(model.native, { ...packRows(rows), prefixes, settings, cancel, onToken: listener }));
+  const results = await runNative(signal, (addon, cancel) =>
+    addon.generate(model.native, { ...packRows(rows), prefixes, settings, cancel, onToken: listener }),
+  );
   return results.map(({ tokens, finishReason }, i) => ({
     text: model.info().tokenizer === null ? '' : model.tokenizer.decode(tokens, { skipSpecialTokens: true }),
     tokens: Array.from(tokens),
@@ -134,7 +140,10 @@ function promptIds(model: NeoXModel, prompt: unknown, name: string): Int32Array 
   if (ids.length > 0) return checkIds(name, ids, model.config);
   const bos = model.config.bosTokenId;
   if (bos === null) {
-    throw new NeoXPrefixError('NEOX_BAD_ARGUMENT', `Expected at least one token for ${name}: the model has no beginning-of-sequence token to start from`);
+    throw new NeoXPrefixError(
+      'NEOX_BAD_ARGUMENT',
+      `Expected at least one token for ${name}: the model has no beginning-of-sequence token to start from`,
+    );
   }
   return Int32Array.of(bos);
 }

@@ -76,7 +76,8 @@ export function rowPrefixes(name: string, prefix: unknown, rows: number): (Prefi
   if (!Array.isArray(prefix)) throw badArgument(name, 'PrefixWeights, or an array of them,', prefix);
   if (prefix.length !== rows) throw badArgument(name, `one prefix for each of the ${rows} rows`, prefix);
   return prefix.map((item: unknown, i) => {
-    if (item !== undefined && item !== null && !(item instanceof PrefixWeights)) throw badArgument(`${name}[${i}]`, 'PrefixWeights or undefined', item);
+    if (item !== undefined && item !== null && !(item instanceof PrefixWeights))
+      throw badArgument(`${name}[${i}]`, 'PrefixWeights or undefined', item);
     return item ?? undefined;
   });
 }
@@ -105,7 +106,13 @@ function checkRows(model: NeoXModel, inputIds: unknown, attentionMask: unknown):
 }
 
 /** Puts packed logits where the tokens stood. */
-function unpackLogits(data: Float32Array, rows: PaddedRow[], mode: 'all' | 'last' | 'none', inputIds: readonly TokenIds[], vocab: number): Logits {
+function unpackLogits(
+  data: Float32Array,
+  rows: PaddedRow[],
+  mode: 'all' | 'last' | 'none',
+  inputIds: readonly TokenIds[],
+  vocab: number,
+): Logits {
   if (mode === 'last') return { data, shape: [rows.length, 1, vocab] };
   const width = Math.max(...inputIds.map((row) => row.length));
   const shape: Logits['shape'] = [rows.length, width, vocab];

@@ -172,7 +172,9 @@ export class NeoXModel {
   info(): ModelInfo {
     const { directory, format, fingerprint, warnings } = this.checkpoint;
     const { dtype, device, backend, weightBytes } = this.handle === undefined ? this.details : native().modelInfo(this.handle);
-    const names = this.config.tieWordEmbeddings ? [...this.checkpoint.tensors.keys()].filter((name) => name !== 'embed_out.weight') : [...this.checkpoint.tensors.keys()];
+    const names = this.config.tieWordEmbeddings
+      ? [...this.checkpoint.tensors.keys()].filter((name) => name !== 'embed_out.weight')
+      : [...this.checkpoint.tensors.keys()];
     const parameters = names.reduce((sum, name) => sum + (this.checkpoint.tensors.get(name)?.shape.reduce((a, b) => a * b, 1) ?? 0), 0);
     const tokenizer = this.loadedTokenizer instanceof NeoXPrefixError ? null : this.loadedTokenizer.kind;
     return { directory, format, dtype, device, backend, weightBytes, parameters, fingerprint, tokenizer, warnings };
@@ -278,7 +280,7 @@ function checkDevice(device: unknown): string {
   if (!/^(cpu|cuda(:\d+)?)$/.test(text)) checkOneOf('device', text, ['cpu', 'cuda', 'cuda:0']);
   if (text !== 'cpu' && !native().systemInfo().cudaAvailable) {
     throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The device ${text} is not available: this libtorch sees no CUDA`, {
-      hint: 'use device: \'cpu\', or a CUDA build of libtorch; `neox-prefix doctor` tells what was found',
+      hint: "use device: 'cpu', or a CUDA build of libtorch; `neox-prefix doctor` tells what was found",
     });
   }
   return text;

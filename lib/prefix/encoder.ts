@@ -158,6 +158,17 @@ export class PrefixEncoder implements Sizes {
   /** Loads what {@link save} wrote. */
   static async load(model: NeoXModel, path: string, options: { dropout?: number; seed?: number } = {}): Promise<PrefixEncoder> {
     const { tensors } = await readSafetensorsHeader(checkString('path', path));
+    if (!tensors.has('prefix_wte.weight')) {
+      const found = [...tensors.keys()].slice(0, 5).join(', ');
+      throw new NeoXPrefixError(
+        'NEOX_BAD_PREFIX',
+        `${path} holds no prefix encoder: expected prefix_wte.weight and prefix_mlp.*, found ${found}`,
+        {
+          path,
+          hint: 'only the encoder can be trained on; a trained prefix is loaded with PrefixWeights.load',
+        },
+      );
+    }
     const state: PrefixEncoderState = {};
     for (const [name, entry] of tensors) state[name] = { data: await readTensor(entry), shape: [...entry.shape] };
     return PrefixEncoder.fromState(model, state, options);

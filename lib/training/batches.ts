@@ -30,10 +30,14 @@ export async function prepareRows(model: NeoXModel, samples: readonly Sample[], 
   const bosId = model.config.bosTokenId;
   const eosId = model.config.eosTokenIds[0];
   if (bosId === null || eosId === undefined) {
-    throw new NeoXPrefixError('NEOX_BAD_CONFIG', 'The model has no bos_token_id or eos_token_id, and training rows begin and end with them', {
-      path: model.checkpoint.directory,
-      hint: 'add both to config.json',
-    });
+    throw new NeoXPrefixError(
+      'NEOX_BAD_CONFIG',
+      'The model has no bos_token_id or eos_token_id, and training rows begin and end with them',
+      {
+        path: model.checkpoint.directory,
+        hint: 'add both to config.json',
+      },
+    );
   }
   // Ids need no tokenizer, so one is asked for only when there is text.
   const tokenizer = { encode: (text: string) => model.tokenizer.encode(text) };

@@ -56,7 +56,9 @@ export async function evaluateRows(model: NeoXModel, rows: readonly SampleRows[]
   let [loss, tokens, correct] = [0, 0, 0];
   for (let first = 0; first < rows.length; first += options.batchSize) {
     const batch = packBatch(rows.slice(first, first + options.batchSize));
-    const sum = await runNative(options.signal, (addon, cancel) => addon.evaluate(model.native, { ...batch, prefix: handle ?? null, cancel }));
+    const sum = await runNative(options.signal, (addon, cancel) =>
+      addon.evaluate(model.native, { ...batch, prefix: handle ?? null, cancel }),
+    );
     loss += sum.loss;
     tokens += sum.tokens;
     correct += sum.correct;

@@ -71,7 +71,8 @@ export class PrefixTrainer {
     this.options = { ...options };
     if (options.outputDir !== undefined) checkString('outputDir', options.outputDir);
     if (options.encoder === undefined) return;
-    if (!(options.encoder instanceof PrefixEncoder) || options.encoder.model !== model) throw badArgument('encoder', 'a PrefixEncoder of this model', options.encoder);
+    if (!(options.encoder instanceof PrefixEncoder) || options.encoder.model !== model)
+      throw badArgument('encoder', 'a PrefixEncoder of this model', options.encoder);
     for (const name of ['prefixLength', 'inputDim', 'hiddenDim', 'dropout', 'init', 'initText', 'initSteps', 'initLearningRate'] as const) {
       if (options[name] !== undefined) throw badArgument(name, 'nothing beside encoder, which decides it,', options[name]);
     }
@@ -160,7 +161,10 @@ class TrainingRun {
     const samplesPerStep = recipe.batchSize * recipe.accumulationSteps;
     let [loss, tokens] = [0, 0];
     for (let first = 0; first < order.length && this.step < recipe.trainingSteps; first += samplesPerStep) {
-      const result = await this.runStep(epoch, order.slice(first, first + samplesPerStep).map((i) => this.train_[i] as SampleRows));
+      const result = await this.runStep(
+        epoch,
+        order.slice(first, first + samplesPerStep).map((i) => this.train_[i] as SampleRows),
+      );
       loss += result.loss * result.tokens;
       tokens += result.tokens;
     }
@@ -182,11 +186,17 @@ class TrainingRun {
       await runNative(this.signal, (addon, cancel) => addon.trainerAccumulate(model.native, trainer, { ...batch, cancel }));
     }
     const learningRate = learningRateAt(this.step, recipe);
-    const result = await runNative(this.signal, (addon) => addon.trainerStep(model.native, trainer, { learningRate, gradClip: recipe.gradClip }));
+    const result = await runNative(this.signal, (addon) =>
+      addon.trainerStep(model.native, trainer, { learningRate, gradClip: recipe.gradClip }),
+    );
     if (!Number.isFinite(result.loss) || !Number.isFinite(result.gradNorm)) {
-      throw new NeoXPrefixError('NEOX_BAD_PREFIX', `The training diverged at step ${this.step + 1}: loss ${result.loss}, gradient norm ${result.gradNorm}`, {
-        hint: 'use a lower learning rate, a warm-up, or dtype float32 or bfloat16 in place of float16',
-      });
+      throw new NeoXPrefixError(
+        'NEOX_BAD_PREFIX',
+        `The training diverged at step ${this.step + 1}: loss ${result.loss}, gradient norm ${result.gradNorm}`,
+        {
+          hint: 'use a lower learning rate, a warm-up, or dtype float32 or bfloat16 in place of float16',
+        },
+      );
     }
     this.step++;
     const tokensPerSecond = result.tokens / ((performance.now() - started) / 1000);
@@ -229,7 +239,11 @@ class TrainingRun {
   }
 }
 
-function encoderOptions(options: TrainerOptions, seed: number, signal: AbortSignal | undefined): Parameters<typeof PrefixEncoder.create>[1] {
+function encoderOptions(
+  options: TrainerOptions,
+  seed: number,
+  signal: AbortSignal | undefined,
+): Parameters<typeof PrefixEncoder.create>[1] {
   const { prefixLength, inputDim, hiddenDim, dropout, init, initText, initSteps, initLearningRate } = options;
   const given = { prefixLength, inputDim, hiddenDim, dropout, init, initText, initSteps, initLearningRate, signal };
   return { seed, ...(Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as object) };

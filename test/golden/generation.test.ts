@@ -1,6 +1,6 @@
 import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { NeoXModel } from '../../lib/model/neox-model';
+import type { NeoXModel } from '../../lib/model/neox-model';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { backendsFor, loadModel, temporaryFolder } from '../helpers';
 import { GOLDEN_KINDS, goldenModelNames, loadGoldenModel, type GoldenModel } from './fixtures';

@@ -1,10 +1,10 @@
-import { NeoXModel } from '../../lib/model/neox-model';
+import type { NeoXModel } from '../../lib/model/neox-model';
 import { native } from '../../lib/native';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import type { Logits } from '../../lib/model/forward';
 import { backendsFor, loadModel } from '../helpers';
 import { TOLERANCES } from '../tolerances';
-import { difference, GOLDEN_KINDS, goldenModelNames, loadGoldenModel, type GoldenKind, type GoldenTensor } from './fixtures';
+import { difference, GOLDEN_KINDS, goldenModelNames, loadGoldenModel, type GoldenTensor } from './fixtures';
 
 /** Logits [T, V] of one row, without the padding at the end of a shorter row. */
 function rowOf({ data, shape }: Logits, row: number, tokens: number): Float32Array {

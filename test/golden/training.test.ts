@@ -1,4 +1,4 @@
-import { NeoXModel } from '../../lib/model/neox-model';
+import type { NeoXModel } from '../../lib/model/neox-model';
 import { native } from '../../lib/native';
 import { PrefixEncoder } from '../../lib/prefix/encoder';
 import { evaluate } from '../../lib/training/evaluate';

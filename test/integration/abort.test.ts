@@ -52,9 +52,7 @@ const OPERATIONS: Operation[] = [
   {
     name: 'load',
     tells: true,
-    start: async (signal, running) => {
-      await using loaded = await NeoXModel.load(path, { signal, onProgress: running });
-    },
+    start: (signal, running) => NeoXModel.load(path, { signal, onProgress: running }),
   },
   { name: 'forward', start: (signal) => model.forward({ inputIds: [LONG, LONG, LONG, LONG], signal }) },
   { name: 'generate', start: (signal) => model.generate(LONG.slice(0, 20), { signal, maxNewTokens: 900, ignoreEos: true }) },

@@ -3,10 +3,10 @@ import {
   evaluate,
   FTExporter,
   NeoXModel,
-  NeoXPrefixError,
+  type NeoXPrefixError,
   PrefixEncoder,
   PrefixTrainer,
-  PrefixWeights,
+  type PrefixWeights,
   type EvaluationResult,
   type FinishReason,
   type GenerateResult,
@@ -21,15 +21,16 @@ import {
   type Usage,
 } from '../../lib/index';
 
-/** True for the same type only; `any` is the same as nothing but itself. */
-type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
-function check<A, B>(_same: Same<A, B>): void {
-  // The types are all there is.
+/** True for two types that take each other's values; any is nothing's equal. */
+type Same<A, B> = 0 extends 1 & A ? false : [A, B] extends [B, A] ? true : false;
+/** `expectType<Expected>()(value, true)` compiles when the value's type is the expected one. */
+function expectType<Expected>(): <Actual>(value: Actual, same: Same<Actual, Expected>) => boolean {
+  return (_value, same) => same;
 }
 
 export async function model(path: string): Promise<void> {
   await using loaded = await NeoXModel.load(path, { device: 'cpu', dtype: 'bfloat16', threads: 2 });
-  check<typeof loaded, NeoXModel>(true);
+  expectType<NeoXModel>()(loaded, true);
   // @ts-expect-error an unknown dtype
   await NeoXModel.load(path, { dtype: 'int8' });
   // @ts-expect-error a misspelled option
@@ -40,10 +41,11 @@ export async function model(path: string): Promise<void> {
   loaded.config.hiddenSize = 5;
 
   const forward = await loaded.forward({ inputIds: [[1, 2], Int32Array.of(3)], logits: 'last' });
-  check<typeof forward.logits, Logits | null>(true);
-  check<typeof forward.pastKeyValues, KVCache>(true);
-  check<Logits['data'], Float32Array>(true);
-  check<Logits['shape'], [number, number, number]>(true);
+  expectType<Logits | null>()(forward.logits, true);
+  expectType<KVCache>()(forward.pastKeyValues, true);
+  const logits = forward.logits as Logits;
+  expectType<Float32Array>()(logits.data, true);
+  expectType<[number, number, number]>()(logits.shape, true);
   await loaded.forward({ inputIds: [[1]], attentionMask: [Uint8Array.of(1)], pastKeyValues: forward.pastKeyValues });
   // @ts-expect-error rows are needed
   await loaded.forward({});
@@ -53,24 +55,20 @@ export async function model(path: string): Promise<void> {
 
 export async function generation(loaded: NeoXModel, prefix: PrefixWeights): Promise<void> {
   const one = await loaded.generate('text');
-  check<typeof one, GenerateResult>(true);
-  const ids = await loaded.generate([1, 2, 3], { prefix, temperature: 0, seed: 1 });
-  check<typeof ids, GenerateResult>(true);
-  const typed = await loaded.generate(Int32Array.of(1));
-  check<typeof typed, GenerateResult>(true);
-  const texts = await loaded.generate(['a', 'b'], { prefix: [prefix, undefined], seed: [1, 2] });
-  check<typeof texts, GenerateResult[]>(true);
-  const rows = await loaded.generate([[1], [2, 3]]);
-  check<typeof rows, GenerateResult[]>(true);
-  check<typeof one.text, string>(true);
-  check<typeof one.tokens, number[]>(true);
-  check<typeof one.finishReason, FinishReason>(true);
-  check<typeof one.usage, Usage>(true);
+  expectType<GenerateResult>()(one, true);
+  expectType<GenerateResult>()(await loaded.generate([1, 2, 3], { prefix, temperature: 0, seed: 1 }), true);
+  expectType<GenerateResult>()(await loaded.generate(Int32Array.of(1)), true);
+  expectType<GenerateResult[]>()(await loaded.generate(['a', 'b'], { prefix: [prefix, undefined], seed: [1, 2] }), true);
+  expectType<GenerateResult[]>()(await loaded.generate([[1], [2, 3]]), true);
+  expectType<string>()(one.text, true);
+  expectType<number[]>()(one.tokens, true);
+  expectType<FinishReason>()(one.finishReason, true);
+  expectType<Usage>()(one.usage, true);
   // @ts-expect-error a prefix is no path
   await loaded.generate('text', { prefix: 'smile.safetensors' });
   // @ts-expect-error a number is no prompt
   await loaded.generate(5);
-  for await (const piece of loaded.stream('text', { prefix })) check<typeof piece, StreamPiece>(true);
+  for await (const piece of loaded.stream('text', { prefix })) expectType<StreamPiece>()(piece, true);
   // @ts-expect-error a stream has one prompt
   loaded.stream(['a', 'b']);
   // @ts-expect-error and one prefix
@@ -80,21 +78,24 @@ export async function generation(loaded: NeoXModel, prefix: PrefixWeights): Prom
 export async function training(loaded: NeoXModel): Promise<void> {
   const trainer = new PrefixTrainer(loaded, { name: 'smile', prefixLength: 10, epochs: 2, learningRate: 1e-3 });
   const samples: Sample[] = [{ completion: 'a' }, { prompt: [1], completion: Int32Array.of(2) }];
-  const result = await trainer.train({ train: samples }, { onEvent: (event) => check<typeof event, TrainingEvent>(true) });
-  check<typeof result, TrainingResult>(true);
-  check<typeof result.best, PrefixWeights>(true);
-  check<typeof result.encoder, PrefixEncoder>(true);
+  const result = await trainer.train({ train: samples }, { onEvent: (event) => expectType<TrainingEvent>()(event, true) });
+  expectType<TrainingResult>()(result, true);
+  expectType<PrefixWeights>()(result.best, true);
+  expectType<PrefixEncoder>()(result.encoder, true);
   // @ts-expect-error a sample needs a completion
   await trainer.train({ train: [{ prompt: 'a' }] });
   // @ts-expect-error a misspelled option
   new PrefixTrainer(loaded, { learningrate: 1 });
   const encoder = await PrefixEncoder.create(loaded, { init: 'text', initText: 'a' });
-  const state = await encoder.state();
-  check<typeof state, PrefixEncoderState>(true);
-  const evaluation = await evaluate(loaded, samples, { prefix: result.best });
-  check<typeof evaluation, EvaluationResult>(true);
+  expectType<PrefixEncoderState>()(await encoder.state(), true);
+  expectType<EvaluationResult>()(await evaluate(loaded, samples, { prefix: result.best }), true);
   const report = await new FTExporter(loaded).export('out', { dtype: 'float16', tasks: { smile: result.best } });
-  check<typeof report.directory, string>(true);
+  expectType<string>()(report.directory, true);
+}
+
+export function startOf(event: Extract<TrainingEvent, { type: 'start' }>): void {
+  // @ts-expect-error a start has no loss
+  expectType<number>()(event.loss, true);
 }
 
 export function events(event: TrainingEvent): number {
@@ -109,13 +110,12 @@ export function events(event: TrainingEvent): number {
     case 'checkpoint':
       return event.path.length;
     case 'start':
-      // @ts-expect-error a start has no loss
-      return event.loss;
+      return event.totalSteps;
   }
 }
 
 export function errors(error: NeoXPrefixError): void {
-  check<typeof error.code, NeoXErrorCode>(true);
+  expectType<NeoXErrorCode>()(error.code, true);
   // @ts-expect-error no such code
   if (error.code === 'NEOX_OOPS') throw error;
 }

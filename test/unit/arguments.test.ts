@@ -13,7 +13,9 @@ import {
 } from '../../lib/arguments';
 import { NeoXPrefixError } from '../../lib/errors';
 
-class Thing {}
+class Thing {
+  readonly name = 'thing';
+}
 
 test.each<[unknown, string]>([
   ['text', "'text'"],

@@ -6,6 +6,7 @@ import { type openCheckpoint } from '../../lib/checkpoint/checkpoint';
 import { FTExporter } from '../../lib/export/ft-exporter';
 import { convertPrefix, type ConvertOptions } from '../../lib/prefix/convert';
 import { PrefixWeights } from '../../lib/prefix/weights';
+import { cli } from './cli-helpers';
 import { wholeNumberPrefix, writeCheckpoint } from './export-helpers';
 import { failure } from './files-helpers';
 
@@ -160,5 +161,39 @@ describe('errors', () => {
   it('unknown options are named', async () => {
     const error = await failure(convertPrefix('a', 'b', { overwite: true } as ConvertOptions));
     expect(error.message).toContain("Unknown option 'overwite'");
+  });
+});
+
+describe('neox-prefix convert', () => {
+  it('does the same', async () => {
+    const { path } = await source('fastertransformer');
+    const out = join(folder, 'to.safetensors');
+    const { code, stdout, stderr } = await cli(['convert', path, out, '--task', '笑顔', '--name', 'smile']);
+    expect([code, stderr]).toEqual([0, '']);
+    expect(stdout).toBe(`${out}: prefix [3, 2, 2, 2, 32], fastertransformer to safetensors\n`);
+    expect(await PrefixWeights.load(out)).toMatchObject({ hash: prefix.hash, metadata: { task: 'smile' } });
+  });
+
+  it('takes a model for a file of nothing but numbers, and says the id of a task', async () => {
+    const { path } = await source('rinna');
+    const out = await target('fastertransformer');
+    const args = ['convert', path, out, '--model', config.directory, '--name', 'smile', '--json'];
+    const { code, stdout } = await cli(args);
+    expect(code).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({ from: { format: 'rinna' }, to: { format: 'fastertransformer', taskId: 1 }, task: 'smile' });
+    expect((await PrefixWeights.load(out, { task: 1 })).hash).toBe(prefix.hash);
+  });
+
+  it('speaks of its own options', async () => {
+    const { path } = await source('safetensors');
+    const { code, stderr } = await cli(['convert', path, path]);
+    expect(code).toBe(1);
+    expect(stderr).toContain('give --overwrite');
+  });
+
+  it('explains itself with an example', async () => {
+    const { code, stdout } = await cli(['convert', '--help']);
+    expect(code).toBe(0);
+    expect(stdout).toContain('$ neox-prefix convert smileface.safetensors smileface-adapter');
   });
 });

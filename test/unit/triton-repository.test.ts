@@ -6,6 +6,7 @@ import { openCheckpoint, type Checkpoint } from '../../lib/checkpoint/checkpoint
 import { FTExporter } from '../../lib/export/ft-exporter';
 import { exportTritonRepository, type TritonOptions } from '../../lib/export/triton-repository';
 import { PrefixWeights } from '../../lib/prefix/weights';
+import { cli } from './cli-helpers';
 import { wholeNumberPrefix, writeCheckpoint } from './export-helpers';
 import { failure } from './files-helpers';
 
@@ -282,4 +283,51 @@ it.each<[TritonOptions, string]>([
   expect(error.code).toBe('NEOX_BAD_ARGUMENT');
   expect(error.message).toContain(message);
   expect(await readdir(folder)).toEqual(['model']);
+});
+
+describe('neox-prefix export triton', () => {
+  it('does the same', async () => {
+    const prefix = join(folder, 'smile.safetensors');
+    await wholeNumberPrefix(checkpoint, 3).save(prefix);
+    const { code, stdout, stderr } = await cli([
+      ...[
+        'export',
+        'triton',
+        '--model',
+        checkpoint.directory,
+        '--task',
+        `smile=${prefix}`,
+        '--out',
+        repository(),
+        '--server-path',
+        '/models',
+      ],
+      ...[
+        '--model-name',
+        'neox',
+        '--tensor-parallel',
+        '2',
+        '--pipeline-parallel',
+        '2',
+        '--compute-dtype',
+        'float32',
+        '--max-batch-size',
+        '4',
+        '--quiet',
+      ],
+    ]);
+    expect([code, stderr]).toEqual([0, '']);
+    const config = await configOf(join(repository(), 'neox', 'config.pbtxt'));
+    expect(config).toMatchObject({ name: ['neox'], max_batch_size: [4] });
+    const expected = { tensor_para_size: '2', pipeline_para_size: '2', data_type: 'fp32', model_checkpoint_path: '/models/neox/1/2-gpu' };
+    expect(parameters(config)).toMatchObject(expected);
+    expect(stdout).toContain('for 4 GPUs; the server reads /models/neox/1/2-gpu\n  task 0  smile  (prefix length 3)\n');
+  });
+
+  it('speaks of its own options', async () => {
+    await write();
+    const { code, stderr } = await cli(['export', 'triton', '--model', checkpoint.directory, '--out', repository()]);
+    expect(code).toBe(1);
+    expect(stderr).toContain('give --overwrite');
+  });
 });

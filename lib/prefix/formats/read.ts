@@ -115,7 +115,7 @@ function pickTensor(entries: readonly TensorEntry[], path: string): Pick<FoundTe
   const entry = entries.find(({ name }) => name === PREFIX_TENSOR || name === ADAPTER_TENSOR);
   if (entry !== undefined && entries.length === 1) return { format: entry.name === PREFIX_TENSOR ? 'safetensors' : 'peft', entry };
   if (names.some((name) => name.startsWith('prefix_wte.') || name.startsWith('prefix_mlp.'))) {
-    throw noPrefix(path, 'it holds a prefix encoder', 'load it with PrefixEncoder.load; its weights() are a prefix');
+    throw noPrefix(path, 'it holds a prefix encoder', 'load it with PrefixEncoder.load; its prefix() is one');
   }
   const listed = names.slice(0, 5).join(', ') + (names.length > 5 ? `, ... (${names.length})` : '');
   throw noPrefix(path, `expected one tensor '${PREFIX_TENSOR}' or '${ADAPTER_TENSOR}', found ${listed === '' ? 'none' : listed}`);
