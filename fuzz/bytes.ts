@@ -21,7 +21,7 @@ export function floats(...values: number[]): Buffer {
 
 /** A safetensors file; `length` overrides the stated length of the header. */
 export function safetensors(header: unknown, data: Buffer | number = 0, length?: bigint): Buffer {
-  const text = typeof header === 'string' ? Buffer.from(header) : Buffer.from(JSON.stringify(header));
+  const text = Buffer.isBuffer(header) ? header : Buffer.from(typeof header === 'string' ? header : JSON.stringify(header));
   return join(le(length ?? text.length, 8), text, typeof data === 'number' ? Buffer.alloc(data) : data);
 }
 
@@ -82,8 +82,8 @@ export interface ZipRecord {
   flags?: number;
   /** The name in the local header. */
   localName?: string;
-  /** An extra field of the local header. */
-  localExtra?: Buffer;
+  /** The length that the local header states of an extra field, which is not written. */
+  localExtraLength?: number;
   /** Sizes and place that the directory states. */
   size?: number;
   unpackedSize?: number;
@@ -105,11 +105,11 @@ export function zip(records: readonly ZipRecord[], options: ZipOptions = {}): Bu
   const body: Buffer[] = [];
   const directory: Buffer[] = [];
   let position = 0;
-  for (const { name, data, method = 0, flags = 0, localName = name, localExtra = Buffer.alloc(0), ...stated } of records) {
+  for (const { name, data, method = 0, flags = 0, localName = name, localExtraLength = 0, ...stated } of records) {
     const { size = data.length, unpackedSize = size, offset = position, extra = Buffer.alloc(0) } = stated;
     const common = join(le(20, 2), le(flags, 2), le(method, 2), le(0, 8), le(size, 4), le(unpackedSize, 4));
     const [inside, central] = [Buffer.from(localName), Buffer.from(name)];
-    const local = join(le(0x04034b50, 4), common, le(inside.length, 2), le(localExtra.length, 2), inside, localExtra, data);
+    const local = join(le(0x04034b50, 4), common, le(inside.length, 2), le(localExtraLength, 2), inside, data);
     const place = join(le(central.length, 2), le(extra.length, 2), le(0, 8), le(0, 2), le(offset, 4));
     directory.push(join(le(0x02014b50, 4), le(20, 2), common, place, central, extra));
     body.push(local);

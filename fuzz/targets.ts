@@ -27,11 +27,10 @@ export interface Target {
   /** Folders that can be opened; each holds at least one of `names`. */
   readonly seeds: () => Files[];
   /**
-   * Opens a folder the way a user would and uses all that it accepts.
+   * Ways to open a folder, and to use all of it that is accepted. An error that is not a NeoXPrefixError is a fault of the library.
    * @param deep also hands what was accepted to native code
-   * @throws NeoXPrefixError; anything else is a fault of the library
    */
-  readonly open: (folder: string, deep: boolean) => Promise<void>;
+  readonly steps: (folder: string, deep: boolean) => readonly (() => Promise<unknown>)[];
 }
 
 function fixture(...parts: string[]): Buffer {
@@ -80,10 +79,13 @@ async function useCheckpoint(folder: string, deep: boolean): Promise<Checkpoint>
   return checkpoint;
 }
 
-/** Tries one after the other; an error of the library's own is one more answer. */
-async function all(...steps: (() => Promise<unknown>)[]): Promise<void> {
+/**
+ * Opens a folder in all ways of its format.
+ * @throws NeoXPrefixError, the first of those that the ways end in; anything else is a fault of the library
+ */
+export async function openFolder(target: Target, folder: string, deep: boolean): Promise<void> {
   let first: NeoXPrefixError | undefined;
-  for (const step of steps) {
+  for (const step of target.steps(folder, deep)) {
     try {
       await step();
     } catch (error) {
@@ -159,10 +161,11 @@ export const TARGETS: Readonly<Record<Format, Target>> = {
         'model-00002-of-00002.safetensors': inFiles('checkpoint-sharded/model-00002-of-00002.safetensors'),
       },
     ],
-    open: async (folder, deep) => {
+    steps: (folder, deep) => {
       const path = join(folder, 'model.safetensors');
       const direct = async (): Promise<void> => checkTensors((await readSafetensorsHeader(path)).tensors.values());
-      await all(() => useCheckpoint(folder, deep), ...(hasFile(path) ? [direct, () => PrefixWeights.load(path)] : []));
+      const hints = { numLayers: 2, numHeads: 2 };
+      return [() => useCheckpoint(folder, deep), ...(hasFile(path) ? [direct, () => PrefixWeights.load(path, hints)] : [])];
     },
   },
   torch: {
@@ -178,17 +181,17 @@ export const TARGETS: Readonly<Record<Format, Target>> = {
         ...[...files, ...others].map((name) => ({ 'config.json': config, 'pytorch_model.bin': inFiles(name) })),
       ];
     },
-    open: async (folder, deep) => {
+    steps: (folder, deep) => {
       const path = join(folder, 'pytorch_model.bin');
       const direct = async (): Promise<void> => checkTensors((await readStateDict(path)).values());
-      await all(() => useCheckpoint(folder, deep), direct, () => PrefixWeights.load(path, { numLayers: 2, numHeads: 2 }));
+      return [() => useCheckpoint(folder, deep), direct, () => PrefixWeights.load(path, { numLayers: 2, numHeads: 2 })];
     },
   },
   spiece: {
     format: 'spiece',
     names: ['spiece.model'],
     seeds: () => ['dummy-prefix', 'byte-fallback'].map((name) => ({ 'spiece.model': fixture('tokenizer', name, 'spiece.model') })),
-    open: useTokenizer,
+    steps: (folder) => [() => useTokenizer(folder)],
   },
   tokenizer: {
     format: 'tokenizer',
@@ -207,7 +210,7 @@ export const TARGETS: Readonly<Record<Format, Target>> = {
         },
       ];
     },
-    open: useTokenizer,
+    steps: (folder) => [() => useTokenizer(folder)],
   },
   config: {
     format: 'config',
@@ -218,7 +221,7 @@ export const TARGETS: Readonly<Record<Format, Target>> = {
       { ...checkpointSeed('checkpoint', 'model.safetensors'), 'config.json': fixture('golden', 'rope-dynamic', 'config.json') },
       { ...checkpointSeed('checkpoint', 'model.safetensors'), 'config.json': fixture('golden', 'old-config', 'config.json') },
     ],
-    open: async (folder, deep) => void (await useCheckpoint(folder, deep)),
+    steps: (folder, deep) => [() => useCheckpoint(folder, deep)],
   },
   adapter: {
     format: 'adapter',
@@ -227,26 +230,22 @@ export const TARGETS: Readonly<Record<Format, Target>> = {
       { 'adapter_config.json': inFiles('peft/adapter_config.json'), 'adapter_model.safetensors': inFiles('peft/adapter_model.safetensors') },
       { 'adapter_config.json': inFiles('peft-bin/adapter_config.json'), 'adapter_model.bin': inFiles('peft-bin/adapter_model.bin') },
     ],
-    open: async (folder) => {
-      const prefix = await PrefixWeights.load(folder);
-      const count = prefix.shape.reduce((product, n) => product * n, 1);
-      if (prefix.data.length !== count) throw new BrokenPromise(`${prefix.data.length} values of a prefix of ${count}`);
-      prefix.statistics();
-    },
+    steps: (folder) => [() => usePrefix(folder)],
   },
   ini: {
     format: 'ini',
     names: ['1-gpu/config.ini'],
     seeds: () => [fastertransformerSeed()],
-    open: async (folder, deep) => {
-      await all(
-        () => useCheckpoint(folder, deep),
-        () => PrefixWeights.load(folder),
-        () => PrefixWeights.load(folder, { task: 0 }),
-      );
-    },
+    steps: (folder, deep) => [() => useCheckpoint(folder, deep), () => usePrefix(folder), () => PrefixWeights.load(folder, { task: 0 })],
   },
 };
+
+async function usePrefix(folder: string): Promise<void> {
+  const prefix = await PrefixWeights.load(folder);
+  const count = prefix.shape.reduce((product, n) => product * n, 1);
+  if (prefix.data.length !== count) throw new BrokenPromise(`${prefix.data.length} values of a prefix of ${count}`);
+  prefix.statistics();
+}
 
 function hasFile(path: string): boolean {
   return statSync(path, { throwIfNoEntry: false })?.isFile() === true;

@@ -111,4 +111,18 @@ const INI = (
   return { format: 'ini', name, files, code, message, path: isOfFolder ? '1-gpu' : file };
 });
 
-export const SETTINGS_CASES: readonly AbuseCase[] = [...CONFIG, ...ADAPTER, ...INI];
+/** 100,000 GPUs: what is done for each pair of them takes for ever. */
+const MANY_RANKS: AbuseCase = {
+  format: 'ini',
+  name: 'a folder for 100,000 GPUs',
+  files: () => {
+    const text = (replaced('ini', 'unused', '')['1-gpu/config.ini'] as Buffer).toString();
+    const sizes = text.replace('head_num = 1', 'head_num = 100000').replace('inter_size = 3', 'inter_size = 100000');
+    return { '100000-gpu/config.ini': Buffer.from(sizes) };
+  },
+  code: 'NEOX_BAD_EXPORT',
+  message: 'is missing (and 1023 more files)',
+  path: '100000-gpu',
+};
+
+export const SETTINGS_CASES: readonly AbuseCase[] = [...CONFIG, ...ADAPTER, ...INI, MANY_RANKS];

@@ -46,11 +46,11 @@ const SAFETENSORS = rows('safetensors', 'model.safetensors', [
   ['nesting that would overflow a recursive parser', () => safetensors(`{"w":${'['.repeat(100_000)}`), 'levels of nesting'],
   ['a million and one values', () => safetensors(`{"w":[${'0,'.repeat(1_000_001)}0]}`), 'keys and values'],
   ['a key of four million characters', () => safetensors({ ['k'.repeat(4e6)]: tensor('F33', [1], 0, 4) }, 4), "unknown dtype 'F33'"],
-  ['100,000 empty tensors and none of the model', () => safetensors(manyTensors(100_000)), 'is missing'],
+  ['100,000 empty tensors', () => safetensors(manyTensors(100_000)), 'at most 1000000 keys and values'],
   ['names that steer a terminal', () => safetensors({ '\u001b[2Jw\u202e': tensor('F33', [1], 0, 4) }, 4), 'tensor \\u001b[2Jw\\u202e: unknown'],
   ['an unfinished text', () => safetensors('{"w'), 'expected JSON'],
   ['a NUL in the header', () => safetensors('{"w":\0}'), 'expected JSON'],
-  ['bytes that are not UTF-8', () => safetensors(`{"${'\xff'}":1}`.replace('\xff', '\ud800'), 0), 'expected an object'],
+  ['bytes that are not UTF-8', () => safetensors(Buffer.from('{"\xff":1}', 'latin1')), 'expected UTF-8 text'],
 ]);
 
 const index = (value: unknown): AbuseCase['files'] => () => {
@@ -72,6 +72,8 @@ const INDEXES = (
   return { format: 'safetensors', name: `an index with ${name}`, files: index(value), code: 'NEOX_BAD_CHECKPOINT', message, path };
 });
 
+/** LONG1 and APPEND */
+const longNumber = join('\x8a\xff', Buffer.alloc(255, 0x7f), 'a');
 const call = (global: string, ...args: (string | Buffer)[]): Buffer => legacyTorch(pickle(`c${global}\n(`, ...args, 'tR'));
 const zipped = (object: Buffer): Buffer => zip(torchRecords(object));
 const withRecord = (...extra: ZipRecord[]): Buffer => zip([...torchRecords(), ...extra]);
@@ -101,7 +103,7 @@ const TORCH_ARCHIVES = rows('torch', 'pytorch_model.bin', [
   ['one name twice', () => withRecord({ name: 'archive/data/0', data: floats(9, 9, 9, 9) }), 'is given twice'],
   ['two names for one place', () => withRecord({ name: 'archive/data/1', data: Buffer.alloc(0), offset: 0 }), 'overlaps another one'],
   ['a local header with another name', () => changed(0, { localName: 'archive/xxxx.pkl' }), 'has another name in its local header'],
-  ['an entry whose data lie in the next one', () => changed(0, { localExtra: Buffer.alloc(1000), offset: 0, data: pickle('N') }), 'overlaps what is behind it'],
+  ['an entry whose data lie in the next one', () => changed(0, { localExtraLength: 20 }), 'overlaps what is behind it'],
   ['entries that reach into the directory', () => changed(1, { size: 200, unpackedSize: 200 }), 'reach into its directory'],
   ['a directory outside of the file', () => changed(0, {}, { directoryOffset: 0xfffffff0 }), 'reaches beyond the end of the file'],
   ['a directory of 2 GB', () => changed(0, {}, { directorySize: 0x7fffffff }), 'expected at most 67108864'],
@@ -121,8 +123,7 @@ const TORCH_ARCHIVES = rows('torch', 'pytorch_model.bin', [
   ['a storage named by a path', () => zipped(pickle('}', text('w'), tensorOps({ key: '../data.pkl' }), 's')), 'is not in the archive'],
   ['a storage of 2^60 elements', () => zipped(pickle(tensorOps({ count: long(2n ** 60n) }))), 'a bad number of elements'],
   ['a storage of -4 elements', () => zipped(pickle(tensorOps({ count: 'J\xfc\xff\xff\xff' }))), 'a bad number of elements'],
-  ['a storage of 4.0 elements', () => zipped(pickle(tensorOps({ count: 'G\x40\x10\0\0\0\0\0\0' }))), 'has no config', 'NEOX_BAD_CHECKPOINT'],
-]).filter(({ name }) => !name.includes('4.0'));
+]);
 
 const TORCH_PICKLES = rows('torch', 'pytorch_model.bin', [
   ['os.system', () => call('posix\nsystem', text('touch /tmp/neox-prefix-was-here')), 'the global posix.system', 'NEOX_UNSUPPORTED'],
@@ -143,15 +144,14 @@ const TORCH_PICKLES = rows('torch', 'pytorch_model.bin', [
   ['SETITEM on a tensor', () => legacyTorch(pickle(tensorOps(), 'K\x00K\x00s')), 'sets items of something that is no dictionary'],
   ['SETITEM on a number', () => legacyTorch(pickle('K\x05K\x00K\x00s')), 'sets items of something that is no dictionary'],
   ['a list that contains itself', () => legacyTorch(pickle(']q\x00h\x00a0', tensorOps())), 'the opcode POP', 'NEOX_UNSUPPORTED'],
-  ['a dictionary that contains itself', () => legacyTorch(pickle('}q\x00', text('model'), 'h\x00s', text('w'), tensorOps(), 's')), 'is missing'],
   ['a tuple of a list of itself as sizes', () => legacyTorch(pickle(tensorOps({ size: ']q\x09h\x09\x85a\x85' }))), 'a bad offset, size or stride'],
-  ['lists in lists, 100,000 deep', () => legacyTorch(pickle(']'.repeat(90_000), 'a'.repeat(89_999))), 'expected a dictionary of tensors'],
-  ['tuples in tuples, 500,000 deep', () => legacyTorch(pickle(')', '\x85'.repeat(500_000)), pickle(']')), 'expected a dictionary of tensors'],
+  ['lists in lists, 90,000 deep', () => legacyTorch(pickle(']'.repeat(90_000), 'a'.repeat(89_999)), pickle(']')), 'expected a dictionary of tensors'],
+  ['tuples in tuples, 200,000 deep', () => legacyTorch(pickle(')', '\x85'.repeat(200_000)), pickle(']')), 'expected a dictionary of tensors'],
   ['a tuple doubled sixty times', () => legacyTorch(pickle('K\x01', 'q\x00h\x00\x86'.repeat(60)), pickle(']')), 'expected a dictionary of tensors'],
   ['more values than the stack holds', () => legacyTorch(pickle('N'.repeat(100_002))), 'its stack grows beyond'],
   ['more operations than any file has', () => legacyTorch(pickle(']', 'Na'.repeat(500_001))), 'more than 1000000 operations'],
   ['a text of 4 GB', () => legacyTorch(pickle('X\xff\xff\xff\xff')), 'it ends in the middle'],
-  ['200,000 numbers of 255 bytes', () => legacyTorch(pickle(']', join(...new Array<Buffer>(200_000).fill(join('\x8a\xff', Buffer.alloc(255, 0x7f), 'a'))))), 'ends in the middle'],
+  ['200,000 numbers of 255 bytes', () => legacyTorch(pickle(']', Buffer.alloc(258 * 200_000, longNumber)), pickle(']')), 'expected a dictionary of tensors'],
   ['an offset outside of the storage', () => legacyTorch(pickle(tensorOps({ offset: 'K\x01' }))), 'reaches beyond storage 0'],
   ['an offset near 2^53', () => legacyTorch(pickle(tensorOps({ offset: long(2n ** 53n - 1n) }))), 'reaches beyond storage 0'],
   ['a stride outside of the storage', () => legacyTorch(pickle(tensorOps({ stride: 'K\x02\x85' }))), 'reaches beyond storage 0'],

@@ -29,7 +29,7 @@ const SPIECE = (
     ['an empty piece', () => join(UNKNOWN_PIECE, piece('')), 'piece 1 is empty'],
     ['a piece of 5,000 bytes', () => join(UNKNOWN_PIECE, piece('a'.repeat(5000))), 'has 5000 bytes, more than 4096'],
     ['one piece twice', () => join(UNKNOWN_PIECE, piece('a'), piece('a')), "the piece 'a' occurs twice"],
-    ['more pieces than any model has', () => join(...new Array<Buffer>(2 ** 20 + 1).fill(bytesField(1, bytesField(1, 'a')))), 'more than 1048576 pieces'],
+    ['more pieces than any model has', () => Buffer.alloc(5 * (2 ** 20 + 1), bytesField(1, bytesField(1, 'a'))), 'more than 1048576 pieces'],
     ['no unknown piece', () => piece('a'), 'no unknown piece'],
     ['two unknown pieces', () => join(UNKNOWN_PIECE, piece('<u>', 2)), 'both are the unknown piece'],
     ['the byte piece <0x-1>', () => join(UNKNOWN_PIECE, bytePieces((text, byte) => (byte === 0 ? '<0x-1>' : text))), 'is not written as <0xHH>'],
@@ -103,17 +103,14 @@ const SETTINGS = (
     ['tokenizer_config.json', '1e308 sentinels', '{"extra_ids":1e308}', 'extra_ids is not an integer'],
     ['tokenizer_config.json', 'a token id of -1', '{"added_tokens_decoder":{"-1":{"content":"a"}}}', "the id '-1'"],
     ['tokenizer_config.json', 'a token id of 2^40', `{"added_tokens_decoder":{"${2 ** 40}":{"content":"a"}}}`, 'is not an integer'],
-    ['tokenizer_config.json', 'a token of 100,000 characters', JSON.stringify({ eos_token: 'x'.repeat(1e5) }), 'more than 1024'],
+    ['tokenizer_config.json', 'a token of 100,000 characters', JSON.stringify({ bos_token: 'x'.repeat(1e5) }), 'more than 1024'],
     ['added_tokens.json', '20,001 tokens', JSON.stringify(many), 'it adds 20001 tokens'],
     ['added_tokens.json', 'an id as text', '{"<a>":"1"}', 'is not an integer'],
     ['special_tokens_map.json', 'a token that is a list', '{"eos_token":["</s>"]}', 'eos_token is neither'],
   ] as const
 ).map(([file, name, bytes, message]): AbuseCase => {
-  const files = (): ReturnType<AbuseCase['files']> => {
-    const all = { ...replaced('tokenizer', file, bytes, 1) };
-    return all;
-  };
-  return { format: 'tokenizer', name: `${file} with ${name}`, files, code: 'NEOX_BAD_TOKENIZER', message, path: 'tokenizer_config.json' };
+  const files = (): ReturnType<AbuseCase['files']> => replaced('tokenizer', file, bytes, 1);
+  return { format: 'tokenizer', name: `${file} with ${name}`, files, code: 'NEOX_BAD_TOKENIZER', message, path: file };
 });
 
 export const TOKENIZER_CASES: readonly AbuseCase[] = [...SPIECE, ...TOKENIZER_JSON, ...SETTINGS];

@@ -16,6 +16,7 @@ import { readTensor } from './values';
 const MAX_SIZE = 2 ** 24;
 const MAX_LAYERS = 10_000;
 const MAX_LAYER_PARTS = 100_000;
+const FILES_AT_A_TIME = 1024;
 
 const STORAGE: Readonly<Record<ExportFolder['dtype'], StorageDType>> = { float16: 'F16', float32: 'F32' };
 
@@ -136,7 +137,9 @@ function planFiles(folder: ExportFolder, config: GPTNeoXConfig, rule: DenseBiasR
   const files = new Map<string, FilePlan[]>();
   for (const plan of planBaseModel(config, new Map(named), folder.tensorParallel, rule)) {
     const key = plan.sources.map(({ name }) => name).join(' + ');
-    files.set(key, [...(files.get(key) ?? []), plan]);
+    const known = files.get(key);
+    if (known === undefined) files.set(key, [plan]);
+    else known.push(plan);
   }
   return files;
 }
@@ -218,10 +221,13 @@ function withPath(folder: ExportFolder, plan: FilePlan): FilePlan & { path: stri
 
 /** @throws NEOX_BAD_EXPORT when a file is missing, too short or too long */
 export async function checkFiles(folder: ExportFolder, plans: readonly FilePlan[]): Promise<void> {
-  const [first, ...others] = await fileProblems(folder, plans);
-  if (first === undefined) return;
-  const more = others.length === 0 ? '' : ` (and ${others.length} more files)`;
-  throw unusable(folder, `${first}${more}`, RANDOM_NUMBERS);
+  // Some at a time, so that a config.ini that promises a million files does not open them all.
+  for (let start = 0; start < plans.length; start += FILES_AT_A_TIME) {
+    const [first, ...others] = await fileProblems(folder, plans.slice(start, start + FILES_AT_A_TIME));
+    if (first === undefined) continue;
+    const more = others.length === 0 ? '' : ` (and ${others.length} more files)`;
+    throw unusable(folder, `${first}${more}`, RANDOM_NUMBERS);
+  }
 }
 
 async function fileProblems({ directory, dtype }: ExportFolder, plans: readonly FilePlan[]): Promise<string[]> {

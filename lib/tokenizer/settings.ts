@@ -53,24 +53,28 @@ export async function readSettings(directory: string): Promise<TokenizerSettings
     ['tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json', 'config.json'].map((name) => readJson(join(directory, name))),
   );
   const path = join(directory, 'tokenizer_config.json');
-  const addedTokens = readAddedTokens(config?.added_tokens_decoder, added, path);
+  const addedTokens = readAddedTokens(config?.added_tokens_decoder, added, path, join(directory, 'added_tokens.json'));
   // As transformers: the map counts only where the configuration does not list the added tokens itself.
-  const tokens: Json = config?.added_tokens_decoder === undefined ? { ...config, ...map } : config;
+  const usesMap = config?.added_tokens_decoder === undefined;
+  const tokens: Json = usesMap ? { ...config, ...map } : config;
+  const sourceOf = (name: string): string => (usesMap && map?.[name] !== undefined ? join(directory, 'special_tokens_map.json') : path);
 
   const specialTokens = new Map<SpecialTokenName, AddedToken>();
   for (const name of SPECIAL_TOKEN_NAMES) {
     const value = tokens[name];
-    if (value !== undefined && value !== null && value !== '') specialTokens.set(name, toAddedToken(value, name, path));
+    if (value !== undefined && value !== null && value !== '') specialTokens.set(name, toAddedToken(value, name, sourceOf(name)));
   }
   const additional: unknown = tokens.additional_special_tokens ?? undefined;
-  if (additional !== undefined && !Array.isArray(additional)) throw bad(path, 'additional_special_tokens is not a list');
-  checkAddedCount(additional?.length ?? 0, path);
+  if (additional !== undefined && !Array.isArray(additional)) throw bad(sourceOf('additional_special_tokens'), 'additional_special_tokens is not a list');
+  checkAddedCount(additional?.length ?? 0, sourceOf('additional_special_tokens'));
   const tokenizerClass = text(config, 'tokenizer_class', path);
   return {
     found: config !== undefined || map !== undefined,
     ...(tokenizerClass !== undefined && { tokenizerClass }),
     specialTokens,
-    additionalSpecialTokens: ((additional ?? []) as unknown[]).map((value) => toAddedToken(value, 'additional_special_tokens', path)),
+    additionalSpecialTokens: ((additional ?? []) as unknown[]).map((value) => {
+      return toAddedToken(value, 'additional_special_tokens', sourceOf('additional_special_tokens'));
+    }),
     hasAdditionalSpecialTokens: additional !== undefined,
     addedTokens,
     extraIds: count(config, 'extra_ids', path) ?? (config === undefined ? 0 : 100),
@@ -111,7 +115,7 @@ export function checkContent(content: unknown, name: string, path: string): stri
   return content;
 }
 
-function readAddedTokens(decoder: unknown, added: Json | undefined, path: string): Map<number, AddedToken> {
+function readAddedTokens(decoder: unknown, added: Json | undefined, path: string, addedPath: string): Map<number, AddedToken> {
   const tokens = new Map<number, AddedToken>();
   if (decoder !== undefined && decoder !== null) {
     if (!isObject(decoder)) throw bad(path, 'added_tokens_decoder is not an object');
@@ -120,9 +124,11 @@ function readAddedTokens(decoder: unknown, added: Json | undefined, path: string
       tokens.set(checkId(Number(key), `the id '${key}' of an added token`, path), toAddedToken(value, key, path));
     return tokens;
   }
-  checkAddedCount(Object.keys(added ?? {}).length, path);
-  for (const [content, id] of Object.entries(added ?? {}))
-    tokens.set(checkId(id, `the id of the added token '${content}'`, path), plainToken(checkContent(content, 'an added token', path)));
+  checkAddedCount(Object.keys(added ?? {}).length, addedPath);
+  for (const [content, id] of Object.entries(added ?? {})) {
+    checkContent(content, 'an added token', addedPath);
+    tokens.set(checkId(id, `the id of the added token '${content}'`, addedPath), plainToken(content));
+  }
   return tokens;
 }
 

@@ -1,10 +1,12 @@
 // Tests of the core without Node, run by `node scripts/build.mjs --tests`. What can be seen from JavaScript is tested there.
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <functional>
 #include <random>
@@ -36,7 +38,7 @@ std::vector<float> random_floats(size_t count, uint32_t seed) {
 
 void for_each_kernel_table(const std::function<void(const neox::kernels::KernelTable&)>& body) {
   int found = 0;
-  for (const char* name : {"portable", "avx2", "avx512"}) {
+  for (const char* name : {"portable", "avx2", "avx512", "avx512_bf16"}) {
     if (const auto* table = neox::kernels::find_kernels(name)) {
       ++found;
       body(*table);
@@ -71,6 +73,134 @@ void test_matmul() {
                                   "x" + std::to_string(k) + " is off by " + std::to_string(worst));
         }
       }
+    }
+  });
+}
+
+uint16_t to_bfloat16(float value) { return c10::BFloat16(value).x; }
+
+float from_bfloat16(uint16_t bits) { return static_cast<float>(c10::BFloat16(bits, c10::BFloat16::from_bits())); }
+
+// Products over packed weights, both dtypes, W as it is and transposed, with bias and residual, against double precision; and each row
+// alone against the same row among others, bit by bit.
+void test_linear() {
+  namespace kernels = neox::kernels;
+  for_each_kernel_table([](const kernels::KernelTable& table) {
+    for (const auto [m, n, k] :
+         {std::array<int64_t, 3>{1, 1, 1}, {2, 17, 9}, {5, 64, 33}, {7, 65, 64}, {13, 200, 50}}) {
+      for (const bool bfloat16 : {false, true}) {
+        for (const bool transposed : {false, true}) {
+          const auto element = bfloat16 ? kernels::Element::kBFloat16 : kernels::Element::kFloat32;
+          const int64_t stride = k + k % 2;  // a zero behind an odd row
+          const auto store = [&](const std::vector<float>& from) {
+            std::vector<char> bytes(from.size() * (bfloat16 ? 2 : 4));
+            for (size_t i = 0; i < from.size(); ++i) {
+              const uint16_t half = to_bfloat16(from[i]);
+              std::memcpy(bytes.data() + i * (bfloat16 ? 2 : 4),
+                          bfloat16 ? static_cast<const void*>(&half) : static_cast<const void*>(&from[i]),
+                          bfloat16 ? 2 : 4);
+            }
+            return bytes;
+          };
+          const auto rounded = [&](float value) { return bfloat16 ? from_bfloat16(to_bfloat16(value)) : value; };
+          auto x = random_floats(static_cast<size_t>(m * stride), 11);
+          if (k % 2 != 0) {
+            for (int64_t i = 0; i < m; ++i) x[static_cast<size_t>(i * stride + k)] = 0.0F;
+          }
+          const auto w = random_floats(static_cast<size_t>(n * k), 12);
+          const auto bias = random_floats(static_cast<size_t>(n), 13);
+          const auto residual = random_floats(static_cast<size_t>(m * n), 14);
+          const auto x_bytes = store(x);
+          const auto w_bytes = store(w);
+          const auto bias_bytes = store(bias);
+          const auto residual_bytes = store(residual);
+          std::vector<char> packed(static_cast<size_t>(kernels::linear_packed_size(element, n, k)) *
+                                   (bfloat16 ? 2 : 4));
+          table.pack_linear({element, n, k, w_bytes.data(), transposed ? 1 : k, transposed ? n : 1, packed.data()}, 0,
+                            kernels::linear_panels(n));
+          std::vector<char> out(static_cast<size_t>(m * n) * (bfloat16 ? 2 : 4));
+          kernels::LinearTask task{
+              element,           kernels::After::kNothing, m,         n, k, x_bytes.data(), stride, packed.data(),
+              bias_bytes.data(), residual_bytes.data(),    out.data()};
+          table.linear(task, 0, kernels::linear_panels(n));
+          double worst = 0;
+          for (int64_t i = 0; i < m; ++i) {
+            for (int64_t j = 0; j < n; ++j) {
+              double expected =
+                  rounded(bias[static_cast<size_t>(j)]) + rounded(residual[static_cast<size_t>(i * n + j)]);
+              for (int64_t l = 0; l < k; ++l) {
+                const auto at = static_cast<size_t>(transposed ? l * n + j : j * k + l);
+                expected += static_cast<double>(rounded(x[static_cast<size_t>(i * stride + l)])) * rounded(w[at]);
+              }
+              float got = 0;
+              uint16_t half = 0;
+              std::memcpy(bfloat16 ? static_cast<void*>(&half) : static_cast<void*>(&got),
+                          out.data() + (i * n + j) * (bfloat16 ? 2 : 4), bfloat16 ? 2 : 4);
+              if (bfloat16) got = from_bfloat16(half);
+              worst = std::max(worst, std::abs(expected - got) / std::max(1.0, std::abs(expected)));
+            }
+          }
+          const std::string name = std::string(table.name) + (bfloat16 ? " bfloat16" : " float32") + ": linear " +
+                                   std::to_string(m) + "x" + std::to_string(n) + "x" + std::to_string(k);
+          check(worst < (bfloat16 ? 5e-3 : 1e-5), name + " is off by " + std::to_string(worst));
+          const size_t row_bytes = static_cast<size_t>(n) * (bfloat16 ? 2 : 4);
+          std::vector<char> alone(row_bytes);
+          for (int64_t i = 0; i < m; ++i) {
+            kernels::LinearTask single = task;
+            single.m = 1;
+            single.x = x_bytes.data() + i * stride * (bfloat16 ? 2 : 4);
+            single.residual = residual_bytes.data() + static_cast<size_t>(i) * row_bytes;
+            single.out = alone.data();
+            table.linear(single, 0, kernels::linear_panels(n));
+            check(std::memcmp(alone.data(), out.data() + static_cast<size_t>(i) * row_bytes, row_bytes) == 0,
+                  name + ": row " + std::to_string(i) + " depends on its neighbours");
+          }
+        }
+      }
+    }
+  });
+}
+
+// Values against the formulas in double precision, derivatives against central differences of them.
+void test_activations() {
+  namespace kernels = neox::kernels;
+  const auto formula = [](kernels::Function function, double x) {
+    switch (function) {
+      case kernels::Function::kGelu: return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0)));
+      case kernels::Function::kGeluTanh:
+        return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+      case kernels::Function::kQuickGelu: return x / (1.0 + std::exp(-1.702 * x));
+      case kernels::Function::kRelu: return x > 0.0 ? x : 0.0;
+      case kernels::Function::kSilu: return x / (1.0 + std::exp(-x));
+    }
+    return 0.0;
+  };
+  for_each_kernel_table([&](const kernels::KernelTable& table) {
+    for (int f = 0; f < 5; ++f) {
+      const auto function = static_cast<kernels::Function>(f);
+      std::vector<float> x;
+      for (int i = -1001; i <= 1001; i += 2)
+        x.push_back(static_cast<float>(i) / 100.0F);  // an odd count: there is a tail
+      x.push_back(-100.0F);
+      x.push_back(100.0F);
+      const std::vector<float> ones(x.size(), 1.0F);
+      std::vector<float> value(x.size());
+      std::vector<float> slope(x.size());
+      const auto count = static_cast<int64_t>(x.size());
+      table.activation({kernels::Element::kFloat32, function, count, x.data(), nullptr, value.data()});
+      table.activation({kernels::Element::kFloat32, function, count, x.data(), ones.data(), slope.data()});
+      double worst_value = 0;
+      double worst_slope = 0;
+      for (size_t i = 0; i < x.size(); ++i) {
+        const double at = x[i];
+        const double step = 1e-5;
+        worst_value = std::max(worst_value, std::abs(formula(function, at) - value[i]) / std::max(1.0, std::abs(at)));
+        const double difference = (formula(function, at + step) - formula(function, at - step)) / (2.0 * step);
+        worst_slope = std::max(worst_slope, std::abs(difference - slope[i]));
+      }
+      const std::string name = std::string(table.name) + ": activation " + std::to_string(f);
+      check(worst_value < 1e-6, name + " is off by " + std::to_string(worst_value));
+      check(worst_slope < 3e-6, name + "'s derivative is off by " + std::to_string(worst_slope));
     }
   });
 }
@@ -150,6 +280,8 @@ void test_mapped_tensors(const std::string& path) {
 
 int main(int, char** argv) {
   test_matmul();
+  test_linear();
+  test_activations();
   test_cross_entropy();
   test_worker_thread();
   test_mapped_tensors(std::string(argv[0]) + ".tmp");

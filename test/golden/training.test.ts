@@ -1,6 +1,6 @@
 import type { NeoXModel } from '../../lib/model/neox-model';
 import { native } from '../../lib/native';
-import { PrefixEncoder } from '../../lib/prefix/encoder';
+import { PrefixEncoder, type PrefixEncoderState } from '../../lib/prefix/encoder';
 import { evaluate } from '../../lib/training/evaluate';
 import type { TrainingEvent } from '../../lib/training/events';
 import { PrefixTrainer, type TrainingResult } from '../../lib/training/prefix-trainer';
@@ -26,8 +26,8 @@ describe.each(TRAINING_CASES)('training over the model $name in $dtype', ({ name
     });
     afterAll(() => model.dispose());
     beforeEach(async () => {
-      const initial = [...tensors.under('initial.')].map(([key, { data, shape }]) => [key, { data, shape: [...shape] }] as const);
-      encoder = await PrefixEncoder.fromState(model, Object.fromEntries(initial));
+      const initial = [...tensors.under('initial.')].map(([key, { data, shape }]) => [key, { data, shape: [...shape] }]);
+      encoder = await PrefixEncoder.fromState(model, Object.fromEntries(initial) as PrefixEncoderState);
     });
 
     test("the encoder's output", async () => {
