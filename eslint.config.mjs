@@ -13,6 +13,7 @@ export default defineConfig([
       'examples/models/',
       'test/fixtures/',
       'bench/node_modules/',
+      'fuzz/crashes/',
     ],
   },
   { linterOptions: { reportUnusedDisableDirectives: 'error' } },
@@ -45,7 +46,7 @@ export default defineConfig([
       '@typescript-eslint/unbound-method': 'off',
     },
   },
-  { files: ['examples/**', 'lib/cli/**', 'bench/**'], rules: { 'no-console': 'off' } },
+  { files: ['examples/**', 'lib/cli/**', 'bench/**', 'fuzz/**'], rules: { 'no-console': 'off' } },
   {
     files: ['**/*.{js,cjs,mjs}'],
     rules: { eqeqeq: 'error', 'no-var': 'error', 'prefer-const': 'error', 'no-unused-vars': 'error' },

@@ -14,8 +14,8 @@ import { readTensor } from './values';
 
 /** Far above any model; what they guard is the memory of a process that is given a damaged file. */
 const MAX_SIZE = 2 ** 24;
-const MAX_LAYERS = 10_000;
-const MAX_LAYER_PARTS = 100_000;
+const MAX_LAYERS = 1000;
+const MAX_LAYER_PARTS = 10_000;
 const FILES_AT_A_TIME = 1024;
 
 const STORAGE: Readonly<Record<ExportFolder['dtype'], StorageDType>> = { float16: 'F16', float32: 'F32' };

@@ -177,7 +177,7 @@ export class Unpickler {
         this.push(this.take(2).readUInt16LE(0));
         break;
       case 0x8a: // LONG1
-        this.push(longOf(this.take(this.byte())));
+        this.push(this.long());
         break;
       case 0x47: // BINFLOAT
         this.push(this.take(8).readDoubleBE(0));
@@ -312,6 +312,13 @@ export class Unpickler {
     const text = this.bytes.toString('latin1', this.position, end);
     this.position = end + 1;
     return text;
+  }
+
+  /** The longest that torch.save writes is its magic number, of 10 bytes. */
+  private long(): number | bigint {
+    const length = this.byte();
+    if (length > 16) throw this.bad(`it has a whole number of ${length} bytes`);
+    return longOf(this.take(length));
   }
 
   private text(bytes: Buffer): string {

@@ -20,6 +20,7 @@ const OPTION_NAMES: readonly (readonly [library: string, commandLine: string])[]
     'set `overwrite: true` to replace it, or use addTasks() to add prefixes to it',
     'give --overwrite to replace it, or --append to add tasks to it',
   ],
+  ['add prefixes to the weights in its folder 1 with FTExporter.addTasks()', 'add tasks to its folder 1 with `export ft --append`'],
   ['set `overwrite: true`', 'give --overwrite'],
   ['set `replace: true`', 'give --replace'],
   ['name one of them, or give tensorParallel', 'give --tensor-parallel'],

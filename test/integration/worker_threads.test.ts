@@ -30,7 +30,7 @@ test('workers that are terminated while they train take nothing with them', asyn
 });
 
 test('so are workers that are terminated while they load', async () => {
-  expect(await run('terminate while loading')).toEqual({ codes: [1, 1, 1, 1] });
+  expect(await run('terminate while loading')).toEqual({ codes: [1, 1, 1] });
 });
 
 test('an error in a worker reaches its parent', async () => {

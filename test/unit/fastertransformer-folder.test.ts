@@ -41,7 +41,7 @@ async function tensorsOf(checkpoint: Checkpoint): Promise<Record<string, Float32
 async function logitsOf(path: string, options: LoadOptions = {}): Promise<Float32Array> {
   await using model = await NeoXModel.load(path, { threads: 1, ...options });
   const ids = new Random(7).ids(9, model.config.vocabSize);
-  return (await model.forward({ inputIds: [ids] })).logits.data;
+  return (await model.forward({ inputIds: [ids] })).logits!.data;
 }
 
 function largestDifference(a: Float32Array, b: Float32Array): number {
@@ -182,7 +182,7 @@ describe('arithmetic', () => {
     await using model = await NeoXModel.load(checkpoint.directory, { arithmetic: 'fastertransformer' });
     const prefix = randomPrefix(model, 2).withMetadata({ baseModel: { fingerprint: checkpoint.fingerprint } });
     expect(model.config.hiddenAct).toBe('gelu_pytorch_tanh');
-    expect((await model.forward({ inputIds: [[1, 2]], pastKeyValues: prefix })).logits.shape).toEqual([1, 2, 50]);
+    expect((await model.forward({ inputIds: [[1, 2]], pastKeyValues: prefix })).logits!.shape).toEqual([1, 2, 50]);
   });
 
   it.each([
@@ -192,7 +192,7 @@ describe('arithmetic', () => {
     [{ rotary_base: 1 }, "Unknown option 'rotary_base' in arithmetic"],
   ])('%j is refused', async (arithmetic, message) => {
     const { directory } = await exportModel();
-    const error = await failure(NeoXModel.load(directory, { arithmetic: arithmetic as LoadOptions['arithmetic'] }));
+    const error = await failure(NeoXModel.load(directory, { arithmetic: arithmetic as NonNullable<LoadOptions['arithmetic']> }));
     expect(error.code).toBe('NEOX_BAD_ARGUMENT');
     expect(error.message).toContain(message);
   });
@@ -232,7 +232,7 @@ describe('tasks', () => {
       const [actual, expected] = await Promise.all(
         [byName, prefixes[name]].map((prefix) => model.forward({ inputIds: [[3, 4, 5]], ...(prefix && { pastKeyValues: prefix }) })),
       );
-      expect(actual!.logits.data).toEqual(expected!.logits.data);
+      expect(actual!.logits!.data).toEqual(expected!.logits!.data);
     }
   });
 

@@ -24,8 +24,7 @@ describe.each(FORMATS)('%s', (format) => {
       writeFiles(good, files);
       for (const [n, step] of steps(good, true).entries()) await step().then(() => taken.add(n), ours);
     }
-    expect([...taken].sort()).toEqual([...steps(folder, true).keys()].slice(0, taken.size));
-    expect(taken.size).toBe(Math.max(1, steps(root.join(`${format}-0`), true).length));
+    expect([...taken].sort()).toEqual([...steps(root.join(`${format}-0`), true).keys()]);
   });
 
   test.each(ABUSE.filter((abuse) => abuse.format === format).map((abuse) => [abuse.name, abuse] as const))('%s', async (_, abuse) => {

@@ -1,5 +1,9 @@
 #include "core/model/packed_weights.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
@@ -81,11 +85,24 @@ bool onednn_runs(at::ScalarType dtype) {
 
 // ---- kernels of our own ----
 
+// Weights are read from end to end for every token: with pages of 2 MB that takes far fewer look-ups of addresses, and the first touch
+// of each page costs 512 times less often. Only asked for, and only where the system leaves the choice to programs.
+void prefer_huge_pages(const at::Tensor& tensor) {
+#if defined(__linux__)
+  constexpr uintptr_t kHuge = uintptr_t{2} << 20;
+  const auto begin = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+  const uintptr_t first = (begin + kHuge - 1) / kHuge * kHuge;
+  const uintptr_t last = (begin + tensor.nbytes()) / kHuge * kHuge;
+  if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
 class NativeWeights final : public PackedWeights {
  public:
   explicit NativeWeights(const at::Tensor& weight) : out_(weight.size(0)), in_(weight.size(1)) {
     const auto element = kernels::element_of(weight.scalar_type());
     packed_ = at::empty({kernels::linear_packed_size(element, out_, in_)}, weight.options());
+    prefer_huge_pages(packed_);
     const kernels::LinearPackTask task = {
         element, out_, in_, weight.const_data_ptr(), weight.stride(0), weight.stride(1), packed_.mutable_data_ptr()};
     at::parallel_for(0, kernels::linear_panels(out_), 1,

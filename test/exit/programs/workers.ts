@@ -5,14 +5,14 @@ import { PrefixTrainer } from '../../../lib/training/prefix-trainer';
 
 interface Task {
   folder: string;
-  what: 'generate' | 'train' | 'throw' | 'exit';
+  what: 'generate' | 'load' | 'train' | 'throw' | 'exit';
 }
 
 const PROMPT = Array.from({ length: 40 }, (_, i) => i);
 const GREEDY = { temperature: 0, maxNewTokens: 12, ignoreEos: true };
 
 async function inWorker({ folder, what }: Task): Promise<void> {
-  const model = await NeoXModel.load(folder, { threads: 1 });
+  const model = await NeoXModel.load(folder, { threads: 1, onProgress: () => what === 'load' && parentPort?.postMessage('loading') });
   if (what === 'generate') {
     const { tokens } = await model.generate(PROMPT, GREEDY);
     parentPort?.postMessage(tokens);
@@ -68,8 +68,9 @@ const WAYS: Record<string, (folder: string) => Promise<unknown>> = {
   },
   'terminate while loading': async (folder) => {
     const codes = [];
-    for (const delay of [0, 30, 200, 500]) {
-      const worker = start({ folder, what: 'train' });
+    for (const delay of [0, 1, 5]) {
+      const worker = start({ folder, what: 'load' });
+      await message(worker);
       await new Promise((resolve) => setTimeout(resolve, delay));
       codes.push(await worker.terminate());
     }
