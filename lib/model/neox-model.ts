@@ -249,7 +249,7 @@ export class NeoXModel {
    * @internal
    */
   async prefixHandles(prefixes: readonly (PrefixWeights | undefined)[]): Promise<(Native.Prefix | null)[]> {
-    return Promise.all(prefixes.map((prefix) => (prefix === undefined ? null : this.prefixHandle(prefix))));
+    return Promise.all(prefixes.map(async (prefix) => (prefix === undefined ? null : this.prefixHandle(prefix))));
   }
 
   private prefixHandle(prefix: PrefixWeights): Promise<Native.Prefix> {

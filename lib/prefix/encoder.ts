@@ -3,7 +3,7 @@ import { badArgument, checkInteger, checkNumber, checkOneOf, checkOptions, check
 import { readSafetensorsHeader, writeSafetensors } from '../checkpoint/safetensors';
 import { readTensor } from '../checkpoint/values';
 import { NeoXPrefixError } from '../errors';
-import { KVCache } from '../model/kv-cache';
+import type { KVCache } from '../model/kv-cache';
 import { checkModel, type NeoXModel } from '../model/neox-model';
 import { checkLength } from '../model/rows';
 import { runNative } from '../native-call';

@@ -179,7 +179,7 @@ export function goldenModelNames(): string[] {
 export function loadGoldenModel(name: string): GoldenModel {
   const directory = join(GOLDEN_DIRECTORY, name);
   const tensors = readTensors(join(directory, 'reference.safetensors'));
-  const reference = readJson<GoldenReference>(join(directory, 'reference.json'));
+  const reference = readJson(join(directory, 'reference.json')) as GoldenReference;
   return {
     name,
     directory,
@@ -199,13 +199,13 @@ export function loadGoldenTraining(name: string, dtype: GoldenDType): GoldenTrai
     name,
     dtype,
     directory,
-    record: readJson<GoldenTrainingRecord>(join(directory, `training.${dtype}.json`)),
+    record: readJson(join(directory, `training.${dtype}.json`)) as GoldenTrainingRecord,
     tensors: readTensors(join(directory, `training.${dtype}.safetensors`)),
   };
 }
 
 export function loadGoldenFasterTransformer(name: string): GoldenFasterTransformer {
-  return readJson<GoldenFasterTransformer>(join(GOLDEN_DIRECTORY, name, 'fastertransformer.json'));
+  return readJson(join(GOLDEN_DIRECTORY, name, 'fastertransformer.json')) as GoldenFasterTransformer;
 }
 
 /** Largest and mean absolute difference; different lengths or a NaN are an error. */
@@ -236,8 +236,8 @@ export function relativeDifference(actual: ArrayLike<number>, expected: ArrayLik
   return relative;
 }
 
-function readJson<T>(path: string): T {
-  return JSON.parse(readFileSync(path, 'utf8')) as T;
+function readJson(path: string): unknown {
+  return JSON.parse(readFileSync(path, 'utf8'));
 }
 
 interface HeaderEntry {
