@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto';
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { isNeoXPrefixError } from '../lib/errors';
 import { ABUSE } from './corpus';
 import { mutateFiles } from './mutate';
 import { Random } from './random';
@@ -90,10 +89,9 @@ export class Fuzzer {
     this.runs++;
     this.startedAt = performance.now();
     try {
-      await openFolder(this.target, this.folder, deep);
-      this.accepted++;
+      if ((await openFolder(this.target, this.folder, deep)).accepted > 0) this.accepted++;
     } catch (error) {
-      if (!isNeoXPrefixError(error)) this.add(stackOf(error), String(error instanceof Error ? error.stack : error), files);
+      this.add(stackOf(error), String(error instanceof Error ? error.stack : error), files);
     }
     const milliseconds = performance.now() - this.startedAt;
     if (milliseconds > MAX_MILLISECONDS) this.add('slow', `it takes ${Math.round(milliseconds)} ms`, files);

@@ -45,7 +45,17 @@ function instrument(context) {
     }
     if (ts.isMethodDeclaration(done) && done.body) {
       const { modifiers, asteriskToken, name, questionToken, typeParameters, parameters, type, body } = done;
-      return factory.updateMethodDeclaration(done, modifiers, asteriskToken, name, questionToken, typeParameters, parameters, type, prefixed(body));
+      return factory.updateMethodDeclaration(
+        done,
+        modifiers,
+        asteriskToken,
+        name,
+        questionToken,
+        typeParameters,
+        parameters,
+        type,
+        prefixed(body),
+      );
     }
     if (ts.isIfStatement(done)) {
       const otherwise = done.elseStatement === undefined ? counted(factory.createBlock([])) : asBlock(done.elseStatement);
@@ -63,7 +73,14 @@ function instrument(context) {
     }
     if (ts.isConditionalExpression(done)) {
       const { condition, questionToken, whenTrue, colonToken, whenFalse } = done;
-      return factory.updateConditionalExpression(done, condition, questionToken, countedValue(whenTrue), colonToken, countedValue(whenFalse));
+      return factory.updateConditionalExpression(
+        done,
+        condition,
+        questionToken,
+        countedValue(whenTrue),
+        colonToken,
+        countedValue(whenFalse),
+      );
     }
     if (ts.isBinaryExpression(done) && LOGICAL.includes(done.operatorToken.kind)) {
       return factory.updateBinaryExpression(done, done.left, done.operatorToken, countedValue(done.right));

@@ -83,7 +83,7 @@ async function fuzz(format: Format, seconds: number, seed: number): Promise<stri
   const until = performance.now() + seconds * 1000;
   let runs = 0;
   try {
-    for (let deaths = 0; deaths < MAX_DEATHS; ) {
+    for (let deaths = 0; deaths < MAX_DEATHS;) {
       const left = (until - performance.now()) / 1000;
       if (left < 1) break;
       const { progress, death } = await work(format, input, left, seed + deaths);
@@ -95,7 +95,9 @@ async function fuzz(format: Format, seconds: number, seed: number): Promise<stri
         continue;
       }
       const { accepted, corpus, places } = progress;
-      console.log(`${format}: ${runs} inputs in ${Math.round(seconds)} s, ${accepted} accepted, ${corpus} kept, ${places} places reached, seed ${seed}`);
+      console.log(
+        `${format}: ${runs} inputs in ${Math.round(seconds)} s, ${accepted} accepted, ${corpus} kept, ${places} places reached, seed ${seed}`,
+      );
     }
   } finally {
     rmSync(folder, { recursive: true, force: true });
@@ -108,8 +110,8 @@ async function replay(folder: string): Promise<void> {
   if (format === undefined) throw new Error(`the name of ${folder} does not start with a format: ${FORMATS.join(', ')}`);
   const started = performance.now();
   await openFolder(TARGETS[format], folder, true).then(
-    () => console.log('accepted'),
-    (error: unknown) => console.log(error),
+    ({ accepted, refusal }) => console.log(`accepted in ${accepted} ways`, refusal ?? ''),
+    (error: unknown) => console.log('FAULT', error),
   );
   console.log(`${Math.round(performance.now() - started)} ms, ${Math.round(process.memoryUsage().rss / 2 ** 20)} MB`);
 }
@@ -127,9 +129,12 @@ async function main(): Promise<void> {
     return;
   }
   const found: string[] = [];
-  for (const format of positionals.length === 0 ? FORMATS : (positionals as Format[])) found.push(...(await fuzz(format, minutes * 60, seed)));
+  for (const format of positionals.length === 0 ? FORMATS : (positionals as Format[]))
+    found.push(...(await fuzz(format, minutes * 60, seed)));
   for (const path of found) {
-    console.log(`${relative(process.cwd(), path)}: ${readFileSync(join(path, 'PROBLEM.txt'), 'utf8').split('\n').slice(0, 4).join('\n    ')}`);
+    console.log(
+      `${relative(process.cwd(), path)}: ${readFileSync(join(path, 'PROBLEM.txt'), 'utf8').split('\n').slice(0, 4).join('\n    ')}`,
+    );
   }
   console.log(found.length === 0 ? 'Nothing was found.' : `${found.length} inputs were saved; --replay opens one again.`);
   process.exitCode = found.length === 0 ? 0 : 1;

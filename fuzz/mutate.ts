@@ -5,7 +5,32 @@ import type { Files, Target } from './targets';
 /** Larger inputs are cut: they are slow, and what is in them fits into less. */
 const MAX_BYTES = 200_000;
 
-const NUMBERS = [0, 1, 2, 3, 4, 7, 8, 16, 63, 64, 65, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2 ** 24, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1, 2 ** 32];
+const NUMBERS = [
+  0,
+  1,
+  2,
+  3,
+  4,
+  7,
+  8,
+  16,
+  63,
+  64,
+  65,
+  127,
+  128,
+  255,
+  256,
+  32767,
+  32768,
+  65535,
+  65536,
+  2 ** 24,
+  2 ** 31 - 1,
+  2 ** 31,
+  2 ** 32 - 1,
+  2 ** 32,
+];
 
 /** Changes a file's bytes with no regard to what they mean. `other` is a file to take pieces of. */
 export function mutateBytes(bytes: Buffer, random: Random, other: Buffer): Buffer {
@@ -21,7 +46,11 @@ export function mutateBytes(bytes: Buffer, random: Random, other: Buffer): Buffe
         result = join(result.subarray(0, at), result.subarray(at + length));
         break;
       case 2: // repeat
-        result = join(result.subarray(0, at), ...new Array<Buffer>(1 + random.below(4)).fill(result.subarray(at, at + length)), result.subarray(at));
+        result = join(
+          result.subarray(0, at),
+          ...new Array<Buffer>(1 + random.below(4)).fill(result.subarray(at, at + length)),
+          result.subarray(at),
+        );
         break;
       case 3: // copy over
         result.copy(result, random.below(result.length + 1), at, at + length);
@@ -53,7 +82,25 @@ export function mutateBytes(bytes: Buffer, random: Random, other: Buffer): Buffe
 }
 
 const JSON_LEAVES: readonly unknown[] = [
-  ...[null, true, false, '', 'a', '0', '-1', 'F32', 'U8', 'F4', '__proto__', 'constructor', 'gpt_neox', '</s>', '\u0000', '\ud800', '\u202e'],
+  ...[
+    null,
+    true,
+    false,
+    '',
+    'a',
+    '0',
+    '-1',
+    'F32',
+    'U8',
+    'F4',
+    '__proto__',
+    'constructor',
+    'gpt_neox',
+    '</s>',
+    '\u0000',
+    '\ud800',
+    '\u202e',
+  ],
   ...[0, -0, 1, -1, 2, 0.5, 1e-308, 1e308, 2 ** 31, 2 ** 32, 2 ** 52, 2 ** 53, -(2 ** 53), 16_777_216, 10_000],
   ...[[], {}, [0], [[]], { type: 'Sequence' }, { Regex: '(a+)+' }, [0, 0], [4, 0]],
 ];
@@ -144,9 +191,49 @@ function mutateSafetensors(bytes: Buffer, random: Random, other: Buffer): Buffer
 }
 
 /** Opcodes that take no argument, or a short one. */
-const OPCODES = ['(', 't', ')', '}', ']', 's', 'u', 'a', 'e', 'N', '\x88', '\x89', 'R', 'Q', 'b', '.', '\x85', '\x86', '\x87', 'K\x01', 'K\0', 'h\0', 'q\0', 'h\x01'];
-const OPERANDS = ['J\xff\xff\xff\xff', 'M\xff\xff', '\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f', 'X\x01\0\0\0a', 'ccollections\nOrderedDict\n', 'ctorch\nHalfStorage\n'];
-const GLOBALS = ['ctorch\nSize\n', 'ctorch._utils\n_rebuild_parameter\n', 'cposix\nsystem\n', 'ctorch\nLongStorage\n', '0', '2', 'G\x7f\xf0\0\0\0\0\0\0'];
+const OPCODES = [
+  '(',
+  't',
+  ')',
+  '}',
+  ']',
+  's',
+  'u',
+  'a',
+  'e',
+  'N',
+  '\x88',
+  '\x89',
+  'R',
+  'Q',
+  'b',
+  '.',
+  '\x85',
+  '\x86',
+  '\x87',
+  'K\x01',
+  'K\0',
+  'h\0',
+  'q\0',
+  'h\x01',
+];
+const OPERANDS = [
+  'J\xff\xff\xff\xff',
+  'M\xff\xff',
+  '\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f',
+  'X\x01\0\0\0a',
+  'ccollections\nOrderedDict\n',
+  'ctorch\nHalfStorage\n',
+];
+const GLOBALS = [
+  'ctorch\nSize\n',
+  'ctorch._utils\n_rebuild_parameter\n',
+  'cposix\nsystem\n',
+  'ctorch\nLongStorage\n',
+  '0',
+  '2',
+  'G\x7f\xf0\0\0\0\0\0\0',
+];
 
 function mutatePickle(bytes: Buffer, random: Random, other: Buffer): Buffer {
   if (random.chance(3)) return mutateBytes(bytes, random, other);
@@ -281,7 +368,27 @@ function shuffled<T>(list: readonly T[], random: Random): T[] {
   return result;
 }
 
-const INI_VALUES = ['0', '1', '-1', '2', '16777216', '1e308', '0x10', '017', '9'.repeat(30), '', 'smile', '../x', '\0', '100000', 'fp16', '; c', '1 ; c', '%d', '1\r'];
+const INI_VALUES = [
+  '0',
+  '1',
+  '-1',
+  '2',
+  '16777216',
+  '1e308',
+  '0x10',
+  '017',
+  '9'.repeat(30),
+  '',
+  'smile',
+  '../x',
+  '\0',
+  '100000',
+  'fp16',
+  '; c',
+  '1 ; c',
+  '%d',
+  '1\r',
+];
 
 function mutateIni(bytes: Buffer, random: Random, other: Buffer): Buffer {
   if (random.chance(5)) return mutateBytes(bytes, random, other);

@@ -79,21 +79,27 @@ async function useCheckpoint(folder: string, deep: boolean): Promise<Checkpoint>
   return checkpoint;
 }
 
-/**
- * Opens a folder in all ways of its format.
- * @throws NeoXPrefixError, the first of those that the ways end in; anything else is a fault of the library
- */
-export async function openFolder(target: Target, folder: string, deep: boolean): Promise<void> {
-  let first: NeoXPrefixError | undefined;
+export interface Answer {
+  /** How many ways of opening succeeded. */
+  readonly accepted: number;
+  /** The first of the errors that others ended in. */
+  readonly refusal: NeoXPrefixError | undefined;
+}
+
+/** Opens a folder in all ways of its format. What it throws is a fault of the library. */
+export async function openFolder(target: Target, folder: string, deep: boolean): Promise<Answer> {
+  let refusal: NeoXPrefixError | undefined;
+  let accepted = 0;
   for (const step of target.steps(folder, deep)) {
     try {
       await step();
+      accepted++;
     } catch (error) {
       if (!isNeoXPrefixError(error)) throw error;
-      first ??= error;
+      refusal ??= error;
     }
   }
-  if (first !== undefined) throw first;
+  return { accepted, refusal };
 }
 
 /** Full-width and half-width forms, a composed kana, a run that invites quadratic work, emoji, a lone surrogate, NUL. */
@@ -120,7 +126,7 @@ function checkpointSeed(name: string, weights: string): Files {
 /** A sequential model of one layer for one GPU, and a task. */
 function fastertransformerSeed(): Files {
   const sizes: Readonly<Record<string, number>> = {
-    'wte': 20,
+    wte: 20,
     'lm_head.weight': 20,
     'final_layernorm.weight': 2,
     'final_layernorm.bias': 2,
@@ -172,8 +178,17 @@ export const TARGETS: Readonly<Record<Format, Target>> = {
     format: 'torch',
     names: ['pytorch_model.bin'],
     seeds: () => {
-      const files = ['dtypes', 'views', 'wrapped', 'state_dict', 'parameter', 'integers'].flatMap((name) => [`${name}.bin`, `${name}.legacy.bin`]);
-      const others = ['prefix.checkpoint', 'prefix.4d.checkpoint', 'prefix.half.checkpoint', 'prefix.legacy.weight', 'peft-bin/adapter_model.bin'];
+      const files = ['dtypes', 'views', 'wrapped', 'state_dict', 'parameter', 'integers'].flatMap((name) => [
+        `${name}.bin`,
+        `${name}.legacy.bin`,
+      ]);
+      const others = [
+        'prefix.checkpoint',
+        'prefix.4d.checkpoint',
+        'prefix.half.checkpoint',
+        'prefix.legacy.weight',
+        'peft-bin/adapter_model.bin',
+      ];
       const config = inFiles('checkpoint/config.json');
       return [
         checkpointSeed('checkpoint-pickled', 'pytorch_model.bin'),
@@ -227,7 +242,10 @@ export const TARGETS: Readonly<Record<Format, Target>> = {
     format: 'adapter',
     names: ['adapter_config.json', 'adapter_model.safetensors'],
     seeds: () => [
-      { 'adapter_config.json': inFiles('peft/adapter_config.json'), 'adapter_model.safetensors': inFiles('peft/adapter_model.safetensors') },
+      {
+        'adapter_config.json': inFiles('peft/adapter_config.json'),
+        'adapter_model.safetensors': inFiles('peft/adapter_model.safetensors'),
+      },
       { 'adapter_config.json': inFiles('peft-bin/adapter_config.json'), 'adapter_model.bin': inFiles('peft-bin/adapter_model.bin') },
     ],
     steps: (folder) => [() => usePrefix(folder)],

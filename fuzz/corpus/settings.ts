@@ -36,7 +36,12 @@ const CONFIG = (
     ['a model type that is an object', { model_type: {} }, 'of type an object', 'NEOX_UNSUPPORTED'],
     ['weights of another shape', { hidden_size: 16 }, 'config.json asks for', 'NEOX_BAD_CHECKPOINT'],
     ['10,000 layers that are not there', { num_hidden_layers: 10_000 }, 'is missing', 'NEOX_BAD_CHECKPOINT'],
-    ['sizes at their limits', { hidden_size: 2 ** 24, intermediate_size: 2 ** 24, vocab_size: 2 ** 24 }, 'config.json asks for', 'NEOX_BAD_CHECKPOINT'],
+    [
+      'sizes at their limits',
+      { hidden_size: 2 ** 24, intermediate_size: 2 ** 24, vocab_size: 2 ** 24 },
+      'config.json asks for',
+      'NEOX_BAD_CHECKPOINT',
+    ],
   ] as readonly Row[]
 ).map(([name, content, message, code = 'NEOX_BAD_CONFIG']): AbuseCase => {
   const text = typeof content === 'string' ? content : changedJson('config', 'config.json', content);

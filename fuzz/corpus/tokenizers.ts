@@ -18,8 +18,16 @@ const SPIECE = (
     ['an empty file', () => Buffer.alloc(0), 'it has no pieces'],
     ['a number that does not end', () => Buffer.alloc(1000, 0xff), 'longer than 10 bytes'],
     ['a length of 2^64 - 1', () => join(Buffer.from([0x0a]), varint(2n ** 64n - 1n)), 'bytes but only 0 are left'],
-    ['a length of 2^32, which 32 bits lose', () => join(Buffer.from([0x0a]), varint(2n ** 32n), Buffer.alloc(100)), 'bytes but only 100 are left'],
-    ['a piece that reaches outside of its message', () => bytesField(1, Buffer.from([0x0a, 0x7f, 0x61])), 'needs 127 bytes but only 1 are left'],
+    [
+      'a length of 2^32, which 32 bits lose',
+      () => join(Buffer.from([0x0a]), varint(2n ** 32n), Buffer.alloc(100)),
+      'bytes but only 100 are left',
+    ],
+    [
+      'a piece that reaches outside of its message',
+      () => bytesField(1, Buffer.from([0x0a, 0x7f, 0x61])),
+      'needs 127 bytes but only 1 are left',
+    ],
     ['field number 0', () => Buffer.from([0x02, 0x00]), 'the field number'],
     ['a group without an end', () => Buffer.from([0x0b]), 'wire type 3'],
     ['a piece that is a number', () => intField(1, 1), 'expected 2'],
@@ -29,21 +37,65 @@ const SPIECE = (
     ['an empty piece', () => join(UNKNOWN_PIECE, piece('')), 'piece 1 is empty'],
     ['a piece of 5,000 bytes', () => join(UNKNOWN_PIECE, piece('a'.repeat(5000))), 'has 5000 bytes, more than 4096'],
     ['one piece twice', () => join(UNKNOWN_PIECE, piece('a'), piece('a')), "the piece 'a' occurs twice"],
-    ['more pieces than any model has', () => Buffer.alloc(5 * (2 ** 20 + 1), bytesField(1, bytesField(1, 'a'))), 'more than 1048576 pieces'],
+    [
+      'more pieces than any model has',
+      () => Buffer.alloc(5 * (2 ** 20 + 1), bytesField(1, bytesField(1, 'a'))),
+      'more than 1048576 pieces',
+    ],
     ['no unknown piece', () => piece('a'), 'no unknown piece'],
     ['two unknown pieces', () => join(UNKNOWN_PIECE, piece('<u>', 2)), 'both are the unknown piece'],
-    ['the byte piece <0x-1>', () => join(UNKNOWN_PIECE, bytePieces((text, byte) => (byte === 0 ? '<0x-1>' : text))), 'is not written as <0xHH>'],
-    ['the byte piece <0x100>', () => join(UNKNOWN_PIECE, bytePieces((text, byte) => (byte === 0 ? '<0x100>' : text))), 'is not written as <0xHH>'],
-    ['the byte piece <0xZZ>', () => join(UNKNOWN_PIECE, bytePieces((text, byte) => (byte === 0 ? '<0xZZ>' : text))), 'is not written as <0xHH>'],
-    ['a byte piece twice', () => join(UNKNOWN_PIECE, bytePieces((text, byte) => (byte === 1 ? '<0x00>' : text))), '<0x00> occurs twice'],
+    [
+      'the byte piece <0x-1>',
+      () =>
+        join(
+          UNKNOWN_PIECE,
+          bytePieces((text, byte) => (byte === 0 ? '<0x-1>' : text)),
+        ),
+      'is not written as <0xHH>',
+    ],
+    [
+      'the byte piece <0x100>',
+      () =>
+        join(
+          UNKNOWN_PIECE,
+          bytePieces((text, byte) => (byte === 0 ? '<0x100>' : text)),
+        ),
+      'is not written as <0xHH>',
+    ],
+    [
+      'the byte piece <0xZZ>',
+      () =>
+        join(
+          UNKNOWN_PIECE,
+          bytePieces((text, byte) => (byte === 0 ? '<0xZZ>' : text)),
+        ),
+      'is not written as <0xHH>',
+    ],
+    [
+      'a byte piece twice',
+      () =>
+        join(
+          UNKNOWN_PIECE,
+          bytePieces((text, byte) => (byte === 1 ? '<0x00>' : text)),
+        ),
+      '<0x00> occurs twice',
+    ],
     ['255 byte pieces', () => join(UNKNOWN_PIECE, bytePieces().subarray(17)), 'is missing'],
     ['byte pieces without byte fallback', () => join(UNKNOWN_PIECE, piece('<0x00>', 6)), 'although byte_fallback is false'],
-    ['a text for unknown pieces of a megabyte', () => join(letters, trainer(bytesField(44, 'x'.repeat(1 << 20)))), 'longer than 4096 bytes'],
+    [
+      'a text for unknown pieces of a megabyte',
+      () => join(letters, trainer(bytesField(44, 'x'.repeat(1 << 20)))),
+      'longer than 4096 bytes',
+    ],
     ['rules cut off', () => join(letters, rules(charsmap().subarray(0, 100))), 'are cut off'],
     ['rules of a trie of 4 GB', () => join(letters, rules(Buffer.alloc(64, 0xff))), 'are cut off'],
     ['a trie that points outside', () => join(letters, rules(charsmap((units) => (units[0] = 0x3fffff << 10)))), 'point outside the trie'],
     ['a trie whose offset overflows', () => join(letters, rules(charsmap((units) => (units[0] = 0xffffffff)))), 'point outside the trie'],
-    ['a rule whose text is outside', () => join(letters, rules(charsmap((units) => (units[256 ^ 0x61 ^ 1] = 0xffffffff)))), 'point outside the texts'],
+    [
+      'a rule whose text is outside',
+      () => join(letters, rules(charsmap((units) => (units[256 ^ 0x61 ^ 1] = 0xffffffff)))),
+      'point outside the texts',
+    ],
     ['a rule that makes a letter a megabyte', () => growing(1 << 20), 'more than 64 times as long'],
     ['a BPE model', () => join(letters, trainer(intField(3, 2))), 'is a SentencePiece BPE model', 'NEOX_UNSUPPORTED'],
     ['a model of type 2^31', () => join(letters, trainer(intField(3, 2n ** 31n))), 'type -2147483648', 'NEOX_UNSUPPORTED'],
@@ -55,7 +107,10 @@ const SPIECE = (
 
 const json = (changes: Readonly<Record<string, unknown>>) => () => changedJson('tokenizer', 'tokenizer.json', changes);
 const decoder = { type: 'ByteLevel' };
-const bpe = (model: object, rest: object = {}) => () => JSON.stringify({ model: { type: 'BPE', vocab: { a: 0 }, merges: [], ...model }, decoder, ...rest });
+const bpe =
+  (model: object, rest: object = {}) =>
+  () =>
+    JSON.stringify({ model: { type: 'BPE', vocab: { a: 0 }, merges: [], ...model }, decoder, ...rest });
 const split = (pattern: unknown) => ({ pre_tokenizer: { type: 'Split', pattern, behavior: 'Isolated' } });
 const doubling = { type: 'Sequence', normalizers: new Array(60).fill({ type: 'Replace', pattern: { String: 'a' }, content: 'aa' }) };
 
@@ -69,7 +124,11 @@ const TOKENIZER_JSON = (
     ['one token twice', () => '{"model":{"vocab":{"a":0,"\\u0061":1}}}', "'a' is given twice"],
     ['an id of -1', bpe({ vocab: { a: -1 } }), "the id of the token 'a' is not"],
     ['an id of 2^31', bpe({ vocab: { a: 2 ** 31 } }), "the id of the token 'a' is not"],
-    ['an id of 1e308', () => '{"model":{"type":"BPE","vocab":{"a":1e308},"merges":[]},"decoder":{"type":"ByteLevel"}}', "the id of the token 'a' is not"],
+    [
+      'an id of 1e308',
+      () => '{"model":{"type":"BPE","vocab":{"a":1e308},"merges":[]},"decoder":{"type":"ByteLevel"}}',
+      "the id of the token 'a' is not",
+    ],
     ['an id as text', bpe({ vocab: { a: '0' } }), "the id of the token 'a' is not"],
     ['a vocabulary that is a list', bpe({ vocab: ['a'] }), 'its model has no vocabulary'],
     ['merges that are numbers', bpe({ merges: [1, 2] }), 'tokenizer.json'],
@@ -78,15 +137,28 @@ const TOKENIZER_JSON = (
     ['an added token without content', json({ added_tokens: [{ id: 1 }] }), 'neither a string nor'],
     ['an empty added token', json({ added_tokens: [{ id: 1, content: '' }] }), 'neither a string nor'],
     ['an added token of 100,000 characters', json({ added_tokens: [{ id: 1, content: 'x'.repeat(100_000) }] }), 'more than 1024'],
-    ['20,001 added tokens', json({ added_tokens: Array.from({ length: 20_001 }, (_, id) => ({ id, content: `<${id}>` })) }), 'it adds 20001 tokens'],
+    [
+      '20,001 added tokens',
+      json({ added_tokens: Array.from({ length: 20_001 }, (_, id) => ({ id, content: `<${id}>` })) }),
+      'it adds 20001 tokens',
+    ],
     ['a pattern that runs for ever', json(split({ Regex: '(a+)+$' })), "a split by '(a+)+$'", 'NEOX_UNSUPPORTED'],
     ['a pattern without text', json(split({ String: '' })), "a split by ''", 'NEOX_UNSUPPORTED'],
     ['a normaliser that doubles the text sixty times', json({ normalizer: doubling }), 'its normalizer has 60 steps'],
     ['a normaliser that replaces', json({ normalizer: doubling.normalizers[0] as object }), "the normalizer 'Replace'", 'NEOX_UNSUPPORTED'],
     ['a normaliser that is unknown', json({ normalizer: { type: 'constructor' } }), "the normalizer 'constructor'", 'NEOX_UNSUPPORTED'],
     ['a sequence without parts', json({ pre_tokenizer: { type: 'Sequence' } }), 'a sequence without a list of parts'],
-    ['a sequence in a sequence', json({ pre_tokenizer: { type: 'Sequence', pretokenizers: [{ type: 'Sequence' }] } }), "the pre_tokenizer 'Sequence'", 'NEOX_UNSUPPORTED'],
-    ['a template of 100,000 parts', json({ post_processor: { type: 'TemplateProcessing', single: new Array(100_000).fill({}), pair: [] } }), 'at most 64 parts'],
+    [
+      'a sequence in a sequence',
+      json({ pre_tokenizer: { type: 'Sequence', pretokenizers: [{ type: 'Sequence' }] } }),
+      "the pre_tokenizer 'Sequence'",
+      'NEOX_UNSUPPORTED',
+    ],
+    [
+      'a template of 100,000 parts',
+      json({ post_processor: { type: 'TemplateProcessing', single: new Array(100_000).fill({}), pair: [] } }),
+      'at most 64 parts',
+    ],
     ['a Unigram model', () => '{"model":{"type":"Unigram","vocab":[]}}', 'spiece.model', 'NEOX_UNSUPPORTED'],
   ] as readonly (readonly [string, () => Buffer | string, string, AbuseCase['code']?])[]
 ).map(([name, bytes, message, code = 'NEOX_BAD_TOKENIZER']): AbuseCase => {

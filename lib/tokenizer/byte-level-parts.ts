@@ -53,7 +53,7 @@ function flatten(value: unknown, key: string, path: string): Readonly<Record<str
   if (value['type'] !== 'Sequence') return [value];
   const list: unknown = value[LISTS[key] as string];
   if (!Array.isArray(list) || !list.every(isObject)) throw bad(path, `its ${key} is a sequence without a list of parts`);
-  return list as Readonly<Record<string, unknown>>[];
+  return list;
 }
 
 function checkPattern(pattern: unknown, path: string): void {
@@ -67,7 +67,8 @@ function checkPattern(pattern: unknown, path: string): void {
 function checkTemplate(part: Readonly<Record<string, unknown>>, path: string): void {
   for (const key of ['single', 'pair']) {
     const list: unknown = part[key];
-    if (!Array.isArray(list) || list.length > MAX_TEMPLATE) throw bad(path, `the template ${key} is no list of at most ${MAX_TEMPLATE} parts`);
+    if (!Array.isArray(list) || list.length > MAX_TEMPLATE)
+      throw bad(path, `the template ${key} is no list of at most ${MAX_TEMPLATE} parts`);
   }
 }
 

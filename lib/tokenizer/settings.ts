@@ -65,7 +65,8 @@ export async function readSettings(directory: string): Promise<TokenizerSettings
     if (value !== undefined && value !== null && value !== '') specialTokens.set(name, toAddedToken(value, name, sourceOf(name)));
   }
   const additional: unknown = tokens.additional_special_tokens ?? undefined;
-  if (additional !== undefined && !Array.isArray(additional)) throw bad(sourceOf('additional_special_tokens'), 'additional_special_tokens is not a list');
+  if (additional !== undefined && !Array.isArray(additional))
+    throw bad(sourceOf('additional_special_tokens'), 'additional_special_tokens is not a list');
   checkAddedCount(additional?.length ?? 0, sourceOf('additional_special_tokens'));
   const tokenizerClass = text(config, 'tokenizer_class', path);
   return {

@@ -156,9 +156,10 @@ Napi::Value load_model(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const auto options = info[0].As<Napi::Object>();
     const int64_t threads = get_int(options, "threads");
-    const auto thread = WorkerThread::create([threads] {
-      // The number of compute threads belongs to the thread that starts them.
-      if (threads > 0) at::set_num_threads(static_cast<int>(threads));
+    // libtorch hands the number that was set last, by whatever model, to a thread that sets none.
+    static const int default_threads = at::get_num_threads();
+    const auto thread = WorkerThread::create([count = threads > 0 ? static_cast<int>(threads) : default_threads] {
+      at::set_num_threads(count);  // belongs to the thread that starts them
     });
     return PromiseWorker::Start(info.Env(), thread, std::make_unique<LoadWorker>(options, thread),
                                 options.Get("onProgress"));

@@ -1,11 +1,11 @@
 import { mkdirSync } from 'node:fs';
 import type { NeoXModel } from '../../lib/model/neox-model';
 import { PrefixTrainer } from '../../lib/training/prefix-trainer';
-import { loadModel, Random, temporaryFolder, watchEventLoop, writeRandomModel, type Liveness } from '../helpers';
+import { loadModel, Random, runProgram, temporaryFolder, watchEventLoop, writeRandomModel, type Liveness } from '../helpers';
 
 // Big enough that each operation takes long beside the time a machine may be busy with something else.
 const folder = temporaryFolder();
-const VOCABULARY = 8192;
+const VOCABULARY = 4096;
 let path: string;
 let model: NeoXModel;
 
@@ -13,10 +13,10 @@ beforeAll(async () => {
   mkdirSync(folder.join('model'));
   const config = {
     vocab_size: VOCABULARY,
-    hidden_size: 512,
+    hidden_size: 384,
     num_hidden_layers: 8,
-    num_attention_heads: 8,
-    intermediate_size: 2048,
+    num_attention_heads: 6,
+    intermediate_size: 1536,
     max_position_embeddings: 1024,
   };
   path = await writeRandomModel(folder.join('model'), config, 3, 'BF16');
@@ -78,4 +78,13 @@ test('the event loop turns while dispose waits for what is in flight', async () 
   expectLively(await watchEventLoop(() => model.dispose().then(() => order.push('dispose'))));
   await forward;
   expect(order).toEqual(['forward', 'dispose']);
+});
+
+test('each model has its own number of compute threads, whatever another one was told', async () => {
+  mkdirSync(folder.join('small'));
+  const small = await writeRandomModel(folder.join('small'));
+  const { code, stdout, stderr } = await runProgram('threads', [small]);
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  const { byDefault, started } = JSON.parse(stdout) as { byDefault: number; started: number[] };
+  expect(started).toEqual([1, byDefault, 2]);
 });

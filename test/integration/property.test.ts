@@ -4,6 +4,7 @@ import type { ModelDType, NeoXModel } from '../../lib/model/neox-model';
 import { native } from '../../lib/native';
 import { PrefixEncoder } from '../../lib/prefix/encoder';
 import type { PrefixWeights } from '../../lib/prefix/weights';
+import { PrefixTrainer } from '../../lib/training/prefix-trainer';
 import { difference, relativeDifference } from '../golden/fixtures';
 import {
   backendsFor,
@@ -235,3 +236,24 @@ test.each(['gelu', 'gelu_new', 'quick_gelu', 'silu'].flatMap((hidden_act) => PAC
     expect(await gradients(three, item)).toEqual(await gradients(one, item));
   },
 );
+
+test('the number of threads changes no bit of a trained prefix', async () => {
+  const item = CASES.at(-1) as Case;
+  const train = rowsOf(item).map((completion) => ({ completion }));
+  const prefixes = [];
+  for (const threads of [1, 3]) {
+    await using model = await load(item, backendsFor('float32')[0] as Backend, 'float32', threads);
+    const options = {
+      prefixLength: 6,
+      hiddenDim: 40,
+      dropout: 0.1,
+      initSteps: 5,
+      epochs: 3,
+      batchSize: 1,
+      accumulationSteps: 2,
+      learningRate: 0.01,
+    };
+    prefixes.push((await new PrefixTrainer(model, options).train({ train })).last.data);
+  }
+  expect(prefixes[1]).toEqual(prefixes[0]);
+});

@@ -1,9 +1,10 @@
 import { existsSync, mkdirSync, rmSync } from 'node:fs';
 
 import { ABUSE } from '../../fuzz/corpus';
+import type { NeoXPrefixError } from '../../lib/errors';
 import { FORMATS, TARGETS, openFolder, writeFiles } from '../../fuzz/targets';
 import { temporaryFolder } from '../helpers';
-import { failure, ours } from './files-helpers';
+import { ours } from './files-helpers';
 
 const root = temporaryFolder();
 let folder: string;
@@ -30,9 +31,10 @@ describe.each(FORMATS)('%s', (format) => {
   test.each(ABUSE.filter((abuse) => abuse.format === format).map((abuse) => [abuse.name, abuse] as const))('%s', async (_, abuse) => {
     writeFiles(folder, abuse.files());
     const started = performance.now();
-    const error = await failure(openFolder(TARGETS[format], folder, true));
+    const { refusal } = await openFolder(TARGETS[format], folder, true);
     expect(performance.now() - started).toBeLessThan(MAX_MILLISECONDS);
     const path = abuse.path === '' ? folder : `${folder}/${abuse.path}`;
+    const error = refusal as NeoXPrefixError;
     expect(error.message).toContain(abuse.message.replace('PATH', path));
     expect({ code: error.code, path: error.path }).toEqual({ code: abuse.code, path });
     expect(error.message).not.toMatch(/[\0-\x08\x0b-\x1f\x7f-\x9f]/);

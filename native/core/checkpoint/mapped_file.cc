@@ -83,15 +83,17 @@ std::shared_ptr<MappedFile> open_mapped(const std::string& path) {
 
 // Elements spanned by a strided tensor, with overflow checks; -1 when it cannot be counted.
 int64_t span_of(const std::vector<int64_t>& shape, const std::vector<int64_t>& stride) {
-  int64_t last = 0;
+  int64_t span = 1;
+  bool is_empty = false;
   for (size_t i = 0; i < shape.size(); ++i) {
     if (shape[i] < 0 || stride[i] < 0) return -1;
-    if (shape[i] == 0) return 0;
+    is_empty = is_empty || shape[i] == 0;
     int64_t reach = 0;
-    if (__builtin_mul_overflow(shape[i] - 1, stride[i], &reach) || __builtin_add_overflow(last, reach, &last))
+    if (shape[i] > 0 &&
+        (__builtin_mul_overflow(shape[i] - 1, stride[i], &reach) || __builtin_add_overflow(span, reach, &span)))
       return -1;
   }
-  return last + 1;
+  return is_empty ? 0 : span;
 }
 
 std::vector<int64_t> row_major(const std::vector<int64_t>& shape) {

@@ -13,6 +13,8 @@
 
 #include <cmath>
 
+#include "core/one_thread.h"
+
 namespace neox {
 namespace {
 enum Index : size_t { kEmbedding, kInWeight, kInBias, kOutWeight, kOutBias };
@@ -61,9 +63,12 @@ std::vector<std::pair<std::string, at::Tensor>> PrefixEncoder::views(const at::T
 }
 
 at::Tensor PrefixEncoder::forward(bool training) {
-  const at::Tensor hidden =
-      at::tanh(at::linear(view(flat_, kEmbedding), view(flat_, kInWeight), view(flat_, kInBias)));  // [P, hidden]
-  at::Tensor out = at::linear(hidden, view(flat_, kOutWeight), view(flat_, kOutBias));              // [P, L*2*H]
+  at::Tensor hidden;
+  at::Tensor out;
+  on_one_thread([&] {
+    hidden = at::tanh(at::linear(view(flat_, kEmbedding), view(flat_, kInWeight), view(flat_, kInBias)));  // [P, hidden]
+    out = at::linear(hidden, view(flat_, kOutWeight), view(flat_, kOutBias));                              // [P, L*2*H]
+  });
   if (!training) return out;
   hidden_ = hidden;
   keep_ = at::Tensor();
@@ -78,13 +83,15 @@ at::Tensor PrefixEncoder::forward(bool training) {
 at::Tensor PrefixEncoder::backward(const at::Tensor& grad) const {
   at::Tensor grads = at::empty_like(flat_);
   const at::Tensor dout = keep_.defined() ? grad * keep_ : grad;  // [P, L*2*H]
-  view(grads, kOutWeight).copy_(at::matmul(dout.t(), hidden_));
-  view(grads, kOutBias).copy_(at::sum(dout, 0));
-  const at::Tensor dhidden = at::matmul(dout, view(flat_, kOutWeight));  // [P, hidden]
-  const at::Tensor dpre = dhidden * (1.0 - hidden_ * hidden_);
-  view(grads, kInWeight).copy_(at::matmul(dpre.t(), view(flat_, kEmbedding)));
-  view(grads, kInBias).copy_(at::sum(dpre, 0));
-  view(grads, kEmbedding).copy_(at::matmul(dpre, view(flat_, kInWeight)));
+  on_one_thread([&] {
+    view(grads, kOutWeight).copy_(at::matmul(dout.t(), hidden_));
+    view(grads, kOutBias).copy_(at::sum(dout, 0));
+    const at::Tensor dhidden = at::matmul(dout, view(flat_, kOutWeight));  // [P, hidden]
+    const at::Tensor dpre = dhidden * (1.0 - hidden_ * hidden_);
+    view(grads, kInWeight).copy_(at::matmul(dpre.t(), view(flat_, kEmbedding)));
+    view(grads, kInBias).copy_(at::sum(dpre, 0));
+    view(grads, kEmbedding).copy_(at::matmul(dpre, view(flat_, kInWeight)));
+  });
   return grads;
 }
 

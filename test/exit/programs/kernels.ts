@@ -1,13 +1,10 @@
-// `kernels.ts MODEL BACKEND DTYPE`: prints what this process's kernels compute: logits, loss and gradients.
-import { NeoXModel, type LoadOptions, type ModelDType } from '../../../lib/model/neox-model';
+// `kernels.ts MODEL`: prints what this process's kernels compute with each packed backend and dtype: logits, loss and gradients.
+import { NeoXModel, type LoadOptions } from '../../../lib/model/neox-model';
 import { native } from '../../../lib/native';
 import { PrefixEncoder } from '../../../lib/prefix/encoder';
 
-void (async () => {
-  const [folder = '', wanted = '', dtype = ''] = process.argv.slice(2);
-  const backends = native().systemInfo().backends as Record<string, string[] | undefined>;
-  const backend = (wanted === 'auto' || backends[wanted]?.includes(dtype) ? wanted : 'auto') as NonNullable<LoadOptions['backend']>;
-  await using model = await NeoXModel.load(folder, { threads: 1, backend, dtype: dtype as ModelDType });
+async function compute(folder: string, options: LoadOptions): Promise<object> {
+  await using model = await NeoXModel.load(folder, { threads: 1, ...options });
   const rows = [5, 70, 1].map((length, r) => Array.from({ length }, (_, i) => (7 * i + 3 * r) % model.config.vocabSize));
   const encoder = await PrefixEncoder.create(model, { prefixLength: 7, init: 'random' });
   const { logits } = await model.forward({ inputIds: rows, pastKeyValues: await encoder.prefix() });
@@ -20,8 +17,21 @@ void (async () => {
     lengths: Int32Array.from(rows, (row) => row.length),
   });
   const gradients = await addon.trainerGradients(model.native, trainer, encoder.native);
-  const values = { kernels: addon.systemInfo().kernels, backend: model.info().backend, loss, logits: [...(logits?.data ?? [])] };
-  process.stdout.write(
-    JSON.stringify({ ...values, gradients: Object.fromEntries(Object.entries(gradients).map(([name, data]) => [name, [...data]])) }),
-  );
+  return {
+    loss: loss / tokens.length,
+    logits: [...(logits?.data ?? [])],
+    gradients: Object.fromEntries(Object.entries(gradients).map(([name, data]) => [name, [...data]])),
+  };
+}
+
+void (async () => {
+  const [folder = ''] = process.argv.slice(2);
+  const { backends, kernels } = native().systemInfo();
+  const results: Record<string, object> = {};
+  for (const backend of ['native', 'onednn'] as const) {
+    for (const dtype of ['float32', 'bfloat16'] as const) {
+      if (backends[backend].includes(dtype)) results[`${backend}, ${dtype}`] = await compute(folder, { backend, dtype });
+    }
+  }
+  process.stdout.write(JSON.stringify({ kernels, results }));
 })();
