@@ -272,6 +272,13 @@ const TORCH_PICKLES = rows('torch', 'pytorch_model.bin', [
     () => legacyTorch(pickle(']', Buffer.alloc(258 * 1000, longNumber)), pickle(']')),
     'a whole number of 255 bytes',
   ],
+  ['a memo of number 2^32 - 1', () => legacyTorch(pickle('Nr\xff\xff\xff\xff')), 'it sets memo 4294967295'],
+  [
+    'numbers as keys that could be made to collide',
+    () => legacyTorch(pickle('}', long(2n ** 62n), 'Ns')),
+    'no text or number',
+    'NEOX_UNSUPPORTED',
+  ],
   ['an offset outside of the storage', () => legacyTorch(pickle(tensorOps({ offset: 'K\x01' }))), 'reaches beyond storage 0'],
   ['an offset near 2^53', () => legacyTorch(pickle(tensorOps({ offset: long(2n ** 53n - 1n) }))), 'reaches beyond storage 0'],
   ['a stride outside of the storage', () => legacyTorch(pickle(tensorOps({ stride: 'K\x02\x85' }))), 'reaches beyond storage 0'],

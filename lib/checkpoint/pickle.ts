@@ -33,7 +33,7 @@ export abstract class PickleObject {
   abstract readonly kind: string;
 }
 
-export type PickleKey = string | number | bigint | boolean;
+export type PickleKey = string | number | boolean;
 export type PickleValue = null | boolean | number | bigint | string | PickleTuple | PickleList | PickleDict | PickleGlobal | PickleObject;
 
 /** What a format allows in its pickles. */
@@ -251,8 +251,9 @@ export class Unpickler {
     if (flat.length % 2 !== 0) throw this.bad('it sets a key without a value');
     for (let i = 0; i < flat.length; i += 2) {
       const key = flat[i];
-      if (key === undefined || key === null || typeof key === 'object')
-        throw this.unsupported('a dictionary key that is no text or number');
+      const isKey = typeof key === 'string' || typeof key === 'boolean' || (typeof key === 'number' && Number.isInteger(key));
+      if (!isKey) throw this.unsupported('a dictionary key that is no text or number');
+      if (typeof key === 'number' && Math.abs(key) > MAX_OPERATIONS) throw this.unsupported(`the dictionary key ${key}`);
       dict.items.set(key, flat[i + 1] as PickleValue);
     }
   }
@@ -284,6 +285,8 @@ export class Unpickler {
   }
 
   private put(index: number): void {
+    // Numbers without a bound could be chosen to collide in the map.
+    if (index > MAX_OPERATIONS) throw this.bad(`it sets memo ${index}`);
     this.memo.set(index, this.peek());
   }
 

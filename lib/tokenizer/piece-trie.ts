@@ -22,12 +22,13 @@ export class PieceTrie {
     const key = (node << 8) + byte + 1;
     const mask = slots.length - 1;
     let at = (Math.imul(key, HASH) >>> this.shift) << 1;
-    for (;;) {
+    for (let probe = 0; probe < MAX_PROBES; probe++) {
       const found = slots[at] as number;
       if (found === key) return slots[at + 1] as number;
       if (found === 0) return -1;
       at = (at + 2) & mask;
     }
+    return -1;
   }
 
   /** The value of a node, -1 for none. */
@@ -65,7 +66,9 @@ export class PieceTrie {
 
   private insert(key: number, target: number): void {
     let at = (Math.imul(key, HASH) >>> this.shift) << 1;
-    while (this.slots[at] !== 0) at = (at + 2) & (this.slots.length - 1);
+    let probe = 1;
+    while (this.slots[at] !== 0 && probe++ < MAX_PROBES) at = (at + 2) & (this.slots.length - 1);
+    if (this.slots[at] !== 0) throw new RangeError('its pieces are chosen to make the search slow');
     this.slots[at] = key;
     this.slots[at + 1] = target;
   }
@@ -82,6 +85,9 @@ export class PieceTrie {
 
 /** 2^32 divided by the golden ratio: spreads consecutive keys (Knuth's multiplicative hashing). */
 const HASH = 0x9e3779b1;
+
+/** Slots tried for one edge. Vocabularies of a million pieces need some 40; only chosen ones need more. */
+const MAX_PROBES = 256;
 
 /** node * 256 + byte + 1 must stay a positive 32-bit integer. */
 const MAX_NODES = 2 ** 23 - 1;

@@ -14,6 +14,8 @@ afterEach(() => rmSync(folder, { recursive: true }));
 
 /** Of one case; what takes longest is making the files, which does not count. */
 const MAX_MILLISECONDS = 2000;
+/** How far a case may raise the most that the process ever took; loading libtorch is the most of it. */
+const MAX_MEGABYTES = 400;
 
 describe.each(FORMATS)('%s', (format) => {
   test('each way of opening takes some of the good files that the bad ones are made from', async () => {
@@ -30,9 +32,11 @@ describe.each(FORMATS)('%s', (format) => {
 
   test.each(ABUSE.filter((abuse) => abuse.format === format).map((abuse) => [abuse.name, abuse] as const))('%s', async (_, abuse) => {
     writeFiles(folder, abuse.files());
+    const peak = process.resourceUsage().maxRSS;
     const started = performance.now();
     const { refusal } = await openFolder(TARGETS[format], folder, true);
     expect(performance.now() - started).toBeLessThan(MAX_MILLISECONDS);
+    expect((process.resourceUsage().maxRSS - peak) / 1024).toBeLessThan(MAX_MEGABYTES);
     const path = abuse.path === '' ? folder : `${folder}/${abuse.path}`;
     const error = refusal as NeoXPrefixError;
     expect(error.message).toContain(abuse.message.replace('PATH', path));

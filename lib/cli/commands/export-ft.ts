@@ -1,4 +1,4 @@
-import type { Command } from 'commander';
+import type { Command, Option } from 'commander';
 import { openCheckpoint, type Checkpoint } from '../../checkpoint/checkpoint';
 import type { ExportDType } from '../../export/export-folder';
 import { FTExporter, type ExportReport } from '../../export/ft-exporter';
@@ -42,18 +42,22 @@ Examples:
 
 DIR/<tensor-parallel>-gpu is what Triton's model_checkpoint_path names.`;
 
+/** The options that loadTasks() reads. */
+export function taskOptions(): Option[] {
+  return [
+    option<NamedFile[]>('--task <name=file>', 'a prefix under the name of its task; may be repeated', { parse: collectTasks }),
+    option('--prefix-seq-len <n>', 'prefix length, for files whose shape does not show it', { parse: integer(1) }),
+    option('--allow-fingerprint-mismatch', 'take prefixes that were trained on another base model of the same shape'),
+  ];
+}
+
 export function register(program: Command, act: Act): void {
   const command = program
     .command('ft')
     .summary('for FasterTransformer and Triton')
     .description(unwrap(DESCRIPTION))
     .addHelpText('after', EXAMPLES);
-  addOptions(command, 'What', [
-    MODEL_DIR(),
-    option<NamedFile[]>('--task <name=file>', 'a prefix under the name of its task; may be repeated', { parse: collectTasks }),
-    option('--prefix-seq-len <n>', 'prefix length, for files whose shape does not show it', { parse: integer(1) }),
-    option('--allow-fingerprint-mismatch', 'take prefixes that were trained on another base model of the same shape'),
-  ]);
+  addOptions(command, 'What', [MODEL_DIR(), ...taskOptions()]);
   addOptions(command, 'Where to', [
     option('--out <dir>', 'folder that gets <tensor-parallel>-gpu/', { required: true }),
     option('--overwrite', 'replace an export that is there'),

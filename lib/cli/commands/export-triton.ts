@@ -5,10 +5,10 @@ import type { DenseBiasRule } from '../../export/layout';
 import { exportTritonRepository, type TritonReport } from '../../export/triton-repository';
 import { formatBytes, plural } from '../format';
 import { MODEL_DIR } from '../model';
-import { addOptions, collectTasks, given, integer, option, type NamedFile, unwrap } from '../options';
+import { addOptions, given, integer, option, type NamedFile, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
-import { loadTasks } from './export-ft';
+import { loadTasks, taskOptions } from './export-ft';
 
 export interface ExportTritonFlags {
   model: string;
@@ -46,12 +46,7 @@ export function register(program: Command, act: Act): void {
     .summary("a model repository for Triton's fastertransformer backend")
     .description(unwrap(DESCRIPTION))
     .addHelpText('after', EXAMPLES);
-  addOptions(command, 'What', [
-    MODEL_DIR(),
-    option<NamedFile[]>('--task <name=file>', 'a prefix under the name of its task; may be repeated', { parse: collectTasks }),
-    option('--prefix-seq-len <n>', 'prefix length, for files whose shape does not show it', { parse: integer(1) }),
-    option('--allow-fingerprint-mismatch', 'take prefixes that were trained on another base model of the same shape'),
-  ]);
+  addOptions(command, 'What', [MODEL_DIR(), ...taskOptions()]);
   addOptions(command, 'Where to', [
     option('--out <dir>', 'the repository, which gets <model-name>/', { required: true }),
     option('--model-name <name>', 'name of the model in Triton', { default: 'fastertransformer' }),

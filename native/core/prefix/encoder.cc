@@ -66,8 +66,9 @@ at::Tensor PrefixEncoder::forward(bool training) {
   at::Tensor hidden;
   at::Tensor out;
   on_one_thread([&] {
-    hidden = at::tanh(at::linear(view(flat_, kEmbedding), view(flat_, kInWeight), view(flat_, kInBias)));  // [P, hidden]
-    out = at::linear(hidden, view(flat_, kOutWeight), view(flat_, kOutBias));                              // [P, L*2*H]
+    hidden =
+        at::tanh(at::linear(view(flat_, kEmbedding), view(flat_, kInWeight), view(flat_, kInBias)));  // [P, hidden]
+    out = at::linear(hidden, view(flat_, kOutWeight), view(flat_, kOutBias));                         // [P, L*2*H]
   });
   if (!training) return out;
   hidden_ = hidden;
