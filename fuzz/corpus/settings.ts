@@ -20,6 +20,13 @@ const CONFIG = (
     ['a size that is true', { num_hidden_layers: true }, 'found true'],
     ['2^31 layers', { num_hidden_layers: 2 ** 31 }, 'an integer between 1 and 10000'],
     ['2^53 positions', { max_position_embeddings: 2 ** 53 }, 'max_position_embeddings'],
+    ['positions whose angles would take gigabytes', { max_position_embeddings: 2 ** 24 }, 'an integer between 1 and 1048576'],
+    [
+      'positions that are too many for the rotated dimensions',
+      { hidden_size: 2 ** 20, max_position_embeddings: 2 ** 20 },
+      'at most 512 positions',
+    ],
+    ['a rotary factor of 1e308', { rope_parameters: { rope_type: 'linear', factor: 1e308 } }, 'a number from 1 to 1000000'],
     ['heads that do not divide', { num_attention_heads: 3 }, 'a multiple of num_attention_heads'],
     ['more rotary dimensions than there are', { rope_parameters: { partial_rotary_factor: 1.5 } }, 'at most 1'],
     ['a rotary base of 0', { rope_parameters: { rope_theta: 0 } }, 'a number above 1'],

@@ -68,6 +68,10 @@ const LOOK_ALIKES: Readonly<Record<string, string>> = {
 /** Far above any model; what they guard is the memory of a process that is given a damaged file. */
 const MAX_SIZE = 2 ** 24;
 const MAX_LAYERS = 10_000;
+const MAX_POSITIONS = 2 ** 20;
+const MAX_ROTARY_FACTOR = 1_000_000;
+/** Angles of a model: positions times rotated dimensions. They are computed when it is loaded. */
+const MAX_ANGLES = 2 ** 27;
 
 /**
  * Completes and checks the content of a config.json of any GPT-NeoX generation: transformers 4.21 to 5.x, and the
@@ -86,8 +90,9 @@ export function resolveConfig(json: unknown, path: string): ResolvedConfig {
       hint: 'use the checkpoint that it was made from',
     });
   }
-  if (type === 'gpt_neox') return { config: fromTransformers(new Fields(json, path, warnings)), warnings };
-  if (type === 'gpt-neox') return { config: fromOldRinna(new Fields(json, path, warnings)), warnings };
+  const fields = new Fields(json, path, warnings);
+  if (type === 'gpt_neox') return { config: checkAngles(fromTransformers(fields), fields, 'max_position_embeddings'), warnings };
+  if (type === 'gpt-neox') return { config: checkAngles(fromOldRinna(fields), fields, 'n_positions'), warnings };
   const reason = typeof type === 'string' && Object.hasOwn(LOOK_ALIKES, type) ? `: ${LOOK_ALIKES[type]}` : '';
   throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The model of ${path} is of type ${show(type)}, expected 'gpt_neox'${reason}`, {
     path,
@@ -198,7 +203,7 @@ function fromTransformers(fields: Fields): GPTNeoXConfig {
     layerNormEps: fields.number('layer_norm_eps', 1e-5, 'a positive number', (value) => value > 0),
     attentionBias: fields.boolean('attention_bias', true),
     tieWordEmbeddings: fields.boolean('tie_word_embeddings', false),
-    maxPositionEmbeddings: fields.integer('max_position_embeddings', 1, 2048),
+    maxPositionEmbeddings: fields.integer('max_position_embeddings', 1, 2048, MAX_POSITIONS),
     bosTokenId: fields.token('bos_token_id', vocabSize, 0),
     eosTokenIds: fields.tokens('eos_token_id', vocabSize, 2),
     padTokenId: fields.token('pad_token_id', vocabSize, null),
@@ -231,12 +236,22 @@ function fromOldRinna(fields: Fields): GPTNeoXConfig {
     layerNormEps: fields.number('layer_norm_epsilon', 1e-5, 'a positive number', (value) => value > 0),
     attentionBias: true,
     tieWordEmbeddings: fields.boolean('tie_word_embeddings', false),
-    maxPositionEmbeddings: fields.integer('n_positions', 1, 2048),
+    maxPositionEmbeddings: fields.integer('n_positions', 1, 2048, MAX_POSITIONS),
     bosTokenId: fields.token('bos_token_id', vocabSize, null),
     eosTokenIds: fields.tokens('eos_token_id', vocabSize, null),
     padTokenId: fields.token('pad_token_id', vocabSize, null),
     torchDtype: fields.dtype(),
   };
+}
+
+function checkAngles(config: GPTNeoXConfig, fields: Fields, key: string): GPTNeoXConfig {
+  const { maxPositionEmbeddings, rotaryDims } = config;
+  if (maxPositionEmbeddings * rotaryDims <= MAX_ANGLES) return config;
+  throw fields.bad(
+    key,
+    `at most ${Math.floor(MAX_ANGLES / rotaryDims)} positions with ${rotaryDims} rotated dimensions`,
+    maxPositionEmbeddings,
+  );
 }
 
 function divide(fields: Fields, key: string, value: number, byKey: string, by: number): number {
@@ -297,6 +312,10 @@ function firstOf(
   return chosen?.value ?? fallback;
 }
 
+function isFactor(value: number): boolean {
+  return value >= 1 && value <= MAX_ROTARY_FACTOR;
+}
+
 function resolveScaling(rope: Fields | undefined, rotaryDims: number): GPTNeoXConfig['ropeScaling'] {
   if (rope === undefined) return { type: 'default', factor: 1 };
   const key = rope.has('rope_type') ? 'rope_type' : 'type';
@@ -305,5 +324,5 @@ function resolveScaling(rope: Fields | undefined, rotaryDims: number): GPTNeoXCo
   if (type !== 'linear' && type !== 'dynamic') throw rope.unsupported(key, type, 'default, linear, dynamic');
   if (type === 'dynamic' && rotaryDims < 3) throw rope.unsupported(key, type, 'dynamic only with at least 3 rotary dimensions');
   if (!rope.has('factor')) throw rope.bad('factor', 'a number of at least 1', undefined);
-  return { type, factor: rope.number('factor', 0, 'a number of at least 1', (value) => value >= 1) };
+  return { type, factor: rope.number('factor', 0, `a number from 1 to ${MAX_ROTARY_FACTOR}`, isFactor) };
 }

@@ -1,4 +1,4 @@
-import { badArgument, checkInteger, checkSignal } from '../arguments';
+import { badArgument, checkInteger, checkOptions, checkSignal } from '../arguments';
 import { NeoXPrefixError } from '../errors';
 
 /** Text or token ids. */
@@ -31,6 +31,7 @@ export const MAX_ID = 2 ** 31 - 1;
  */
 export function tokenizeSample(sample: Sample, tokenizer: Encoder, name = 'sample'): TokenizedSample {
   if (sample === null || typeof sample !== 'object') throw badArgument(name, 'an object with a completion', sample);
+  checkOptions(name, sample, ['prompt', 'completion']);
   const prompt = sample.prompt === undefined ? new Int32Array(0) : toIds(sample.prompt, tokenizer, `${name}.prompt`);
   const completion = toIds(sample.completion, tokenizer, `${name}.completion`);
   if (completion.length === 0) throw new NeoXPrefixError('NEOX_BAD_DATA', `${name}.completion has no tokens`);

@@ -8,7 +8,7 @@ import { runNative } from '../native-call';
 import type { PrefixWeights } from '../prefix/weights';
 import type * as Native from '../../types/native';
 
-/** Text, or token ids. An empty prompt is the model's beginning-of-sequence token. */
+/** Text, or token ids. An empty prompt (`''`) is the model's beginning-of-sequence token. */
 export type Prompt = string | TokenIds;
 
 export interface SamplingOptions {
@@ -74,7 +74,8 @@ export async function generate(
   prompts: Prompt | readonly Prompt[],
   options: GenerateOptions,
 ): Promise<GenerateResult | GenerateResult[]> {
-  const single = typeof prompts === 'string' || isTokenIds(prompts);
+  // A plain empty array is no prompt at all rather than one without tokens: that is what an empty list of texts becomes.
+  const single = typeof prompts === 'string' || (isTokenIds(prompts) && !(Array.isArray(prompts) && prompts.length === 0));
   const list: readonly Prompt[] = single ? [prompts] : prompts;
   if (!Array.isArray(list)) throw badArgument('prompt', 'a string, token ids, or an array of them', prompts);
   const request = prepare(model, list, options);

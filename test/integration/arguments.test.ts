@@ -413,3 +413,8 @@ test('a folder that is not there, and one that holds no model', async () => {
   writeFileSync(folder.join('empty', 'config.json'), '{"model_type": "gpt2"}');
   expect(await failureOf(api.NeoXModel.load(folder.join('empty')))).toMatchObject({ code: 'NEOX_UNSUPPORTED' });
 });
+
+test('no prompts give no results', async () => {
+  expect(await model.generate([])).toEqual([]);
+  expect(await model.generate(new Int32Array(0), { maxNewTokens: 1, ignoreEos: true })).toMatchObject({ usage: { promptTokens: 1 } });
+});

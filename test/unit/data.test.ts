@@ -241,3 +241,8 @@ describe('samples', () => {
     expect(() => splitDataset([1], { train: 0, validation: 0 })).toThrow('Expected an integer of at least 1 for train');
   });
 });
+
+test('a misspelled key of a sample is named', () => {
+  const sample = { prmpt: 'a', completion: 'b' } as unknown as Sample;
+  expect(() => tokenizeSample(sample, { encode: () => Int32Array.of(1) })).toThrow("Unknown option 'prmpt' in sample\nHint: did you mean 'prompt'?");
+});
