@@ -17,6 +17,7 @@ export interface DoctorCheck {
   fix?: string;
 }
 
+/** What {@link doctor} found. */
 export interface DoctorReport {
   /** True when the package works here: nothing in `checks` is `missing`. */
   ok: boolean;

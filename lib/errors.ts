@@ -19,8 +19,10 @@ export const ERROR_CODES = [
   'NEOX_UNSUPPORTED',
 ] as const;
 
+/** One of {@link ERROR_CODES}. */
 export type NeoXErrorCode = (typeof ERROR_CODES)[number];
 
+/** What an error can say beside its message. */
 export interface NeoXErrorDetails {
   /** What to do about it, printed on a line of its own. */
   hint?: string;
@@ -44,8 +46,11 @@ function printable(text: string): string {
 /** The only error class of this package. `code` is stable across versions, `message` is not. */
 export class NeoXPrefixError extends Error {
   override readonly name = 'NeoXPrefixError';
+  /** What kind of error it is, for programs to decide by. */
   readonly code: NeoXErrorCode;
+  /** The file concerned, where there is one. */
   declare readonly path?: string;
+  /** What to do about it; also the last line of `message`. */
   declare readonly hint?: string;
 
   constructor(code: NeoXErrorCode, message: string, details: NeoXErrorDetails = {}) {

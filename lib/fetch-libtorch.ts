@@ -13,6 +13,7 @@ export interface FetchProgress {
   total: number;
 }
 
+/** What to fetch, and where to. */
 export interface FetchLibtorchOptions {
   /** Defaults to the version that the package is built with. */
   version?: string;
@@ -20,7 +21,9 @@ export interface FetchLibtorchOptions {
   destination?: string;
   /** Fetches again although the folder holds that version already. Defaults to `false`. */
   force?: boolean;
+  /** Called as bytes arrive. */
   onProgress?: (progress: FetchProgress) => void;
+  /** Stops the fetching; the destination stays as it was. */
   signal?: AbortSignal;
 }
 

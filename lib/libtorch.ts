@@ -12,6 +12,7 @@ export const PACKAGE_ROOT = resolve(__dirname, '..');
 /** Where a libtorch was found, in the order of the search. */
 export type LibtorchSource = 'NEOX_PREFIX_LIBTORCH' | 'LIBTORCH' | 'package' | 'python';
 
+/** A libtorch that was found. */
 export interface Libtorch {
   /** The folder that holds `lib/` and, where one can build against it, `include/`. */
   root: string;
@@ -24,6 +25,7 @@ export interface Libtorch {
   cuda: boolean;
 }
 
+/** Where to look. */
 export interface FindLibtorchOptions {
   /** Defaults to `process.env`. */
   env?: NodeJS.ProcessEnv;

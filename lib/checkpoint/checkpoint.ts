@@ -18,6 +18,7 @@ import { FLOAT_DTYPES } from './values';
 const MAX_CONFIG_BYTES = 16 * 1024 * 1024;
 const MAX_INDEX_BYTES = 64 * 1024 * 1024;
 
+/** What kind of folder a checkpoint is. */
 export type CheckpointFormat = 'safetensors' | 'safetensors-sharded' | 'pytorch' | 'pytorch-sharded' | 'fastertransformer';
 
 /** A checkpoint folder whose files were found complete and of the right shapes; no weight has been read yet. */
@@ -52,6 +53,7 @@ const WEIGHT_FILES: readonly { file: string; format: CheckpointFormat }[] = [
   { file: 'pytorch_model.bin.index.json', format: 'pytorch-sharded' },
 ];
 
+/** How to read a checkpoint. */
 export interface CheckpointOptions {
   /**
    * Of a FasterTransformer folder for several GPUs: whether the biases after attention and mlp were divided by their number. `'runtime'`:

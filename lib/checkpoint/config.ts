@@ -5,6 +5,7 @@ import { get, isObject, type JsonObject } from './json';
 /** Activations of the feed-forward layer, by Hugging Face's names; names of the same formula are folded into one. */
 export const ACTIVATIONS = ['gelu', 'gelu_new', 'gelu_fast', 'gelu_pytorch_tanh', 'quick_gelu', 'relu', 'silu'] as const;
 
+/** An activation of the feed-forward layer. */
 export type HiddenAct = (typeof ACTIVATIONS)[number];
 
 /** transformers/activations.py: other names of the same formula. */
@@ -17,29 +18,43 @@ const ACTIVATION_ALIASES: Readonly<Record<string, HiddenAct>> = {
 
 /** Everything about a GPT-NeoX model that is not a weight, with every default filled in. */
 export interface GPTNeoXConfig {
+  /** V: rows of the embedding. */
   readonly vocabSize: number;
   /** H: the width of the residual stream. */
   readonly hiddenSize: number;
+  /** L */
   readonly numLayers: number;
+  /** N */
   readonly numHeads: number;
-  /** hiddenSize / numHeads. */
+  /** D: hiddenSize / numHeads. */
   readonly headSize: number;
+  /** Width of the hidden layer of the MLPs. */
   readonly intermediateSize: number;
   /**
    * How many of a head's first dimensions rotate: int(headSize * rotaryPct). When odd, n dimensions give (n + 1) / 2 frequencies
    * base^(-2k/n) and n + 1 rotated dimensions, as transformers does it.
    */
   readonly rotaryDims: number;
+  /** Share of a head's dimensions that rotate. */
   readonly rotaryPct: number;
+  /** Base of the rotary frequencies. */
   readonly rotaryBase: number;
+  /**
+   * `'linear'`: positions are divided by `factor`. `'dynamic'`: in rows that are longer than `maxPositionEmbeddings` the frequencies are
+   * stretched by the row's own length, up to `factor` times that many positions.
+   */
   readonly ropeScaling: { readonly type: 'default' | 'linear' | 'dynamic'; readonly factor: number };
   /** x + attention(x) + mlp(x) when true; attention first, then the mlp on its result, when false. */
   readonly useParallelResidual: boolean;
   readonly hiddenAct: HiddenAct;
   readonly layerNormEps: number;
+  /** Whether the linear layers of attention have biases. */
   readonly attentionBias: boolean;
+  /** Whether the output projection is the embedding. */
   readonly tieWordEmbeddings: boolean;
+  /** Positions that the model was trained for, a prefix included. */
   readonly maxPositionEmbeddings: number;
+  /** What an empty prompt starts from; null: there is none. */
   readonly bosTokenId: number | null;
   /** Generation ends at any of these; may be empty. */
   readonly eosTokenIds: readonly number[];

@@ -3,6 +3,7 @@ import type { Option } from 'commander';
 import { readDataset } from '../data/dataset';
 import type { Sample } from '../data/sample';
 import { NeoXPrefixError } from '../errors';
+import { kindOf } from '../files';
 import type { NeoXModel } from '../model/neox-model';
 import { UsageError } from './errors';
 import { plural } from './format';
@@ -42,15 +43,23 @@ export const dataOptions = (): Option[] => [
   ),
 ];
 
-/** Reads samples and says how many there were. */
-export async function readSamples(files: readonly string[], flags: Omit<DataFlags, 'data'>, model: NeoXModel, ui: Ui): Promise<Sample[]> {
-  const { format, packing, suffix, maxLength, keepRemainder } = flags;
+/** What can be said of the data before a model is loaded: loading one takes long. */
+export async function checkData(files: readonly string[], flags: Omit<DataFlags, 'data'>): Promise<void> {
+  const { packing, suffix, maxLength, keepRemainder } = flags;
   if (packing !== 'lines') {
     const unused = Object.entries({ suffix, 'max-length': maxLength, 'keep-remainder': keepRemainder }).find(
       ([, value]) => value !== undefined,
     )?.[0];
     if (unused !== undefined) throw new UsageError(`--${unused} has no effect without --packing lines`);
   }
+  for (const path of files) {
+    if ((await kindOf(path)) === undefined) throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `No such file: ${path}`, { path });
+  }
+}
+
+/** Reads samples, which {@link checkData} let pass, and says how many there were. */
+export async function readSamples(files: readonly string[], flags: Omit<DataFlags, 'data'>, model: NeoXModel, ui: Ui): Promise<Sample[]> {
+  const { format, packing, suffix, maxLength, keepRemainder } = flags;
   const samples = await readDataset(files, {
     ...given({ format, packing, suffix, maxLength, keepRemainder }),
     ...(packing === 'lines' ? { tokenizer: model.tokenizer } : {}),

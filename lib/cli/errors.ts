@@ -1,5 +1,5 @@
 import { isNeoXPrefixError } from '../errors';
-import { Interrupted } from './io';
+import { Interrupted, OutputLost } from './io';
 import type { Ui } from './ui';
 
 /** Options that do not go together, or a value that makes no sense: exit code 2, as for what commander finds. */
@@ -21,6 +21,8 @@ const OPTION_NAMES: readonly (readonly [library: string, commandLine: string])[]
     'give --overwrite to replace it, or --append to add tasks to it',
   ],
   ['add prefixes to the weights in its folder 1 with FTExporter.addTasks()', 'add tasks to its folder 1 with `export ft --append`'],
+  ['choose another folder or modelName', 'choose another --out or --model-name'],
+  ['choose another modelName', 'choose another --model-name'],
   ['set `overwrite: true`', 'give --overwrite'],
   ['set `replace: true`', 'give --replace'],
   ['name one of them, or give tensorParallel', 'give --tensor-parallel'],
@@ -28,19 +30,29 @@ const OPTION_NAMES: readonly (readonly [library: string, commandLine: string])[]
   ['pass the model (or its config), or numLayers and numHeads', 'give the model that it is for with --model DIR'],
   ["pass format: 'jsonl' or 'text' for another name", 'give --format jsonl or --format text'],
   ["use device: 'cpu'", 'use --device cpu'],
+  ['say the format with options.format', 'say the format with --format'],
+  [
+    'a trained prefix is loaded with PrefixWeights.load',
+    'it is the encoder.safetensors of a run; a trained prefix is for `generate --prefix`',
+  ],
 ];
 
 export function inOptionNames(text: string): string {
   return OPTION_NAMES.reduce((result, [library, commandLine]) => result.replace(library, commandLine), text);
 }
 
-/** Says what went wrong, and returns the exit code. */
-export function reportError(error: unknown, ui: Ui): number {
+/**
+ * Says what went wrong, and returns the exit code.
+ * @param where stands in front of the message, for example the number of a line
+ */
+export function reportError(error: unknown, ui: Ui, where = ''): number {
+  if (ui.signal.reason instanceof OutputLost) return ui.signal.reason.exitCode;
   if (error instanceof Interrupted) {
-    if (error.exitCode !== 0) ui.note('interrupted');
+    ui.note('interrupted');
     return error.exitCode;
   }
-  const { message, hint, code, path } = describe(error);
+  const { message: what, hint, code, path } = describe(error);
+  const message = where === '' ? what : `${where}: ${what}`;
   ui.error(message, hint ?? (code === undefined ? 'this error was not foreseen; --debug shows where it comes from' : undefined));
   ui.json({ error: { code, message, hint, path } });
   if (ui.options.debug && error instanceof Error) ui.error(error.stack ?? '');

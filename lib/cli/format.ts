@@ -83,3 +83,8 @@ export function inline(values: Readonly<Record<string, unknown>>): string {
     )
     .join(', ');
 }
+
+/** A path as a shell takes it, for a command that is to be pasted. */
+export function shellWord(text: string): string {
+  return /^[\p{L}\p{N}_@%+=:,./-]+$/u.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}

@@ -22,9 +22,22 @@ export class Interrupted extends Error {
   override readonly name = 'Interrupted';
 
   constructor(
-    /** 128 plus the number of the signal, as shells count it; 0 when the reader of the output is gone. */
+    /** 128 plus the number of the signal, as shells count it. */
     readonly exitCode: number,
   ) {
     super('interrupted');
+  }
+}
+
+/** The reason of an abort because stdout takes no more. Whatever fails after it fails because of it, so nothing more is said. */
+export class OutputLost extends Error {
+  override readonly name = 'OutputLost';
+
+  /** 141, as for a program that SIGPIPE ends, when the reader is gone; 1 for a full disk and the like. */
+  readonly exitCode: number;
+
+  constructor(cause: NodeJS.ErrnoException) {
+    super(`cannot write the output: ${cause.message.replace(/, write$/, '')}`, { cause });
+    this.exitCode = cause.code === 'EPIPE' ? 141 : 1;
   }
 }

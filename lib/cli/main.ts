@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { Interrupted } from './io';
+import { Interrupted, OutputLost } from './io';
 import { runCli } from './program';
 
 const controller = new AbortController();
@@ -15,10 +15,15 @@ function interrupt(signal: 'SIGINT' | 'SIGTERM'): void {
 }
 
 process.on('SIGINT', interrupt).on('SIGTERM', interrupt);
+let lost: OutputLost | undefined;
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') throw error;
-  // The reader of the output has seen enough (`neox-prefix ... | head`).
-  controller.abort(new Interrupted(0));
+  if (lost !== undefined) return;
+  lost = new OutputLost(error);
+  // It may come when the command is done already.
+  process.exitCode = lost.exitCode;
+  // A reader that has seen enough (`neox-prefix ... | head`) wants to hear no more either.
+  if (error.code !== 'EPIPE') process.stderr.write(`error: ${lost.message}\n`);
+  controller.abort(lost);
 });
 process.stderr.on('error', () => undefined);
 
@@ -30,5 +35,5 @@ void runCli(process.argv.slice(2), {
   signal: controller.signal,
   interrupt: () => interrupt('SIGINT'),
 }).then((status) => {
-  process.exitCode = status;
+  process.exitCode = lost?.exitCode ?? status;
 });

@@ -1,5 +1,5 @@
 import { SingleBar } from 'cli-progress';
-import { formatBytes, formatSeconds } from './format';
+import { formatBytes, formatSeconds, plural } from './format';
 import type { OutputStream } from './io';
 
 export interface ProgressOptions {
@@ -75,7 +75,7 @@ export class Progress {
         ? ''
         : share === undefined
           ? show(this.done)
-          : `${show(this.done)} of ${show(this.total)}${unit === 'bytes' ? '' : ` ${unit}`}`;
+          : `${show(this.done)} of ${unit === 'bytes' ? show(this.total) : plural(this.total, unit.slice(0, -1))}`;
     const speed = this.done / Math.max(seconds, 1e-3);
     const shownSpeed = unit === 'bytes' ? `${formatBytes(speed)}/s` : `${speed >= 10 ? speed.toFixed(0) : speed.toFixed(1)} ${unit}/s`;
     const left = share === undefined || share === 0 ? undefined : (seconds / share) * (1 - share);

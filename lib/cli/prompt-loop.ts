@@ -1,13 +1,16 @@
 import { createInterface } from 'node:readline';
+import { isNeoXPrefixError } from '../errors';
+import { reportError } from './errors';
 import type { Ui } from './ui';
 
 const PROMPT = 'Prompt (Ctrl-D ends): ';
 
 /**
- * Reads prompts line by line until the end of the input, one at a time. At a terminal it asks for each; an answer that fails is told by the
- * caller and ends the loop.
+ * Reads prompts line by line until the end of the input, one at a time; at a terminal it asks for each. A prompt that cannot be answered, for
+ * example because it is too long, is told and does not end the loop.
+ * @returns the exit code: at a terminal 0, elsewhere that of the last failure
  */
-export async function promptLoop(ui: Ui, answer: (prompt: string) => Promise<void>): Promise<void> {
+export async function promptLoop(ui: Ui, answer: (prompt: string) => Promise<void>): Promise<number> {
   const { io, signal } = ui;
   signal.throwIfAborted();
   const asks = io.stdin.isTTY === true;
@@ -19,14 +22,24 @@ export async function promptLoop(ui: Ui, answer: (prompt: string) => Promise<voi
   reader.on('SIGINT', () => io.interrupt());
   const close = (): void => reader.close();
   signal.addEventListener('abort', close, { once: true });
+  let status = 0;
+  let line = 0;
   try {
     if (asks) reader.prompt();
-    for await (const line of reader) {
+    for await (const prompt of reader) {
       signal.throwIfAborted();
-      await answer(line);
+      line++;
+      try {
+        await answer(prompt);
+      } catch (error) {
+        if (signal.aborted || !isNeoXPrefixError(error)) throw error;
+        if (asks) reportError(error, ui);
+        else status = reportError(error, ui, `line ${line}`);
+      }
       if (asks) reader.prompt();
     }
     signal.throwIfAborted();
+    return status;
   } finally {
     signal.removeEventListener('abort', close);
     reader.close();

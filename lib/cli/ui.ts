@@ -1,4 +1,4 @@
-import type { CliIO, OutputStream } from './io';
+import { OutputLost, type CliIO, type OutputStream } from './io';
 import { Progress, type ProgressOptions } from './progress';
 
 export interface UiOptions {
@@ -50,7 +50,7 @@ export class Ui {
 
   /** What happens, for people. */
   note(text: string): void {
-    if (!this.options.quiet) this.send(this.io.stderr, `${text}\n`);
+    if (!this.options.quiet && !(this.signal.reason instanceof OutputLost)) this.send(this.io.stderr, `${text}\n`);
   }
 
   warn(text: string): void {

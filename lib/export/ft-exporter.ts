@@ -39,11 +39,13 @@ export interface ExportProgress {
 }
 
 interface RunOptions {
+  /** Stops the work, which then rejects with the signal's reason. */
   signal?: AbortSignal;
   /** Called about twenty times a second, and at the end. An error that it throws stops the work. */
   onProgress?: (progress: ExportProgress) => void;
 }
 
+/** What to write, and how. */
 export interface ExportOptions extends RunOptions {
   /** Element type of every file. Defaults to `'float16'`. */
   dtype?: ExportDType;
@@ -66,6 +68,7 @@ export interface ExportOptions extends RunOptions {
   overwrite?: boolean;
 }
 
+/** How to add tasks to an export. */
 export interface AddTasksOptions extends RunOptions {
   /** Which export, where the folder has several. Defaults to the only one. */
   tensorParallel?: number;
@@ -73,6 +76,7 @@ export interface AddTasksOptions extends RunOptions {
   replace?: boolean;
 }
 
+/** What was written. */
 export interface ExportReport {
   /** Absolute path of the `<ranks>-gpu` folder: Triton's model_checkpoint_path. */
   readonly directory: string;

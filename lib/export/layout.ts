@@ -30,6 +30,7 @@ export interface FilePlan {
 
 /** Who divides the biases after attention and mlp by the number of ranks. */
 export const DENSE_BIAS_RULES = ['runtime', 'huggingface_converter'] as const;
+/** Which program's rule divides the biases after attention and mlp by the number of ranks; {@link ExportOptions.denseBias} has both. */
 export type DenseBiasRule = (typeof DENSE_BIAS_RULES)[number];
 
 /** Throws when the model cannot be cut into `ranks` equal parts. */

@@ -10,6 +10,7 @@ import { FTExporter, type ExportOptions, type ExportReport, type ExportSource } 
 import { attempt, inNewFolder } from './new-folder';
 import { tritonConfig } from './triton-config';
 
+/** What to write, how, and for which server. */
 export interface TritonOptions extends ExportOptions {
   /** Name of the model in Triton, and of its folder. Defaults to `'fastertransformer'`. */
   modelName?: string;
@@ -28,6 +29,7 @@ export interface TritonOptions extends ExportOptions {
   serverPath?: string;
 }
 
+/** What was written. */
 export interface TritonReport {
   /** Absolute path of the model's folder in the repository. */
   readonly directory: string;

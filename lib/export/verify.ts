@@ -6,6 +6,7 @@ import type { ExportProgress } from './ft-exporter';
 import { DENSE_BIAS_RULES, planBaseModel, planPrefix, type DenseBiasRule, type FilePlan } from './layout';
 import { compareFiles, fileSize, type FileJob } from './native-files';
 
+/** What to compare an export with. */
 export interface VerifyOptions {
   /** The prefixes that the export should hold, by task name. Of other tasks only the file sizes are checked. Defaults to none. */
   tasks?: Readonly<Record<string, PrefixWeights>>;
@@ -13,11 +14,13 @@ export interface VerifyOptions {
   tensorParallel?: number;
   /** The rule that the export was written with. Defaults to `'runtime'`. */
   denseBias?: DenseBiasRule;
+  /** Stops the work, which then rejects with the signal's reason. */
   signal?: AbortSignal;
   /** Called about twenty times a second, and at the end. An error that it throws stops the work. */
   onProgress?: (progress: ExportProgress) => void;
 }
 
+/** One file of an export, compared. */
 export interface VerifiedFile {
   readonly name: string;
   /** `size`: the length is right, and there was nothing to compare the content with. */
@@ -30,6 +33,7 @@ export interface VerifiedFile {
   readonly maxAbsDifference: number;
 }
 
+/** What a comparison found. */
 export interface VerifyReport {
   /** True when FasterTransformer would load exactly this model and these tasks. */
   readonly ok: boolean;

@@ -4,9 +4,11 @@ import { NeoXPrefixError } from '../errors';
 
 /** Settings that no weight depends on; what is not given stays as the checkpoint says. */
 export interface ArithmeticOverrides {
+  /** Activation of the MLPs. */
   hiddenAct?: HiddenAct;
+  /** Epsilon of all layer norms. */
   layerNormEps?: number;
-  /** Also drops a scaling of the rotary positions. */
+  /** Base of the rotary frequencies. Also drops a scaling of the rotary positions. */
   rotaryBase?: number;
 }
 

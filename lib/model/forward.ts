@@ -5,6 +5,7 @@ import { KVCache } from './kv-cache';
 import type { NeoXModel } from './neox-model';
 import { checkIds, checkLength, isTokenIds, packRows, type TokenIds } from './rows';
 
+/** What goes through the model in one forward pass. */
 export interface ForwardOptions {
   /** Token ids of each row, [B][T]. Rows may have unequal lengths. */
   inputIds: readonly TokenIds[];
@@ -20,9 +21,11 @@ export interface ForwardOptions {
   pastKeyValues?: PrefixWeights | readonly (PrefixWeights | undefined)[] | KVCache;
   /** Which logits to compute: of every token, of each row's last token, or none. Defaults to `'all'`. */
   logits?: 'all' | 'last' | 'none';
+  /** Stops within a layer. */
   signal?: AbortSignal;
 }
 
+/** Logits of a batch: the scores of every vocabulary entry as the next token. */
 export interface Logits {
   /** float32, row-major. Positions of padding are 0. */
   data: Float32Array;
@@ -30,6 +33,7 @@ export interface Logits {
   shape: [number, number, number];
 }
 
+/** What a forward pass gives. */
 export interface ForwardResult {
   /** Null with `logits: 'none'`. */
   logits: Logits | null;

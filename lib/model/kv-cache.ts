@@ -16,6 +16,7 @@ export class KVCache {
 
   /** @internal */
   constructor(
+    /** The model that made it and can go on from it. */
     readonly model: NeoXModel,
     handle: Native.Cache,
     /** Length of each row's prefix; 0: none. */
@@ -30,6 +31,7 @@ export class KVCache {
     return this.lengths.length;
   }
 
+  /** True when the cache or its model was disposed. */
   get disposed(): boolean {
     return this.handle === undefined || this.model.disposed;
   }
@@ -57,6 +59,7 @@ export class KVCache {
     this.handle = undefined;
   }
 
+  /** {@link dispose}, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -14,8 +14,10 @@ import { maxPositions } from './rows';
 import { withArithmetic, type Arithmetic } from './arithmetic';
 import { forward, type ForwardOptions, type ForwardResult } from './forward';
 
+/** The types that a base model can be held and computed in. */
 export type ModelDType = 'float32' | 'bfloat16' | 'float16';
 
+/** How to load a model. */
 export interface LoadOptions {
   /** `'cpu'`, `'cuda'` or `'cuda:N'`. Defaults to `'cpu'`. */
   device?: string;
@@ -62,18 +64,25 @@ const LOAD_OPTIONS: readonly (keyof LoadOptions)[] = [
   'onProgress',
 ];
 
+/** What was loaded, and how it is held. */
 export interface ModelInfo {
+  /** Absolute path of the checkpoint's folder. */
   directory: string;
+  /** The checkpoint's format, as {@link CheckpointFormat} has it. */
   format: string;
   dtype: ModelDType;
   device: string;
+  /** The backend that computes the linear layers: {@link LoadOptions.backend}, decided. */
   backend: 'aten' | 'onednn' | 'native';
   /** Bytes of all copies of the weights. */
   weightBytes: number;
+  /** Number of parameters; a tied output projection counts once. */
   parameters: number;
   /** The identity that prefixes remember. */
   fingerprint: string;
+  /** Kind of the tokenizer; null when none could be loaded. */
   tokenizer: 'sentencepiece' | 'bpe' | null;
+  /** What was settled or left out when the checkpoint was read. */
   warnings: readonly string[];
 }
 
@@ -161,14 +170,17 @@ export class NeoXModel {
     return found?.prefixLength === 0 ? undefined : PrefixWeights.load(this.checkpoint.directory, { config: this.config, task });
   }
 
+  /** The type that the model computes in. */
   get dtype(): ModelDType {
     return this.details.dtype;
   }
 
+  /** True from the first call of {@link dispose} on. */
   get disposed(): boolean {
     return this.disposing !== undefined;
   }
 
+  /** What was loaded, and how it is held now: `weightBytes` grows when training makes its packed copy. */
   info(): ModelInfo {
     const { directory, format, fingerprint, warnings } = this.checkpoint;
     const { dtype, device, backend, weightBytes } = this.handle === undefined ? this.details : native().modelInfo(this.handle);
@@ -208,7 +220,10 @@ export class NeoXModel {
     return stream(this, prompt, options);
   }
 
-  /** Frees the model's memory, after what is in flight. Repeated calls give the same promise. */
+  /**
+   * Frees the model's memory, after the calls of `forward`, `generate` and `stream` that are in flight; a training run ends with
+   * NEOX_DISPOSED. Repeated calls give the same promise.
+   */
   dispose(): Promise<void> {
     this.disposing ??= this.release();
     return this.disposing;
@@ -221,6 +236,7 @@ export class NeoXModel {
     await native().disposeModel(handle);
   }
 
+  /** {@link dispose}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }

@@ -1,12 +1,14 @@
 import { badArgument, checkOptions } from '../arguments';
 import { NeoXPrefixError } from '../errors';
 
+/** One turn of a conversation. */
 export interface InstructionTurn {
   /** Who speaks: the user (ユーザー) or the model (システム). */
   speaker: 'user' | 'system';
   text: string;
 }
 
+/** How to write a conversation. */
 export interface InstructionOptions {
   /**
    * What to do with a text that contains the format's own marks (`<NL>`, `<s>`, `</s>`, or a speaker's name and colon at the start of a

@@ -13,11 +13,13 @@ import { CleanUpStream } from './streams';
 import type { Stream } from './streams';
 import { T5Backend } from './t5';
 
+/** How to turn text into ids. */
 export interface EncodeOptions {
   /** Adds what the tokenizer's own rules add: T5Tokenizer `</s>` at the end unless it is there, byte-level BPE usually nothing. Defaults to `false`. */
   addSpecialTokens?: boolean;
 }
 
+/** How to turn ids into text. */
 export interface DecodeOptions {
   /** Leaves out special tokens (bos, eos, unk, pad, ...). Defaults to `false`. */
   skipSpecialTokens?: boolean;

@@ -1,5 +1,5 @@
 import { spawn, type ChildProcess } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, closeSync, existsSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { temporaryFolder } from '../helpers';
 import { jsonLines } from '../unit/cli-helpers';
@@ -99,7 +99,7 @@ test('a second Ctrl-C ends the process at once', async () => {
   expect(performance.now() - interrupted).toBeLessThan(10_000);
 });
 
-test('a reader that goes away early is no error', async () => {
+test('a reader that goes away early ends the program as SIGPIPE does, without a word', async () => {
   const prompts = folder.join('prompts.txt');
   writeFileSync(prompts, '今日は\n'.repeat(200));
   const args = [
@@ -122,6 +122,17 @@ test('a reader that goes away early is no error', async () => {
       return true;
     },
   });
-  expect({ code, signal, stderr }).toEqual({ code: 0, signal: null, stderr: '' });
+  expect({ code, signal, stderr }).toEqual({ code: 141, signal: null, stderr: '' });
   expect(stdout.split('\n').length).toBeLessThan(100);
+});
+
+test.each([['doctor'], ['inspect', MODEL], ['--help']])('%s: an output that cannot be written is an error of one line', async (...args) => {
+  const full = openSync('/dev/full', 'w');
+  const program = ['-r', join(ROOT, 'test', 'typescript.cjs'), join(ROOT, 'lib', 'cli', 'main.ts')];
+  const child = spawn(process.execPath, [...program, ...args], { stdio: ['ignore', full, 'pipe'] });
+  let stderr = '';
+  child.stderr.on('data', (chunk: Buffer) => (stderr += chunk.toString()));
+  const code = await new Promise((resolve) => child.on('close', resolve));
+  closeSync(full);
+  expect({ code, stderr }).toEqual({ code: 1, stderr: 'error: cannot write the output: ENOSPC: no space left on device\n' });
 });

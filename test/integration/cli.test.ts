@@ -1,4 +1,4 @@
-import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { readDataset } from '../../lib/data/dataset';
 import { PrefixEncoder } from '../../lib/prefix/encoder';
@@ -131,10 +131,38 @@ describe('train', () => {
     expect(existsSync(folder.join('none'))).toBe(false);
   });
 
-  test('an option of packing without packing is refused', async () => {
-    const { code, stderr } = await cli(['train', '--model', MODEL, '--data', DATA, '--suffix', 'x', '--out', folder.join('none')]);
-    expect(code).toBe(2);
-    expect(stderr).toContain('--suffix has no effect without --packing lines');
+  test('a --dev-data-size that leaves no sample is refused', async () => {
+    const data = folder.join('two.jsonl');
+    writeFileSync(data, '{"text":"今日は"}\n{"text":"雨"}\n');
+    const args = ['train', '--model', MODEL, '--threads', '1', '--data', data, '--out', folder.join('none')];
+    const { code, stderr } = await cli([...args, '--dev-data-size', '2']);
+    expect(code).toBe(1);
+    expect(stderr).toContain('error: --dev-data-size 2 leaves nothing to train on: there are only 2 samples\n');
+    expect(existsSync(folder.join('none'))).toBe(false);
+  });
+
+  test('--overwrite removes what the old run left, and nothing else', async () => {
+    const data = folder.join('one.jsonl');
+    writeFileSync(data, '{"text":"今日は雨でした"}\n');
+    const out = folder.join('old run');
+    mkdirSync(out);
+    const own = ['interrupted.safetensors', 'interrupted-encoder.safetensors', '.last.safetensors.12-0123456789ab.tmp'];
+    for (const name of [...own, 'notes.txt']) writeFileSync(join(out, name), '');
+    const args = ['train', '--model', MODEL, '--threads', '1', '--data', data, '--out', out, '--n-epochs', '1', '--no-two-rows'];
+    expect((await cli(args)).code).toBe(2);
+    const { code, stdout, stderr } = await cli([...args, '--overwrite']);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^1 step in /);
+    expect(stderr).toContain('1 sample train, 0 validate');
+    expect(stderr).toContain(` --prefix '${join(out, 'best.safetensors')}' --compare\n`);
+    expect(readdirSync(out).sort()).toEqual([
+      ...['best.safetensors', 'encoder.safetensors', 'last.safetensors', 'metrics.jsonl', 'notes.txt', 'recipe.json'],
+    ]);
+  });
+
+  test('a trained prefix is no encoder to go on from', async () => {
+    const { stderr } = await cli([...TRAIN.slice(0, -4), '--checkpoint-path', BEST, '--out', folder.join('none')]);
+    expect(stderr).toMatch(/hint: .*it is the encoder\.safetensors of a run; a trained prefix is for `generate --prefix`/);
   });
 });
 
@@ -221,6 +249,16 @@ describe('generate', () => {
     expect(stderr).not.toContain('Prompt');
     const json = jsonLines((await cli([...GENERATE, '--prefix', BEST, '--json'], { stdin: '今日は\n\n休日の朝に' })).stdout);
     expect(json.map(({ prompt, text }) => `${prompt as string}${text as string}`)).toEqual(lines.slice(0, 3));
+  });
+
+  test('a prompt that cannot be answered does not end the prompt loop', async () => {
+    const long = '今日は雨でした。'.repeat(1000);
+    const { code, stdout, stderr } = await cli(GENERATE, { stdin: `今日は\n${long}\n休日の朝に\n` });
+    expect(code).toBe(1);
+    expect(stdout).toMatch(/^今日は.+\n休日の朝に.+\n$/);
+    expect(stderr).toMatch(/^error: line 2: /m);
+    const json = jsonLines((await cli([...GENERATE, '--json'], { stdin: `${long}\n休日の朝に\n` })).stdout);
+    expect(json).toMatchObject([{ error: { code: 'NEOX_TOO_LONG' } }, { prompt: '休日の朝に' }]);
   });
 
   test('without a seed one is drawn and told', async () => {
@@ -330,7 +368,34 @@ describe('export', () => {
     writeFileSync(path, bytes);
     const { code, stdout } = await cli([...args, '--verify-only']);
     expect(code).toBe(1);
+    expect(stdout).toMatch(/^differs: .*1-gpu: \d+ of \d+ files equal to their source\n/);
     expect(stdout).toContain('  model.final_layernorm.bias.bin: differs in 1 element, by up to ');
+  });
+
+  test('triton writes a model that inspect knows', async () => {
+    const out = folder.join('triton');
+    const args = ['export', 'triton', '--model', MODEL, '--task', `smile=${BEST}`, '--out', out, '--tensor-parallel', '2'];
+    expect((await cli([...args, '--model-name', 'neox'])).code).toBe(0);
+    expect((await cli([...args, '--model-name', 'neox'])).stderr).toContain('hint: choose another --model-name, give --overwrite');
+    const { stdout } = await cli(['inspect', join(out, 'neox')]);
+    expect(stdout).toMatch(/^model +neox$/m);
+    expect(stdout).toMatch(/^tensor parallel +2$/m);
+    expect(stdout).toMatch(/^smile +0 +10$/m);
+    expect(jsonLines((await cli(['inspect', join(out, 'neox'), '--json'])).stdout)).toMatchObject([
+      { kind: 'triton', model: 'neox', backend: 'fastertransformer', tensorParallel: 2, tasks: [{ name: 'smile', id: 0 }] },
+    ]);
+  });
+
+  test('convert speaks of its own options', async () => {
+    const ft = folder.join('two-tasks');
+    await cli(['export', 'ft', '--model', MODEL, '--task', `a=${BEST}`, '--task', `b=${BEST}`, '--out', ft]);
+    const hintOf = async (...args: string[]): Promise<string> => (await cli(['convert', ...args])).stderr;
+    expect(await hintOf(BEST, ft, '--name', 'a')).toContain('or give --overwrite to replace it');
+    expect(await hintOf(ft, folder.join('a.safetensors'))).toMatch(
+      /^error: --task needs the name or id of a task of .*; none was given\nhint: it has a \(0\), b \(1\)\n$/,
+    );
+    expect(await hintOf(ft, folder.join('a.safetensors'), '--task', 'c')).toContain("; 'c' was given");
+    expect(await hintOf(BEST, folder.join('a.xyz'))).toContain('say the format with --format');
   });
 
   test("a prefix goes to rinna's and PEFT's formats and back", async () => {
@@ -386,7 +451,10 @@ describe('inspect', () => {
     expect(code).toBe(1);
     expect(stderr).toContain('hint: give the model that it is for with --model DIR');
     expect((await cli(['inspect', folder.join('nowhere')])).stderr).toContain('error: No such file or folder');
-    expect((await cli(['inspect', join(RUN, 'recipe.json')])).code).toBe(1);
+    const several = await cli(['inspect', join(RUN, 'recipe.json'), BEST]);
+    expect(several.code).toBe(1);
+    expect(several.stderr).toContain(`error: ${join(RUN, 'recipe.json')} holds nothing that is known here`);
+    expect(several.stdout).toMatch(/^prefix +.*best\.safetensors\n/);
     expect((await cli(['inspect', join(__dirname)])).stderr).toContain('holds nothing that is known here');
   });
 });

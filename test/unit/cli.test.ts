@@ -3,18 +3,19 @@ import { join } from 'node:path';
 import { NeoXPrefixError } from '../../lib/errors';
 import { run as fetchLibtorch } from '../../lib/cli/commands/fetch-libtorch';
 import { inOptionNames, reportError, UsageError } from '../../lib/cli/errors';
+import { shellWord } from '../../lib/cli/format';
 import { collectTasks, integer, number } from '../../lib/cli/options';
 import { createProgram } from '../../lib/cli/program';
-import { Interrupted } from '../../lib/cli/io';
+import { Interrupted, OutputLost } from '../../lib/cli/io';
 import { Ui } from '../../lib/cli/ui';
-import type { Libtorch } from '../../lib/libtorch';
+import { describe as describeLibtorch, findLibtorch, type Libtorch } from '../../lib/libtorch';
 import { resolveRecipe } from '../../lib/training/recipe';
 import { packageVersion } from '../../lib/doctor';
 import { temporaryFolder } from '../helpers';
 import { cli, fakeIO, jsonLines } from './cli-helpers';
 
 const folder = temporaryFolder();
-const TRAIN = ['train', '--model', folder.join('none'), '--data', folder.join('none.jsonl'), '--out', folder.join('run')];
+const TRAIN = ['train', '--model', folder.join('none'), '--data', __filename, '--format', 'text', '--out', folder.join('run')];
 
 describe('help', () => {
   test('alone, the program prints what it is, its commands and examples', async () => {
@@ -106,6 +107,13 @@ describe('wrong usage ends with code 2 and says what is right', () => {
     ['--append without a task', ['export', 'ft', '--model', 'x', '--out', 'y', '--append'], 'no --task is given'],
     ['--replace without --append', ['export', 'ft', '--model', 'x', '--out', 'y', '--replace'], '--replace has no effect without --append'],
     ['--init-text without --init text', [...TRAIN, '--init-text', 'x'], '--init text and --init-text TEXT go together'],
+    ['an option of packing without packing', [...TRAIN, '--suffix', 'x'], '--suffix has no effect without --packing lines'],
+    ['a file where the run should go', ['train', '--model', 'x', '--data', 'y', '--out', __filename], 'is a file'],
+    [
+      '--stream with several answers',
+      ['generate', '--model', 'x', '--prefix', 'y', '--compare', '--stream'],
+      '--stream shows one answer at a time',
+    ],
     [
       '--top-p with greedy',
       ['generate', '--model', 'x', '--decode-method', 'greedy', '--top-p', '0.5'],
@@ -147,6 +155,14 @@ describe('errors', () => {
     );
   });
 
+  test('missing data is found before the model is looked at', async () => {
+    for (const args of [['train', '--out', folder.join('run')], ['evaluate']]) {
+      const { code, stderr } = await cli([...args, '--model', folder.join('none'), '--data', folder.join('none.jsonl')]);
+      expect(code).toBe(1);
+      expect(stderr).toBe(`error: No such file: ${folder.join('none.jsonl')}\n`);
+    }
+  });
+
   test('with --json it is an object on stdout too', async () => {
     const { code, stdout, stderr } = await cli([...TRAIN, '--json', '--quiet']);
     expect(code).toBe(1);
@@ -185,7 +201,6 @@ describe('errors', () => {
   test('kinds of errors have their exit codes', () => {
     expect(report(new UsageError('no', 'yes'))).toEqual({ code: 2, stderr: 'error: no\nhint: yes\n' });
     expect(report(new Interrupted(130))).toEqual({ code: 130, stderr: 'interrupted\n' });
-    expect(report(new Interrupted(0))).toEqual({ code: 0, stderr: '' });
     expect(report(new NeoXPrefixError('NEOX_IO', 'full', { hint: 'set `replace: true`' }))).toEqual({
       code: 1,
       stderr: 'error: full\nhint: give --replace\n',
@@ -197,8 +212,27 @@ describe('errors', () => {
     expect(report('text')).toMatchObject({ code: 1 });
   });
 
+  test('an output that takes no more ends with 141 or 1, whatever fails because of it', () => {
+    for (const [code, exitCode] of [
+      ['EPIPE', 141],
+      ['ENOSPC', 1],
+    ] as const) {
+      const io = fakeIO();
+      const lost = new OutputLost(Object.assign(new Error(`${code}: why, write`), { code }));
+      expect(lost.message).toBe(`cannot write the output: ${code}: why`);
+      const ui = new Ui({ ...io, signal: AbortSignal.abort(lost) }, { json: true, quiet: false, debug: false });
+      ui.note('heard by nobody');
+      expect(reportError(new TypeError('a consequence'), ui)).toBe(exitCode);
+      expect(io.text).toEqual({ stdout: '', stderr: '' });
+    }
+  });
+
   test("the library's option names become those of the command line", () => {
     expect(inOptionNames("use device: 'cpu', or a CUDA build")).toBe('use --device cpu, or a CUDA build');
+    expect(inOptionNames('choose another modelName, set `overwrite: true` to replace it')).toBe(
+      'choose another --model-name, give --overwrite to replace it',
+    );
+    expect(inOptionNames('or say the format with options.format')).toBe('or say the format with --format');
     expect(inOptionNames('nothing of the kind')).toBe('nothing of the kind');
   });
 });
@@ -265,4 +299,20 @@ test('fetch-libtorch shows its progress and says where libtorch is', async () =>
   expect(io.text.stderr).toMatch(
     /^asking pip\nlibtorch: 50% \| 100 MB of 200 MB \| ETA .* \| download\nlibtorch: 0% \| 1.0 MB of 500 MB \| .* \| unpack\n$/,
   );
+});
+
+test('fetch-libtorch does not speak of pip when libtorch is there', async () => {
+  const { root } = findLibtorch();
+  const io = fakeIO();
+  const present = describeLibtorch(root, 'package');
+  const flags = { destination: root, torchVersion: present!.version.split('+')[0]! };
+  await fetchLibtorch(flags, new Ui(io, { json: false, quiet: false, debug: false }), () => Promise.resolve(present!));
+  await new Promise(setImmediate);
+  expect(io.text.stderr).toBe('it is there already\n');
+});
+
+test('paths are quoted where a shell needs it', () => {
+  expect(shellWord('runs/日記-1/best.safetensors')).toBe('runs/日記-1/best.safetensors');
+  expect(shellWord("my runs/it's")).toBe("'my runs/it'\\''s'");
+  expect(shellWord('')).toBe("''");
 });

@@ -1,6 +1,8 @@
 import type { Command } from 'commander';
 import { openCheckpoint } from '../../checkpoint/checkpoint';
+import { NeoXPrefixError, isNeoXPrefixError } from '../../errors';
 import { convertPrefix, type ConvertOptions } from '../../prefix/convert';
+import { UsageError } from '../errors';
 import { addOptions, given, integer, option, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
@@ -58,10 +60,29 @@ export async function run(flags: ConvertFlags, ui: Ui): Promise<number> {
   const { format, task, name, overwrite, allowFingerprintMismatch, prefixSeqLen: prefixLength } = flags;
   const config = flags.model === undefined ? undefined : await openCheckpoint(flags.model);
   const options = given({ format, task, name, overwrite, allowFingerprintMismatch, prefixLength, config });
-  const report = await convertPrefix(from, to, options);
+  const report = await convertPrefix(from, to, options).catch((error: unknown) => {
+    throw inItsOptions(error);
+  });
   for (const warning of report.warnings) ui.warn(warning);
   ui.json(report);
   const id = report.to.taskId === undefined ? '' : `, task ${report.to.taskId} (${report.task ?? ''})`;
   ui.print(`${to}: prefix [${report.shape.join(', ')}], ${report.from.format} to ${report.to.format}${id}`);
   return 0;
+}
+
+/** What the library says of options that have other names here than with the other commands. */
+function inItsOptions(error: unknown): unknown {
+  if (!isNeoXPrefixError(error)) return error;
+  const { code, message, hint, path } = error;
+  const what = message.split('\n')[0] ?? '';
+  if (code === 'NEOX_BAD_ARGUMENT' && what.includes(' for task but received ')) {
+    const [, expected = '', received = ''] = /^Expected (.*) for task but received (.*) of type \w+$/.exec(what) ?? [];
+    const asked = received === 'undefined' ? 'none was given' : `${received} was given`;
+    return new UsageError(`--task needs ${expected}; ${asked}`, hint);
+  }
+  if (what.includes(' for options.name '))
+    return new UsageError('The source does not know the name of its task', 'give it with --name NAME');
+  if (hint?.includes('set `replace: true`') !== true) return error;
+  const details = { hint: hint.replace('set `replace: true`', 'give --overwrite to replace it'), cause: error };
+  return new NeoXPrefixError(code, what, path === undefined ? details : { ...details, path });
 }

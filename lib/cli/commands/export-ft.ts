@@ -151,7 +151,9 @@ async function verify(
   const equal = result.files.filter(({ status }) => status === 'equal').length;
   const sized = result.files.filter(({ status }) => status === 'size').length;
   const rest = sized === 0 ? '' : `; ${plural(sized, 'file')} of tasks that were not given: size right`;
-  ui.print(`verified ${result.directory}: ${equal} of ${plural(result.files.length, 'file')} equal to their source${rest}`);
+  ui.print(
+    `${result.ok ? 'verified' : 'differs:'} ${result.directory}: ${equal} of ${plural(result.files.length, 'file')} equal to their source${rest}`,
+  );
   for (const problem of result.problems) ui.print(`  ${problem}`);
   for (const file of result.files) if (file.status !== 'equal' && file.status !== 'size') ui.print(`  ${file.name}: ${faultOf(file)}`);
   if (result.unexpected.length > 0) ui.warn(`files that belong to no part of the export: ${result.unexpected.join(', ')}`);

@@ -1,6 +1,7 @@
+import { join } from 'node:path';
 import type { Command } from 'commander';
 import { fetchLibtorch, type FetchLibtorchOptions } from '../../fetch-libtorch';
-import { LIBTORCH_VERSION } from '../../libtorch';
+import { LIBTORCH_VERSION, PACKAGE_ROOT, describe } from '../../libtorch';
 import { addOptions, given, option, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
@@ -32,7 +33,9 @@ export function register(program: Command, act: Act): void {
 /** @param fetch stands in for the library's in tests, which have no network */
 export async function run(flags: FetchFlags, ui: Ui, fetch = (options: FetchLibtorchOptions) => fetchLibtorch(options)): Promise<number> {
   const { torchVersion: version, destination, force } = flags;
-  ui.note('asking pip');
+  const present = force === true ? undefined : describe(destination ?? join(PACKAGE_ROOT, '.libtorch'), 'package');
+  const isThere = present?.headers === true && present.version.split('+')[0] === (version ?? LIBTORCH_VERSION);
+  ui.note(isThere ? 'it is there already' : 'asking pip');
   const libtorch = await ui.withProgress({ title: 'libtorch', total: 0, unit: 'bytes' }, (update) =>
     fetch({
       ...given({ version, destination, force }),

@@ -109,6 +109,13 @@ export interface Answer {
 
 export async function run(flags: GenerateFlags, ui: Ui): Promise<number> {
   const sampling = samplingOptions(flags);
+  const several = (flags.prefix?.length ?? 0) + (flags.compare === true ? 1 : 0) > 1;
+  if (flags.stream === true && several) {
+    throw new UsageError(
+      '--stream shows one answer at a time',
+      'leave out --stream to compare several prefixes, or --compare and all but one --prefix',
+    );
+  }
   const prompts = flags.prompt ?? (flags.promptsFile === undefined ? undefined : await readPrompts(flags.promptsFile, ui));
   await using model = await loadModel(flags, ui);
   const prefixes = await loadPrefixes(flags, model, ui);
@@ -119,21 +126,15 @@ export async function run(flags: GenerateFlags, ui: Ui): Promise<number> {
   const generator = new Generator(model, variants, sampling, seed, ui);
 
   if (prompts === undefined) {
-    const streams = flags.stream ?? ui.io.stdout.isTTY === true;
+    const streams = !several && (flags.stream ?? ui.io.stdout.isTTY === true);
     let count = 0;
-    await promptLoop(ui, async (prompt) => {
+    return await promptLoop(ui, async (prompt) => {
       const index = count++;
-      if (streams && variants.length === 1) await generator.stream(prompt, index);
+      if (streams) await generator.stream(prompt, index);
       else for (const answer of await generator.answer([prompt], index)) ui.json(answer);
     });
-    return 0;
   }
-  if (flags.stream ?? (ui.io.stdout.isTTY === true && !ui.isJson && prompts.length === 1)) {
-    if (variants.length > 1)
-      throw new UsageError(
-        '--stream shows one answer at a time',
-        'leave out --stream to compare several prefixes, or --compare and all but one --prefix',
-      );
+  if (flags.stream ?? (ui.io.stdout.isTTY === true && !ui.isJson && prompts.length === 1 && !several)) {
     for (const [i, prompt] of prompts.entries()) await generator.stream(prompt, i);
     return 0;
   }

@@ -3,7 +3,7 @@ import { readSafetensorsHeader } from '../../checkpoint/safetensors';
 import { NeoXPrefixError } from '../../errors';
 import { readPrefixFile } from '../../prefix/formats/read';
 import { PrefixWeights } from '../../prefix/weights';
-import { fields, formatCount, formatNumber, inline, table } from '../format';
+import { fields, formatCount, formatNumber, inline, shellWord, table } from '../format';
 import { given } from '../options';
 import type { Finding, InspectFlags } from './inspect';
 
@@ -84,7 +84,7 @@ async function inspectEncoder(path: string): Promise<Finding | undefined> {
     text: `${fields([
       ['prefix encoder', path],
       ['prefix length', embedding.shape[0]],
-      ['go on from it', `neox-prefix train --checkpoint-path ${path}`],
+      ['go on from it', `neox-prefix train --checkpoint-path ${shellWord(path)}`],
     ])}\n\n${table(['tensor', 'type', 'shape'], rows)}`,
   };
 }

@@ -5,8 +5,7 @@ import { kindOf, readSmallFile } from '../../files';
 import type { TrainingEvent } from '../../training/events';
 import { fields, formatNumber, formatSeconds, inline, table } from '../format';
 import type { Finding } from './inspect';
-
-const FILES = ['best.safetensors', 'last.safetensors', 'encoder.safetensors', 'interrupted.safetensors', 'interrupted-encoder.safetensors'];
+import { RUN_FILES } from './train-options';
 
 /** The folder that `train --out` made. */
 export async function inspectRun(path: string): Promise<Finding> {
@@ -14,7 +13,7 @@ export async function inspectRun(path: string): Promise<Finding> {
   const recipe = parseJsonObject(await readSmallFile(recipePath, 2 ** 20), 'NEOX_BAD_DATA', 'The recipe', recipePath);
   const epochs = await readEpochs(join(path, 'metrics.jsonl'));
   const files: string[] = [];
-  for (const name of FILES) if ((await kindOf(join(path, name))) === 'file') files.push(name);
+  for (const name of RUN_FILES) if ((await kindOf(join(path, name))) === 'file') files.push(name);
   const rows = epochs.map(({ epoch, step, trainLoss, validationLoss, validationPerplexity, seconds, best }) => [
     `${epoch}${best ? ' *' : ''}`,
     String(step),

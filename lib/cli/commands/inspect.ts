@@ -1,15 +1,17 @@
-import { basename, join } from 'node:path';
+import { basename } from 'node:path';
 import type { Command } from 'commander';
 import { NeoXPrefixError } from '../../errors';
-import { openExport } from '../../export/export-folder';
-import { kindOf } from '../../files';
+import { foreignFormat } from '../../checkpoint/safetensors';
+import { FileReader, kindOf } from '../../files';
 import { listFolder } from '../../export/export-folder';
 import { Tokenizer } from '../../tokenizer/tokenizer';
-import { fields, plural, table } from '../format';
+import { reportError } from '../errors';
+import { fields } from '../format';
 import { addOptions, integer, option, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
 import { inspectCheckpoint } from './inspect-checkpoint';
+import { inspectExport, inspectTriton } from './inspect-export';
 import { inspectPrefix } from './inspect-prefix';
 import { inspectRun } from './inspect-run';
 
@@ -22,7 +24,7 @@ export interface InspectFlags {
 
 /** What was found, for --json and for people. */
 export interface Finding {
-  kind: 'prefix' | 'encoder' | 'checkpoint' | 'fastertransformer' | 'run' | 'tokenizer';
+  kind: 'prefix' | 'encoder' | 'checkpoint' | 'fastertransformer' | 'triton' | 'run' | 'tokenizer';
   path: string;
   /** For --json. */
   data: object;
@@ -30,7 +32,7 @@ export interface Finding {
   warnings?: readonly string[];
 }
 
-const DESCRIPTION = `Shows what a file or folder holds: a prefix of any format, an encoder, a checkpoint folder, a tokenizer, a training run or a FasterTransformer export.
+const DESCRIPTION = `Shows what a file or folder holds: a prefix of any format, an encoder, a checkpoint folder, a tokenizer, a training run, a FasterTransformer export or a Triton model.
 
 Nothing is loaded into a model; of a checkpoint only headers and a few values are read.`;
 
@@ -60,13 +62,21 @@ export function register(program: Command, act: Act): void {
 }
 
 export async function run(flags: InspectFlags, ui: Ui): Promise<number> {
-  for (const [i, path] of flags.args.entries()) {
-    const { kind, data, text, warnings = [] } = await inspect(path, flags);
-    for (const warning of warnings) ui.warn(warning);
-    ui.json({ kind, path, ...data, warnings });
-    ui.print(`${i > 0 ? '\n' : ''}${text}`);
+  let status = 0;
+  let shown = 0;
+  for (const path of flags.args) {
+    try {
+      ui.signal.throwIfAborted();
+      const { kind, data, text, warnings = [] } = await inspect(path, flags);
+      for (const warning of warnings) ui.warn(warning);
+      ui.json({ kind, path, ...data, warnings });
+      ui.print(`${shown++ > 0 ? '\n' : ''}${text}`);
+    } catch (error) {
+      if (ui.signal.aborted) throw error;
+      status = reportError(error, ui);
+    }
   }
-  return 0;
+  return status;
 }
 
 async function inspect(path: string, flags: InspectFlags): Promise<Finding> {
@@ -75,20 +85,38 @@ async function inspect(path: string, flags: InspectFlags): Promise<Finding> {
   if (kind === 'folder') return inspectFolder(path, flags);
   const name = basename(path);
   if (name.endsWith('.model') || name === 'tokenizer.json') return inspectTokenizer(path);
+  if (await isUnknown(path)) throw unknown(path);
   return inspectPrefix(path, flags);
+}
+
+/** The header of a safetensors file has less than this; what no format begins with reads as a larger number. */
+const MAX_HEADER = 100_000_000n;
+
+async function isUnknown(path: string): Promise<boolean> {
+  if (/^model\.prefix_prompt\..*\.bin$/.test(basename(path))) return false;
+  const start = await FileReader.use(path, (reader) => reader.read(0, Math.min(reader.size, 32)));
+  if (start.length < 8) return !path.endsWith('.safetensors');
+  return foreignFormat(start) === undefined && start.readBigUInt64LE(0) > MAX_HEADER;
+}
+
+function unknown(path: string): NeoXPrefixError {
+  return new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `${path} holds nothing that is known here`, {
+    path,
+    hint:
+      'known files: prefixes, encoders and tokenizers; known folders: checkpoints (config.json), PEFT adapters (adapter_config.json), ' +
+      'exports (<n>-gpu), Triton models (config.pbtxt), training runs, tokenizers',
+  });
 }
 
 async function inspectFolder(path: string, flags: InspectFlags): Promise<Finding> {
   const names = await listFolder(path);
   if (names.includes('adapter_config.json')) return inspectPrefix(path, flags);
   if (names.includes('recipe.json') && names.includes('metrics.jsonl')) return inspectRun(path);
+  if (names.includes('config.pbtxt')) return inspectTriton(path);
   if (names.includes('config.ini') || names.some((name) => /^\d+-gpu$/.test(name))) return inspectExport(path, flags);
   if (names.includes('config.json')) return inspectCheckpoint(path, flags);
   if (names.some((name) => name.endsWith('.model') || name === 'tokenizer.json')) return inspectTokenizer(path);
-  throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `${path} holds nothing that is known here`, {
-    path,
-    hint: 'known folders: checkpoints (config.json), PEFT adapters (adapter_config.json), exports (<n>-gpu), training runs, tokenizers',
-  });
+  throw unknown(path);
 }
 
 async function inspectTokenizer(path: string): Promise<Finding> {
@@ -104,46 +132,5 @@ async function inspectTokenizer(path: string): Promise<Finding> {
     path,
     data: { tokenizer: kind, file: tokenizer.path, vocabSize, ...special, hash },
     text: fields([['tokenizer', tokenizer.path], ['kind', kind], ['vocabulary', vocabSize], ...shown, ['sha256', hash]]),
-  };
-}
-
-async function inspectExport(path: string, flags: InspectFlags): Promise<Finding> {
-  const { directory, dtype, tensorParallel, tasks, ini } = await openExport(path);
-  const files = (await listFolder(directory)).filter((name) => name.endsWith('.bin'));
-  const keys = [
-    'model_name',
-    'num_layer',
-    'head_num',
-    'size_per_head',
-    'inter_size',
-    'vocab_size',
-    'rotary_embedding',
-    'use_gptj_residual',
-    'start_id',
-    'end_id',
-  ];
-  const settings = keys.map((key) => [key, ini.get('gptneox', key)] as const);
-  const parts = [
-    fields([['FasterTransformer', directory], ['element type', dtype], ['GPUs', tensorParallel], ['files', files.length], ...settings]),
-    tasks.length === 0
-      ? 'no tasks'
-      : table(
-          ['task', 'id', 'prefix length'],
-          tasks.map(({ id, name, prefixLength }) => [name, String(id), String(prefixLength)]),
-        ),
-    ...(flags.tensors === true ? [files.map((name) => join(directory, name)).join('\n')] : []),
-  ];
-  return {
-    kind: 'fastertransformer',
-    path,
-    data: {
-      directory,
-      dtype,
-      tensorParallel,
-      config: Object.fromEntries(settings.filter(([, value]) => value !== undefined)),
-      tasks,
-      files: files.length,
-    },
-    text: `${parts.join('\n\n')}\n\n(${plural(files.length, 'file')} counted, not read: \`neox-prefix export ft --verify-only\` compares them)`,
   };
 }

@@ -35,6 +35,15 @@ export interface TrainingFlags {
   shuffle?: boolean;
 }
 
+/** What a run leaves in its folder besides recipe.json and metrics.jsonl. */
+export const RUN_FILES: readonly string[] = [
+  'best.safetensors',
+  'last.safetensors',
+  'encoder.safetensors',
+  'interrupted.safetensors',
+  'interrupted-encoder.safetensors',
+];
+
 export const splitOptions = (): Option[] => [
   option('--train-data-size <n>', 'train on the first n samples', { parse: integer(1), default: 'all that do not validate' }),
   option('--dev-data-size <n>', 'validate on the last n samples', {

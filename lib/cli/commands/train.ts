@@ -1,20 +1,22 @@
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { splitDataset, type Sample } from '../../data/sample';
+import { NeoXPrefixError } from '../../errors';
+import { kindOf } from '../../files';
 import type { NeoXModel } from '../../model/neox-model';
 import { PrefixEncoder } from '../../prefix/encoder';
 import type { TrainingEvent } from '../../training/events';
 import { PrefixTrainer, type TrainingData, type TrainingResult } from '../../training/prefix-trainer';
-import { dataOptions, readSamples, type DataFlags } from '../data';
+import { checkData, dataOptions, readSamples, type DataFlags } from '../data';
 import { UsageError } from '../errors';
-import { formatCount, formatNumber, formatSeconds } from '../format';
+import { formatCount, formatNumber, formatSeconds, plural, shellWord } from '../format';
 import { loadModel, modelOptions, type ModelFlags } from '../model';
 import { addOptions, given, refuseOptions, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Progress } from '../progress';
 import type { Ui } from '../ui';
-import { REFUSED, prefixOptions, runOptions, splitOptions, trainingOptions, type TrainingFlags } from './train-options';
+import { REFUSED, RUN_FILES, prefixOptions, runOptions, splitOptions, trainingOptions, type TrainingFlags } from './train-options';
 
 export interface TrainFlags extends ModelFlags, DataFlags, TrainingFlags {}
 
@@ -55,7 +57,7 @@ export function register(program: Command, act: Act): void {
 }
 
 export async function run(flags: TrainFlags, ui: Ui): Promise<number> {
-  checkFlags(flags);
+  await checkFlags(flags);
   await using model = await loadModel(flags, ui);
   const data = await loadData(flags, model, ui);
   const trainer = await prepareTrainer(flags, model, ui);
@@ -64,7 +66,12 @@ export async function run(flags: TrainFlags, ui: Ui): Promise<number> {
   try {
     result = await ui.withProgress(
       { title: 'training', total: 0, unit: 'steps', rate: false, lineUnits: flags.logEveryNSteps ?? 100, lineSeconds: 30 },
-      (update) => trainer.run(data, (event) => events.show(event, update)),
+      (update) =>
+        trainer.run(data, (event) => {
+          // Not before: until then everything that is wrong with the new run has been found.
+          if (event.type === 'start') removeOldRun(flags.out);
+          events.show(event, update);
+        }),
     );
   } catch (error) {
     if (ui.signal.aborted) await keepInterrupted(flags, trainer.encoder, events, ui);
@@ -74,11 +81,25 @@ export async function run(flags: TrainFlags, ui: Ui): Promise<number> {
   return 0;
 }
 
-function checkFlags(flags: TrainFlags): void {
-  if (existsSync(join(flags.out, 'best.safetensors')) && flags.overwrite !== true) {
+async function checkFlags(flags: TrainFlags): Promise<void> {
+  const kind = await kindOf(flags.out);
+  if (kind !== undefined && kind !== 'folder') throw new UsageError(`--out is the folder of the run, and ${flags.out} is a file`);
+  if (RUN_FILES.some((name) => existsSync(join(flags.out, name))) && flags.overwrite !== true) {
     throw new UsageError(`There is a training run already in ${flags.out}`, 'choose another --out, or give --overwrite to replace it');
   }
   if ((flags.init === 'text') !== (flags.initText !== undefined)) throw new UsageError('--init text and --init-text TEXT go together');
+  await checkData([...flags.data, ...(flags.validation ?? [])], flags);
+  const { checkpointPath: path } = flags;
+  if (path !== undefined && (await kindOf(path)) === undefined) {
+    throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `No such file: ${path}`, { path });
+  }
+}
+
+/** Removes what an earlier run left in its folder and the new one may not replace; recipe.json and metrics.jsonl are new already. */
+function removeOldRun(folder: string): void {
+  const isTemporary = (name: string): boolean =>
+    RUN_FILES.some((file) => name.startsWith(`.${file}.`)) && /\.\d+-[0-9a-f]{12}\.tmp$/.test(name);
+  for (const name of readdirSync(folder)) if (RUN_FILES.includes(name) || isTemporary(name)) rmSync(join(folder, name), { force: true });
 }
 
 /** Training and validation samples: from two files, or split by count as rinna's script does. */
@@ -88,7 +109,12 @@ async function loadData(flags: TrainFlags, model: NeoXModel, ui: Ui): Promise<Tr
   // Without --dev-data-size: rinna's 10, or a tenth of few samples.
   const count = flags.devDataSize ?? (ownValidation === undefined ? Math.min(10, Math.floor(samples.length / 10)) : 0);
   const validation = (train: Sample[], dev: Sample[]): TrainingData => ({ train, validation: ownValidation ?? dev });
-  if (flags.trainDataSize === undefined && samples.length <= count) return validation(samples, []);
+  if (flags.trainDataSize === undefined && samples.length <= count) {
+    throw new NeoXPrefixError(
+      'NEOX_BAD_DATA',
+      `--dev-data-size ${count} leaves nothing to train on: there ${samples.length === 1 ? 'is' : 'are'} only ${plural(samples.length, 'sample')}`,
+    );
+  }
   const split = splitDataset(samples, { train: flags.trainDataSize ?? samples.length - count, validation: count });
   return validation(split.train, split.validation);
 }
@@ -143,7 +169,7 @@ class EventView {
       case 'start': {
         this.epochs = event.epochs;
         this.totalSteps = event.totalSteps;
-        const samples = `${event.trainSamples} samples train, ${event.validationSamples} validate`;
+        const samples = `${plural(event.trainSamples, 'sample')} train, ${event.validationSamples} validate`;
         const fit = event.initError === undefined ? '' : `; initial fit: mean squared error ${formatNumber(event.initError)}`;
         ui.note(`${samples}; ${formatCount(event.trainableParameters)} trainable parameters${fit}`);
         break;
@@ -180,6 +206,11 @@ class EventView {
   file(name: string): string {
     return join(this.flags.out, name);
   }
+
+  /** As {@link file}, to be pasted. */
+  path(name: string): string {
+    return shellWord(this.file(name));
+  }
 }
 
 async function keepInterrupted(flags: TrainFlags, encoder: PrefixEncoder, events: EventView, ui: Ui): Promise<void> {
@@ -197,7 +228,7 @@ async function keepInterrupted(flags: TrainFlags, encoder: PrefixEncoder, events
   await encoder.save(events.file('interrupted-encoder.safetensors'));
   ui.json({ type: 'interrupted', step: events.step, epoch: events.epoch, path: events.file('interrupted.safetensors') });
   ui.note(`kept: ${events.file('interrupted.safetensors')} (step ${events.step}, in the middle of epoch ${events.epoch})`);
-  ui.note(`go on with --checkpoint-path ${events.file('interrupted-encoder.safetensors')} and another --out`);
+  ui.note(`go on with --checkpoint-path ${events.path('interrupted-encoder.safetensors')} and another --out`);
 }
 
 function report(flags: TrainFlags, result: TrainingResult, events: EventView, ui: Ui): void {
@@ -213,7 +244,7 @@ function report(flags: TrainFlags, result: TrainingResult, events: EventView, ui
     last: events.file('last.safetensors'),
   });
   const reached = validation === undefined ? '' : `, validation perplexity ${formatNumber(validation.perplexity)}`;
-  ui.print(`${steps} steps in ${formatSeconds(seconds)}; best epoch ${bestEpoch}${reached}`);
+  ui.print(`${plural(steps, 'step')} in ${formatSeconds(seconds)}; best epoch ${bestEpoch}${reached}`);
   ui.print(`prefix: ${events.file('best.safetensors')}`);
-  ui.note(`try it: neox-prefix generate --model ${flags.model} --prefix ${events.file('best.safetensors')} --compare`);
+  ui.note(`try it: neox-prefix generate --model ${shellWord(flags.model)} --prefix ${events.path('best.safetensors')} --compare`);
 }

@@ -1,0 +1,90 @@
+import { join } from 'node:path';
+import { listFolder, openExport, type ExportFolder } from '../../export/export-folder';
+import { readSmallFile } from '../../files';
+import { fields, plural, table } from '../format';
+import type { Finding, InspectFlags } from './inspect';
+
+export async function inspectExport(path: string, flags: InspectFlags): Promise<Finding> {
+  const { directory, dtype, tensorParallel, tasks, ini } = await openExport(path);
+  const files = (await listFolder(directory)).filter((name) => name.endsWith('.bin'));
+  const keys = [
+    'model_name',
+    'num_layer',
+    'head_num',
+    'size_per_head',
+    'inter_size',
+    'vocab_size',
+    'rotary_embedding',
+    'use_gptj_residual',
+    'start_id',
+    'end_id',
+  ];
+  const settings = keys.map((key) => [key, ini.get('gptneox', key)] as const);
+  const parts = [
+    fields([['FasterTransformer', directory], ['element type', dtype], ['GPUs', tensorParallel], ['files', files.length], ...settings]),
+    taskTable(tasks),
+    ...(flags.tensors === true ? [files.map((name) => join(directory, name)).join('\n')] : []),
+  ];
+  return {
+    kind: 'fastertransformer',
+    path,
+    data: {
+      directory,
+      dtype,
+      tensorParallel,
+      config: Object.fromEntries(settings.filter(([, value]) => value !== undefined)),
+      tasks,
+      files: files.length,
+    },
+    text: `${parts.join('\n\n')}\n\n(${plural(files.length, 'file')} counted, not read: \`neox-prefix export ft --verify-only\` compares them)`,
+  };
+}
+
+/** A model of a Triton repository: config.pbtxt, and a folder for each version of the weights. */
+export async function inspectTriton(path: string): Promise<Finding> {
+  const config = (await readSmallFile(join(path, 'config.pbtxt'), 2 ** 20)).toString('utf8');
+  const field = (name: string): string | undefined => new RegExp(`^\\s*${name}\\s*:\\s*"?([^"\\s]*)`, 'm').exec(config)?.[1];
+  const parameters = Object.fromEntries(
+    [...config.matchAll(/key\s*:\s*"(\w+)"\s*value\s*:?\s*\{\s*string_value\s*:\s*"((?:[^"\\]|\\.)*)"/g)].map(([, key, value]) => [
+      key as string,
+      (value as string).replace(/\\(.)/g, '$1'),
+    ]),
+  );
+  const versions = (await listFolder(path)).filter((name) => /^\d+$/.test(name)).map(Number);
+  const version = versions.length === 0 ? 1 : Math.max(...versions);
+  const ranks = Number(parameters['tensor_para_size'] ?? NaN);
+  const { directory, dtype, tensorParallel, tasks } = await openExport(
+    join(path, String(version)),
+    Number.isSafeInteger(ranks) ? ranks : undefined,
+  );
+  const model = field('name');
+  const backend = field('backend');
+  const maxBatchSize = field('max_batch_size');
+  const settings: [string, string | number | undefined][] = [
+    ['model', model],
+    ['backend', backend],
+    ['version', version],
+    ['tensor parallel', tensorParallel],
+    ['pipeline parallel', parameters['pipeline_para_size']],
+    ['element type', dtype],
+    ['computes in', parameters['data_type']],
+    ['max batch size', maxBatchSize],
+    ['decoupled', field('decoupled')],
+    ['the server reads', parameters['model_checkpoint_path']],
+    ['weights', directory],
+  ];
+  return {
+    kind: 'triton',
+    path,
+    data: { model: model ?? null, backend: backend ?? null, version, tensorParallel, dtype, parameters, directory, tasks },
+    text: `${fields([['Triton model', path], ...settings])}\n\n${taskTable(tasks)}`,
+  };
+}
+
+function taskTable(tasks: ExportFolder['tasks']): string {
+  if (tasks.length === 0) return 'no tasks';
+  return table(
+    ['task', 'id', 'prefix length'],
+    tasks.map(({ id, name, prefixLength }) => [name, String(id), String(prefixLength)]),
+  );
+}
