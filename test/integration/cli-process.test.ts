@@ -131,7 +131,7 @@ test.each([['doctor'], ['inspect', MODEL], ['--help']])('%s: an output that cann
   const program = ['-r', join(ROOT, 'test', 'typescript.cjs'), join(ROOT, 'lib', 'cli', 'main.ts')];
   const child = spawn(process.execPath, [...program, ...args], { stdio: ['ignore', full, 'pipe'] });
   let stderr = '';
-  child.stderr.on('data', (chunk: Buffer) => (stderr += chunk.toString()));
+  child.stderr?.on('data', (chunk: Buffer) => (stderr += chunk.toString()));
   const code = await new Promise((resolve) => child.on('close', resolve));
   closeSync(full);
   expect({ code, stderr }).toEqual({ code: 1, stderr: 'error: cannot write the output: ENOSPC: no space left on device\n' });

@@ -244,5 +244,7 @@ describe('samples', () => {
 
 test('a misspelled key of a sample is named', () => {
   const sample = { prmpt: 'a', completion: 'b' } as unknown as Sample;
-  expect(() => tokenizeSample(sample, { encode: () => Int32Array.of(1) })).toThrow("Unknown option 'prmpt' in sample\nHint: did you mean 'prompt'?");
+  expect(() => tokenizeSample(sample, { encode: () => Int32Array.of(1) })).toThrow(
+    "Unknown option 'prmpt' in sample\nHint: did you mean 'prompt'?",
+  );
 });
