@@ -124,7 +124,7 @@ async function runTracked(
     addon.generate(model.native, { ...packRows(rows), prefixes, settings, cancel, onToken: listener }),
   );
   return results.map(({ tokens, finishReason }, i) => ({
-    text: model.info().tokenizer === null ? '' : model.tokenizer.decode(tokens, { skipSpecialTokens: true }),
+    text: model.hasTokenizer ? model.tokenizer.decode(tokens, { skipSpecialTokens: true }) : '',
     tokens: Array.from(tokens),
     finishReason,
     usage: usageOf(request, i, tokens.length),

@@ -26,7 +26,7 @@ export async function* stream(model: NeoXModel, prompt: Prompt, options: StreamO
   const left = new AbortController();
   const signal = outer === undefined ? left.signal : AbortSignal.any([outer, left.signal]);
   const request = prepare(model, [prompt], { ...options, signal });
-  const decoder = model.info().tokenizer === null ? undefined : model.tokenizer.createDecoder({ skipSpecialTokens: true });
+  const decoder = model.hasTokenizer ? model.tokenizer.createDecoder({ skipSpecialTokens: true }) : undefined;
 
   // Tokens wait here until the consumer asks for them.
   const waiting: number[] = [];

@@ -155,6 +155,14 @@ export class NeoXModel {
     return this.loadedTokenizer;
   }
 
+  /**
+   * Whether `tokenizer` can be had; `info()` says it too, but counts parameters first.
+   * @internal
+   */
+  get hasTokenizer(): boolean {
+    return !(this.loadedTokenizer instanceof NeoXPrefixError);
+  }
+
   /** The tasks of a FasterTransformer folder, in the order of their ids; empty for other checkpoints. */
   get tasks(): readonly ExportTask[] {
     return this.checkpoint.tasks;

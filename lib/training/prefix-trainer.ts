@@ -229,7 +229,7 @@ class TrainingRun {
 
   private async currentPrefix(epoch: number, metrics: Record<string, JsonValue>): Promise<PrefixWeights> {
     const { model, recipe } = this;
-    const tokenizer = model.info().tokenizer === null ? {} : { tokenizerHash: model.tokenizer.hash };
+    const tokenizer = model.hasTokenizer ? { tokenizerHash: model.tokenizer.hash } : {};
     return this.encoder.prefix({ task: recipe.name, ...tokenizer, recipe: { ...recipe }, metrics: { epoch, step: this.step, ...metrics } });
   }
 
