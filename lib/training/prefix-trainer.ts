@@ -99,6 +99,8 @@ export class PrefixTrainer {
 /** One call of train(): what is fixed, and where it stands. */
 class TrainingRun {
   private step = 0;
+  private totalSteps = 0;
+  private readonly started = performance.now();
   private best: { prefix: PrefixWeights; loss: number; epoch: number } | undefined;
   private readonly history: EpochMetrics[] = [];
 
@@ -134,29 +136,30 @@ class TrainingRun {
   }
 
   async train(): Promise<TrainingResult> {
-    const started = performance.now();
     const { recipe, encoder } = this;
     const stepsPerEpoch = Math.ceil(Math.ceil(this.train_.length / recipe.batchSize) / recipe.accumulationSteps);
+    this.totalSteps = Math.min(recipe.trainingSteps, recipe.epochs * stepsPerEpoch);
     await this.emit({
       type: 'start',
-      totalSteps: Math.min(recipe.trainingSteps, recipe.epochs * stepsPerEpoch),
+      totalSteps: this.totalSteps,
       stepsPerEpoch,
       epochs: recipe.epochs,
       trainSamples: this.train_.length,
       validationSamples: this.validation.length,
       trainableParameters: Object.values(await encoder.state()).reduce((sum, { data }) => sum + data.length, 0),
       initError: encoder.initError,
+      predictedMemoryBytes: process.memoryUsage.rss(),
+      microBatchSize: recipe.batchSize,
     });
     let last: PrefixWeights | undefined;
     for (let epoch = 1; epoch <= recipe.epochs && this.step < recipe.trainingSteps; epoch++) last = await this.runEpoch(epoch);
     if (last === undefined) throw new NeoXPrefixError('NEOX_NATIVE', 'The training run took no step');
     const { prefix: best, epoch: bestEpoch } = this.best ?? { prefix: last, epoch: this.history.length };
-    return { best, last, encoder, bestEpoch, epochs: this.history, steps: this.step, seconds: (performance.now() - started) / 1000 };
+    return { best, last, encoder, bestEpoch, epochs: this.history, steps: this.step, seconds: this.seconds };
   }
 
   private async runEpoch(epoch: number): Promise<PrefixWeights> {
     const { recipe } = this;
-    const started = performance.now();
     const order = recipe.shuffle ? epochOrder(this.train_.length, recipe.seed, epoch) : this.train_.map((_, i) => i);
     const samplesPerStep = recipe.batchSize * recipe.accumulationSteps;
     let [loss, tokens] = [0, 0];
@@ -173,7 +176,7 @@ class TrainingRun {
     const validation = await this.evaluate(epoch, prefix);
     this.history.push({ epoch, step: this.step, trainLoss, validation });
     await this.save(epoch, prefix);
-    const seconds = (performance.now() - started) / 1000;
+    const seconds = this.seconds;
     await this.emit({ type: 'epoch', step: this.step, epoch, trainLoss, trainPerplexity: Math.exp(trainLoss), seconds });
     return prefix;
   }
@@ -200,7 +203,10 @@ class TrainingRun {
     }
     this.step++;
     const tokensPerSecond = result.tokens / ((performance.now() - started) / 1000);
-    await this.emit({ type: 'step', step: this.step, epoch, ...result, learningRate, tokensPerSecond });
+    const seconds = this.seconds;
+    const etaSeconds = (seconds / this.step) * (this.totalSteps - this.step);
+    const state = { seconds, etaSeconds, memoryBytes: process.memoryUsage.rss(), applied: true };
+    await this.emit({ type: 'step', step: this.step, epoch, ...result, learningRate, tokensPerSecond, ...state });
     return result;
   }
 
@@ -212,7 +218,7 @@ class TrainingRun {
       const metrics = { ...prefix.metadata.metrics, validationLoss: result.loss, validationPerplexity: result.perplexity };
       this.best = { prefix: prefix.withMetadata({ metrics }), loss: result.loss, epoch };
     }
-    await this.emit({ type: 'evaluation', step: this.step, epoch, best, ...result });
+    await this.emit({ type: 'evaluation', step: this.step, epoch, best, ...result, seconds: this.seconds });
     return result;
   }
 
@@ -231,6 +237,10 @@ class TrainingRun {
     const { model, recipe } = this;
     const tokenizer = model.hasTokenizer ? { tokenizerHash: model.tokenizer.hash } : {};
     return this.encoder.prefix({ task: recipe.name, ...tokenizer, recipe: { ...recipe }, metrics: { epoch, step: this.step, ...metrics } });
+  }
+
+  private get seconds(): number {
+    return (performance.now() - this.started) / 1000;
   }
 
   private async emit(event: TrainingEvent): Promise<void> {

@@ -111,6 +111,14 @@ export function events(event: TrainingEvent): number {
       return event.path.length;
     case 'start':
       return event.totalSteps;
+    case 'resume':
+      return event.from.length;
+    case 'prefix':
+      return event.keyNorms.length;
+    case 'samples':
+      return event.samples.length;
+    case 'end':
+      return event.bestStep;
   }
 }
 
