@@ -3,7 +3,7 @@ import type { Sample } from '../data/sample';
 import { NeoXPrefixError } from '../errors';
 import { checkModel, type NeoXModel } from '../model/neox-model';
 import { runNative } from '../native-call';
-import { PrefixEncoder } from '../prefix/encoder';
+import { ENCODER_OPTIONS, PrefixEncoder } from '../prefix/encoder';
 import type { JsonValue, PrefixWeights } from '../prefix/weights';
 import type * as Native from '../../types/native';
 import { packBatch, prepareRows, type SampleRows } from './batches';
@@ -73,8 +73,9 @@ export class PrefixTrainer {
     if (options.encoder === undefined) return;
     if (!(options.encoder instanceof PrefixEncoder) || options.encoder.model !== model)
       throw badArgument('encoder', 'a PrefixEncoder of this model', options.encoder);
-    for (const name of ['prefixLength', 'inputDim', 'hiddenDim', 'dropout', 'init', 'initText', 'initSteps', 'initLearningRate'] as const) {
-      if (options[name] !== undefined) throw badArgument(name, 'nothing beside encoder, which decides it,', options[name]);
+    for (const name of ENCODER_OPTIONS) {
+      if (name !== 'seed' && name !== 'signal' && options[name] !== undefined)
+        throw badArgument(name, 'nothing beside encoder, which decides it,', options[name]);
     }
   }
 
@@ -129,7 +130,9 @@ class TrainingRun {
     const folder = options.outputDir === undefined ? undefined : await RunFolder.create(options.outputDir, recipe);
     const encoder = options.encoder ?? (await PrefixEncoder.create(model, encoderOptions(options, recipe.seed, signal)));
     const optimizer = { beta1: recipe.adamBeta1, beta2: recipe.adamBeta2, epsilon: recipe.adamEpsilon, weightDecay: recipe.weightDecay };
-    const trainer = await runNative(signal, (addon, cancel) => addon.createTrainer(model.native, encoder.native, { ...optimizer, cancel }));
+    const trainer = await runNative(signal, (addon, cancel) =>
+      addon.createTrainer(model.native, encoder.native, { ...optimizer, decay: 'weights', checkpointing: false, cancel }),
+    );
     return new TrainingRun(model, recipe, encoder, trainer, train, validation, folder, signal, onEvent);
   }
 
@@ -183,7 +186,7 @@ class TrainingRun {
     const started = performance.now();
     for (let first = 0; first < samples.length; first += recipe.batchSize) {
       const batch = packBatch(samples.slice(first, first + recipe.batchSize));
-      await runNative(this.signal, (addon, cancel) => addon.trainerAccumulate(model.native, trainer, { ...batch, cancel }));
+      await runNative(this.signal, (addon, cancel) => addon.trainerAccumulate(model.native, trainer, { ...batch, lossScale: 1, cancel }));
     }
     const learningRate = learningRateAt(this.step, recipe);
     const result = await runNative(this.signal, (addon) =>
@@ -244,7 +247,7 @@ function encoderOptions(
   seed: number,
   signal: AbortSignal | undefined,
 ): Parameters<typeof PrefixEncoder.create>[1] {
-  const { prefixLength, inputDim, hiddenDim, dropout, init, initText, initSteps, initLearningRate } = options;
-  const given = { prefixLength, inputDim, hiddenDim, dropout, init, initText, initSteps, initLearningRate, signal };
+  const { prefixLength, projection, inputDim, hiddenDim, dropout, init, initText, initSteps, initLearningRate } = options;
+  const given = { prefixLength, projection, inputDim, hiddenDim, dropout, init, initText, initSteps, initLearningRate, signal };
   return { seed, ...(Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as object) };
 }

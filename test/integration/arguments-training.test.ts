@@ -54,7 +54,7 @@ const PREFIXES: Refusal[] = [
   {
     name: 'an encoder state without its tensors',
     act: () => api.PrefixEncoder.fromState(model, {}),
-    text: "Expected tensors prefix_wte.weight, prefix_mlp.0.weight, prefix_mlp.0.bias, prefix_mlp.2.weight, prefix_mlp.2.bias for state but received '' of type string",
+    text: "Expected tensors prefix_wte.weight, prefix_mlp.0.weight, prefix_mlp.0.bias, prefix_mlp.2.weight, prefix_mlp.2.bias, or the first alone, for state but received '' of type string",
   },
   {
     name: 'an encoder state of another model',
