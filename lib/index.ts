@@ -28,7 +28,12 @@ export { evaluate, type EvaluateOptions, type EvaluationResult } from './trainin
 export { Tokenizer, type DecodeOptions, type EncodeOptions, type TokenDecoder } from './tokenizer/tokenizer';
 export { formatInstruction, parseInstructionAnswer, type InstructionTurn } from './tokenizer/templates';
 export { readDataset, type DatasetOptions } from './data/dataset';
-export { splitDataset, type Sample, type TextOrIds } from './data/sample';
+export type { Sample, TextOrIds, TokenizedSample, TokenizedTurn, Turn } from './data/sample';
+export { TokenizedDataset, type FromSamplesOptions } from './data/tokenized-dataset';
+export type { DatasetStatistics } from './data/statistics';
+export { BatchPlan, type BatchOrder, type BatchPlanOptions } from './data/batch-plan';
+export { EpochOrder } from './data/order';
+export { splitDataset, type SplitCounts } from './data/split';
 export {
   FTExporter,
   type AddTasksOptions,

@@ -1,5 +1,6 @@
 import { badArgument, checkBoolean, checkFunction, checkInteger, checkOptions, checkSignal } from '../arguments';
 import type { Sample } from '../data/sample';
+import type { TokenizedDataset } from '../data/tokenized-dataset';
 import { NeoXPrefixError } from '../errors';
 import { checkModel, type NeoXModel } from '../model/neox-model';
 import { runNative } from '../native-call';
@@ -30,7 +31,11 @@ export interface EvaluationResult {
 }
 
 /** Loss and perplexity of a model over samples, with a prefix or without. Weighted by tokens: a long sample counts more than a short one. */
-export async function evaluate(model: NeoXModel, samples: readonly Sample[], options: EvaluateOptions = {}): Promise<EvaluationResult> {
+export async function evaluate(
+  model: NeoXModel,
+  samples: readonly Sample[] | TokenizedDataset,
+  options: EvaluateOptions = {},
+): Promise<EvaluationResult> {
   checkModel(model);
   checkOptions('options', options, ['prefix', 'batchSize', 'twoRows', 'signal', 'onProgress']);
   const { prefix } = options;

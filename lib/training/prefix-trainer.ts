@@ -1,5 +1,7 @@
 import { badArgument, checkFunction, checkOptions, checkSignal, checkString } from '../arguments';
+import { epochOrder } from '../data/order';
 import type { Sample } from '../data/sample';
+import { TokenizedDataset } from '../data/tokenized-dataset';
 import { NeoXPrefixError } from '../errors';
 import { checkModel, type NeoXModel } from '../model/neox-model';
 import { runNative } from '../native-call';
@@ -9,13 +11,13 @@ import type * as Native from '../../types/native';
 import { packBatch, prepareRows, type SampleRows } from './batches';
 import { evaluateRows, type EvaluationResult } from './evaluate';
 import type { TrainingEvent } from './events';
-import { epochOrder, learningRateAt, resolveRecipe, type Recipe, type TrainerOptions } from './recipe';
+import { learningRateAt, resolveRecipe, type Recipe, type TrainerOptions } from './recipe';
 import { RunFolder } from './run-folder';
 
 export interface TrainingData {
-  train: readonly Sample[];
+  train: readonly Sample[] | TokenizedDataset;
   /** Evaluated after each epoch; decides which prefix is the best. Defaults to none: the last prefix is the best. */
-  validation?: readonly Sample[];
+  validation?: readonly Sample[] | TokenizedDataset;
 }
 
 export interface TrainOptions {
@@ -89,7 +91,7 @@ export class PrefixTrainer {
     const signal = checkSignal('signal', options.signal);
     const onEvent = options.onEvent === undefined ? undefined : checkFunction('onEvent', options.onEvent);
     signal?.throwIfAborted();
-    if (!Array.isArray(data.train)) throw badArgument('data.train', 'an array of samples', data.train);
+    if (!Array.isArray(data.train) && !(data.train instanceof TokenizedDataset)) throw badArgument('data.train', 'an array of samples', data.train);
     if (data.train.length === 0) throw new NeoXPrefixError('NEOX_BAD_DATA', 'There is no sample to train on');
     const run = await TrainingRun.prepare(this.model, this.recipe, this.options, data, signal, onEvent);
     return run.train();

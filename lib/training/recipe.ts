@@ -90,28 +90,3 @@ export function learningRateAt(step: number, { learningRate, warmupSteps, traini
   if (step < warmupSteps) return (learningRate * step) / Math.max(1, warmupSteps);
   return (learningRate * Math.max(0, trainingSteps - step)) / Math.max(1, trainingSteps - warmupSteps);
 }
-
-/** The order of an epoch's samples: a permutation that depends on seed and epoch alone. */
-export function epochOrder(count: number, seed: number, epoch: number): number[] {
-  const order = Array.from({ length: count }, (_, i) => i);
-  const random = generator(seed, epoch);
-  for (let i = count - 1; i > 0; i--) {
-    const j = Math.floor(random() * (i + 1));
-    [order[i], order[j]] = [order[j] as number, order[i] as number];
-  }
-  return order;
-}
-
-/** sfc32 (Chris Doty-Humphrey's PractRand), seeded by a seed and a stream number; numbers in [0, 1). */
-function generator(seed: number, stream: number): () => number {
-  let [a, b, c, counter] = [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0, stream >>> 0, 1];
-  const next = (): number => {
-    const sum = (a + b + counter++) | 0;
-    a = b ^ (b >>> 9);
-    b = (c + (c << 3)) | 0;
-    c = ((c << 21) | (c >>> 11)) + sum;
-    return (sum >>> 0) / 2 ** 32;
-  };
-  for (let i = 0; i < 16; i++) next();
-  return next;
-}

@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import ts from 'typescript';
-import { epochOrder, learningRateAt, resolveRecipe, TRAINER_OPTIONS, type Recipe } from '../../lib/training/recipe';
+import { learningRateAt, resolveRecipe, TRAINER_OPTIONS, type Recipe } from '../../lib/training/recipe';
+import { epochOrder } from '../../lib/data/order';
 import { ENCODER_OPTIONS } from '../../lib/prefix/encoder';
 
 /** The options of an interface and the default that each one's docstring states, if any. */

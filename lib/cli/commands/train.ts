@@ -1,7 +1,8 @@
 import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Command } from 'commander';
-import { splitDataset, type Sample } from '../../data/sample';
+import type { Sample } from '../../data/sample';
+import { splitDataset } from '../../data/split';
 import { NeoXPrefixError } from '../../errors';
 import { kindOf } from '../../files';
 import type { NeoXModel } from '../../model/neox-model';
