@@ -21,14 +21,30 @@ export {
   type PrefixTensorOptions,
 } from './prefix/weights';
 export { convertPrefix, type ConvertOptions, type ConvertReport } from './prefix/convert';
-export { PrefixTrainer, type EpochMetrics, type TrainingData, type TrainingResult, type TrainOptions } from './training/prefix-trainer';
-export type { Recipe, TrainerOptions } from './training/recipe';
+export { PrefixTrainer, type TrainingData, type TrainOptions } from './training/prefix-trainer';
+export type { TrainingResult } from './training/training-run';
+export type { EndReason, EpochMetrics } from './training/progress';
+export type { Recipe, Schedule, TrainerOptions } from './training/recipe';
 export type { TrainingEvent } from './training/events';
-export { evaluate, type EvaluateOptions, type EvaluationResult } from './training/evaluate';
+export { trainTasks, type TrainingTask, type TrainTasksOptions } from './training/tasks';
+export { sweep, type SweepGrid, type SweepOptions, type SweepResult, type SweepRun, type SweepRunResult } from './training/sweep';
+export {
+  evaluate,
+  evaluatePrefixes,
+  type EvaluateOptions,
+  type EvaluatePrefixesOptions,
+  type EvaluationResult,
+} from './training/evaluate';
+export type { GeneratedSample, GenerationMetric } from './training/generation-metrics';
 export { Tokenizer, type DecodeOptions, type EncodeOptions, type TokenDecoder } from './tokenizer/tokenizer';
 export { formatInstruction, parseInstructionAnswer, type InstructionTurn } from './tokenizer/templates';
 export { readDataset, type DatasetOptions } from './data/dataset';
-export { splitDataset, type Sample, type TextOrIds } from './data/sample';
+export type { Sample, TextOrIds, TokenizedSample, TokenizedTurn, Turn } from './data/sample';
+export { TokenizedDataset, type FromSamplesOptions } from './data/tokenized-dataset';
+export type { DatasetStatistics } from './data/statistics';
+export { BatchPlan, type BatchOrder, type BatchPlanOptions } from './data/batch-plan';
+export { EpochOrder } from './data/order';
+export { splitDataset, type SplitCounts } from './data/split';
 export {
   FTExporter,
   type AddTasksOptions,

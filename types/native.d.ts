@@ -149,29 +149,60 @@ export interface LossSum {
 
 export interface EncoderOptions {
   prefixLength: number;
+  /** false: the prefix itself is the one parameter, and the two widths are not used. */
+  projection: boolean;
   inputDim: number;
   hiddenDim: number;
   dropout: number;
   seed: number;
 }
 
-/** Encoder tensors by rinna's names. */
+/** Encoder tensors by rinna's names; only `prefix_wte.weight` [P, L*2*H] without projection. */
 export type EncoderState = Record<string, Float32Array>;
 
-export interface OptimizerOptions {
+export interface TrainerOptions {
   beta1: number;
   beta2: number;
   epsilon: number;
   weightDecay: number;
+  /** What weight decay applies to: everything but the biases, or everything. */
+  decay: 'weights' | 'all';
+  /** Keeps only the inputs of the blocks and runs them again on the way back: less memory, a third more time, the same bits. */
+  checkpointing: boolean;
   cancel?: CancelFlag | undefined;
+}
+
+export interface TrainingBatch extends Batch {
+  /** Multiplies the gradient on its way back through the model and is divided out of the result. A power of two rounds nothing. */
+  lossScale: number;
 }
 
 export interface StepResult {
   /** Mean over the target tokens of the step. */
   loss: number;
   tokens: number;
-  /** L2 norm before clipping. */
+  /** L2 norm before clipping. Infinity or NaN when the gradient of any batch overflowed. */
   gradNorm: number;
+  /** false when gradNorm is not finite: then no parameter and no optimizer state was changed. */
+  applied: boolean;
+}
+
+/**
+ * With the encoder's state, all that a trainer of the same options, seed and dropout needs to go on bit by bit from any point, also from
+ * between two batches of one step.
+ */
+export interface TrainerState {
+  /** Updates so far. The dropout mask of the step in progress is drawn from the encoder's seed and this; a step that was not applied does not count. */
+  steps: number;
+  /** AdamW's moments, flat: the encoder's tensors one behind the other. */
+  mean: Float32Array;
+  square: Float32Array;
+  /** [L, 2, N, P, D], of the sum of losses; null: nothing is accumulated. */
+  gradient: Float32Array | null;
+  /** Sum over the target tokens accumulated. */
+  loss: number;
+  /** Target tokens accumulated. */
+  tokens: number;
 }
 
 export function systemInfo(): SystemInfo;
@@ -208,9 +239,15 @@ export function fitEncoder(
   options: { target: Float32Array; steps: number; learningRate: number; weightDecay: number; cancel?: CancelFlag | undefined },
 ): Promise<number>;
 
-export function createTrainer(model: Model, encoder: Encoder, options: OptimizerOptions): Promise<Trainer>;
-export function trainerAccumulate(model: Model, trainer: Trainer, batch: Batch): Promise<LossSum>;
+export function createTrainer(model: Model, encoder: Encoder, options: TrainerOptions): Promise<Trainer>;
+export function trainerAccumulate(model: Model, trainer: Trainer, batch: TrainingBatch): Promise<LossSum>;
+/** Updates the encoder by what was accumulated, which it drops whether applied or not. */
 export function trainerStep(model: Model, trainer: Trainer, options: { learningRate: number; gradClip: number }): Promise<StepResult>;
+/** Drops what was accumulated. */
+export function trainerReset(model: Model, trainer: Trainer): Promise<void>;
+/** A copy. */
+export function trainerState(model: Model, trainer: Trainer): Promise<TrainerState>;
+export function setTrainerState(model: Model, trainer: Trainer, state: TrainerState): Promise<void>;
 /** Gradients of the mean loss over what was accumulated, unclipped, by the encoder's names. */
 export function trainerGradients(model: Model, trainer: Trainer, encoder: Encoder): Promise<EncoderState>;
 export function evaluate(model: Model, options: Batch & { prefix?: Prefix | null }): Promise<LossSum>;

@@ -11,6 +11,7 @@ import * as exportCommand from './commands/export';
 import * as fetchLibtorch from './commands/fetch-libtorch';
 import * as generate from './commands/generate';
 import * as inspect from './commands/inspect';
+import * as sweep from './commands/sweep';
 import * as train from './commands/train';
 
 /** A command: takes its options (and the arguments that are no options, as `args`), returns the exit code. */
@@ -84,7 +85,7 @@ export function createProgram(io: CliIO, act: Act): Command {
       getErrHasColors: () => false,
     })
     .exitOverride();
-  for (const { register } of [train, generate, evaluate, exportCommand, convert, inspect, doctor, fetchLibtorch]) register(program, act);
+  for (const { register } of [train, sweep, generate, evaluate, exportCommand, convert, inspect, doctor, fetchLibtorch]) register(program, act);
   for (const command of allCommands(program))
     command.showHelpAfterError(`\`${fullName(command)} --help\` explains ${command === program ? 'the commands' : 'its options'}`);
   return program;

@@ -1,5 +1,5 @@
 import { basename } from 'node:path';
-import { badArgument, checkInteger, checkNumber, checkOneOf, checkOptions, checkSignal, checkString } from '../arguments';
+import { badArgument, checkBoolean, checkInteger, checkNumber, checkOneOf, checkOptions, checkSignal, checkString } from '../arguments';
 import { readSafetensorsHeader, writeSafetensors } from '../checkpoint/safetensors';
 import { readTensor } from '../checkpoint/values';
 import { NeoXPrefixError } from '../errors';
@@ -17,6 +17,12 @@ export type PrefixInit = (typeof PREFIX_INITS)[number];
 export interface PrefixEncoderOptions {
   /** P. Defaults to `10`. */
   prefixLength?: number;
+  /**
+   * Whether an MLP makes the prefix from an embedding while it is trained (Li & Liang 2021, rinna's recipe). Without, the prefix itself is
+   * what is trained, as with PEFT's `prefix_projection=False`; then there are no `inputDim`, `hiddenDim`, `initSteps` and
+   * `initLearningRate`. Defaults to `true`.
+   */
+  projection?: boolean;
   /** Width of the embedding. Defaults to `10`. */
   inputDim?: number;
   /** Width of the hidden layer. Defaults to `10`. */
@@ -25,8 +31,8 @@ export interface PrefixEncoderOptions {
   dropout?: number;
   /**
    * `'tokens'`: fitted to the model's own keys and values of the token ids 0 to P-1, as rinna's script does. `'text'`: fitted to those of
-   * `initText`. `'random'`: torch's initial values. `'zero'`: gives zero keys and values; a zero key still takes part in the softmax, so
-   * that is not "no prefix". Defaults to `'tokens'`.
+   * `initText`. Both are exactly those keys and values without projection. `'random'`: torch's initial values. `'zero'`: gives zero keys and
+   * values; a zero key still takes part in the softmax, so that is not "no prefix". Defaults to `'tokens'`.
    */
   init?: PrefixInit;
   /** The text of `init: 'text'`; repeated when it has fewer than P tokens. */
@@ -42,6 +48,7 @@ export interface PrefixEncoderOptions {
 
 export const ENCODER_OPTIONS = [
   'prefixLength',
+  'projection',
   'inputDim',
   'hiddenDim',
   'dropout',
@@ -53,23 +60,31 @@ export const ENCODER_OPTIONS = [
   'signal',
 ] as const;
 
-/** Parameters of the encoder under rinna's names, float32, with their shapes. */
+/** Options of the MLP, which an encoder without projection does not have. */
+const PROJECTION_OPTIONS = ['inputDim', 'hiddenDim', 'initSteps', 'initLearningRate'] as const;
+
+/** Parameters of the encoder under rinna's names, float32, with their shapes; `prefix_wte.weight` [P, L*2*H] alone without projection. */
 export type PrefixEncoderState = Record<string, { data: Float32Array; shape: number[] }>;
 
 interface Sizes {
   prefixLength: number;
+  projection: boolean;
   inputDim: number;
   hiddenDim: number;
 }
 
 /**
- * The trainable reparameterisation of a prefix: Embedding(P, inputDim) -> Linear(inputDim, hiddenDim) -> tanh -> Linear(hiddenDim, L*2*H), always
- * float32 (Li & Liang 2021; rinnakk/prefix-tuning-gpt). It is needed only to train: what a model uses is its output,
- * {@link PrefixWeights}.
+ * The trainable form of a prefix, always float32: Embedding(P, inputDim) -> Linear(inputDim, hiddenDim) -> tanh -> Linear(hiddenDim, L*2*H)
+ * (Li & Liang 2021; rinnakk/prefix-tuning-gpt), or, without projection, Embedding(P, L*2*H), which is the prefix. It is needed only to
+ * train: what a model uses is its output, {@link PrefixWeights}.
  */
 export class PrefixEncoder implements Sizes {
   readonly prefixLength: number;
+  /** Whether it has an MLP. */
+  readonly projection: boolean;
+  /** Width of the embedding; L*2*H without projection. */
   readonly inputDim: number;
+  /** Width of the hidden layer; 0 without projection. */
   readonly hiddenDim: number;
   private handle: Native.Encoder | undefined;
 
@@ -77,11 +92,12 @@ export class PrefixEncoder implements Sizes {
     readonly model: NeoXModel,
     handle: Native.Encoder,
     sizes: Sizes,
-    /** Mean squared error of the fit; undefined where nothing was fitted. */
+    /** Mean squared error of the fit, 0 where the keys and values were taken as they are; undefined where there were none. */
     readonly initError: number | undefined,
   ) {
     this.handle = handle;
     this.prefixLength = sizes.prefixLength;
+    this.projection = sizes.projection;
     this.inputDim = sizes.inputDim;
     this.hiddenDim = sizes.hiddenDim;
   }
@@ -89,32 +105,24 @@ export class PrefixEncoder implements Sizes {
   /** Makes an encoder for a model and initialises it. */
   static async create(model: NeoXModel, options: PrefixEncoderOptions = {}): Promise<PrefixEncoder> {
     checkModel(model);
-    checkOptions('options', options, ENCODER_OPTIONS);
-    const signal = checkSignal('signal', options.signal);
-    const sizes = {
-      prefixLength: checkInteger('prefixLength', options.prefixLength ?? 10, 1, model.config.maxPositionEmbeddings - 1),
-      inputDim: checkInteger('inputDim', options.inputDim ?? 10, 1, 65536),
-      hiddenDim: checkInteger('hiddenDim', options.hiddenDim ?? 10, 1, 65536),
-    };
-    const dropout = checkNumber('dropout', options.dropout ?? 0, 0, 0.99);
-    const seed = checkInteger('seed', options.seed ?? 42, 0);
-    const init = checkOneOf('init', options.init ?? 'tokens', PREFIX_INITS);
-    if ((init === 'text') !== (options.initText !== undefined))
-      throw badArgument('initText', "a text exactly when init is 'text',", options.initText);
-    const steps = checkInteger('initSteps', options.initSteps ?? 200, 0);
-    const learningRate = checkNumber('initLearningRate', options.initLearningRate ?? 1e-4, 0);
+    const signal = checkSignal('signal', checkOptions('options', options, ENCODER_OPTIONS)['signal']);
+    const { init, initSteps: steps, initLearningRate: learningRate, dropout, seed, ...sizes } = checkEncoderOptions(model, options);
 
     const handle = await runNative(signal, (addon) => addon.createEncoder(model.native, { ...sizes, dropout, seed }));
-    if (init === 'zero') await zeroOutput(model, handle);
+    if (init === 'zero') await zeroOutput(model, handle, sizes.projection);
     if (init === 'random' || init === 'zero') return new PrefixEncoder(model, handle, sizes, undefined);
     const ids =
       init === 'tokens'
         ? firstIds(sizes.prefixLength, model)
-        : textIds(model, checkString('initText', options.initText), sizes.prefixLength);
+        : textIds(model, sizes.initText as string, sizes.prefixLength);
     checkLength('The initialisation', ids.length, model.config);
     const { pastKeyValues } = await model.forward({ inputIds: [ids], logits: 'none', ...(signal === undefined ? {} : { signal }) });
     using cache: KVCache = pastKeyValues;
     const target = (await cache.read()).data; // [P, L, 2, N, D]
+    if (!sizes.projection) {
+      await runNative(signal, (addon) => addon.setEncoderState(model.native, handle, { 'prefix_wte.weight': target }));
+      return new PrefixEncoder(model, handle, sizes, 0);
+    }
     const error = await runNative(signal, (addon, cancel) =>
       addon.fitEncoder(model.native, handle, { target, steps, learningRate, weightDecay: 0.01, cancel }),
     );
@@ -131,14 +139,16 @@ export class PrefixEncoder implements Sizes {
     checkOptions('options', options, ['dropout', 'seed']);
     const embedding = state['prefix_wte.weight']?.shape;
     const hidden = state['prefix_mlp.0.weight']?.shape;
-    if (embedding?.length !== 2 || hidden?.length !== 2) {
-      throw badArgument(
-        'state',
-        `tensors ${Object.keys(shapesOf(model, { prefixLength: 0, inputDim: 0, hiddenDim: 0 })).join(', ')}`,
-        Object.keys(state).join(', '),
-      );
+    const projection = Object.keys(state).some((name) => name.startsWith('prefix_mlp'));
+    if (embedding?.length !== 2 || (projection && hidden?.length !== 2)) {
+      throw badArgument('state', `tensors ${PROJECTION_TENSORS.join(', ')}, or the first alone,`, Object.keys(state).join(', '));
     }
-    const sizes = { prefixLength: embedding[0] as number, inputDim: embedding[1] as number, hiddenDim: hidden[0] as number };
+    const sizes: Sizes = {
+      prefixLength: embedding[0] as number,
+      projection,
+      inputDim: projection ? (embedding[1] as number) : outputDim(model),
+      hiddenDim: hidden?.[0] ?? 0,
+    };
     const values: Native.EncoderState = {};
     for (const [name, shape] of Object.entries(shapesOf(model, sizes))) {
       const tensor = state[name];
@@ -150,7 +160,9 @@ export class PrefixEncoder implements Sizes {
       }
       values[name] = tensor.data;
     }
-    const encoder = await PrefixEncoder.create(model, { ...sizes, ...options, init: 'random' });
+    const { prefixLength, inputDim, hiddenDim } = sizes;
+    const widths = projection ? { inputDim, hiddenDim } : {};
+    const encoder = await PrefixEncoder.create(model, { prefixLength, projection, ...widths, ...options, init: 'random' });
     await runNative(undefined, (addon) => addon.setEncoderState(model.native, encoder.native, values));
     return encoder;
   }
@@ -172,6 +184,12 @@ export class PrefixEncoder implements Sizes {
     const state: PrefixEncoderState = {};
     for (const [name, entry] of tensors) state[name] = { data: await readTensor(entry), shape: [...entry.shape] };
     return PrefixEncoder.fromState(model, state, options);
+  }
+
+  /** @internal Replaces the parameters by those of an encoder of the same sizes. */
+  async setState(state: PrefixEncoderState): Promise<void> {
+    const values = Object.fromEntries(Object.entries(state).map(([name, { data }]) => [name, data]));
+    await runNative(undefined, (addon) => addon.setEncoderState(this.model.native, this.native, values));
   }
 
   /** A copy of the parameters. */
@@ -218,22 +236,64 @@ export class PrefixEncoder implements Sizes {
   }
 }
 
-function shapesOf(model: NeoXModel, { prefixLength, inputDim, hiddenDim }: Sizes): Record<string, number[]> {
-  const output = model.config.numLayers * 2 * model.config.hiddenSize;
+/** Rinna's names, in the order of the addon's flat buffers. */
+const PROJECTION_TENSORS = [
+  'prefix_wte.weight',
+  'prefix_mlp.0.weight',
+  'prefix_mlp.0.bias',
+  'prefix_mlp.2.weight',
+  'prefix_mlp.2.bias',
+] as const;
+
+function outputDim({ config }: NeoXModel): number {
+  return config.numLayers * 2 * config.hiddenSize;
+}
+
+/** What an encoder is made with: every option decided. */
+export interface ResolvedEncoderOptions extends Sizes {
+  dropout: number;
+  seed: number;
+  init: PrefixInit;
+  initText: string | undefined;
+  initSteps: number;
+  initLearningRate: number;
+}
+
+/** Checks and completes the options of an encoder for a model. */
+export function checkEncoderOptions(model: NeoXModel, options: PrefixEncoderOptions): ResolvedEncoderOptions {
+  checkOptions('options', options, ENCODER_OPTIONS);
+  const projection = checkBoolean('projection', options.projection ?? true);
+  for (const name of PROJECTION_OPTIONS) {
+    if (!projection && options[name] !== undefined) throw badArgument(name, 'nothing beside projection: false', options[name]);
+  }
+  const init = checkOneOf('init', options.init ?? 'tokens', PREFIX_INITS);
+  if ((init === 'text') !== (options.initText !== undefined))
+    throw badArgument('initText', "a text exactly when init is 'text',", options.initText);
   return {
-    'prefix_wte.weight': [prefixLength, inputDim],
-    'prefix_mlp.0.weight': [hiddenDim, inputDim],
-    'prefix_mlp.0.bias': [hiddenDim],
-    'prefix_mlp.2.weight': [output, hiddenDim],
-    'prefix_mlp.2.bias': [output],
+    prefixLength: checkInteger('prefixLength', options.prefixLength ?? 10, 1, model.config.maxPositionEmbeddings - 1),
+    projection,
+    inputDim: projection ? checkInteger('inputDim', options.inputDim ?? 10, 1, 65536) : outputDim(model),
+    hiddenDim: projection ? checkInteger('hiddenDim', options.hiddenDim ?? 10, 1, 65536) : 0,
+    dropout: checkNumber('dropout', options.dropout ?? 0, 0, 0.99),
+    seed: checkInteger('seed', options.seed ?? 42, 0),
+    init,
+    initText: options.initText === undefined ? undefined : checkString('initText', options.initText),
+    initSteps: checkInteger('initSteps', options.initSteps ?? 200, 0),
+    initLearningRate: checkNumber('initLearningRate', options.initLearningRate ?? 1e-4, 0),
   };
 }
 
-async function zeroOutput(model: NeoXModel, encoder: Native.Encoder): Promise<void> {
+function shapesOf(model: NeoXModel, { prefixLength, projection, inputDim, hiddenDim }: Sizes): Record<string, number[]> {
+  if (!projection) return { 'prefix_wte.weight': [prefixLength, inputDim] };
+  const output = outputDim(model);
+  const shapes = [[prefixLength, inputDim], [hiddenDim, inputDim], [hiddenDim], [output, hiddenDim], [output]];
+  return Object.fromEntries(PROJECTION_TENSORS.map((name, i) => [name, shapes[i] as number[]]));
+}
+
+async function zeroOutput(model: NeoXModel, encoder: Native.Encoder, projection: boolean): Promise<void> {
   await runNative(undefined, async (addon) => {
     const state = await addon.encoderState(model.native, encoder);
-    state['prefix_mlp.2.weight']?.fill(0);
-    state['prefix_mlp.2.bias']?.fill(0);
+    for (const name of projection ? ['prefix_mlp.2.weight', 'prefix_mlp.2.bias'] : ['prefix_wte.weight']) state[name]?.fill(0);
     await addon.setEncoderState(model.native, encoder, state);
   });
 }

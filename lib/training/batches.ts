@@ -1,7 +1,9 @@
+import { eventLoopTurns, type Row, type RowOptions, type Sample, type TokenizedSample } from '../data/sample';
+import { positionsOf } from '../data/sample-codec';
+import { TokenizedDataset } from '../data/tokenized-dataset';
 import { NeoXPrefixError } from '../errors';
-import { sampleRows, tokenizeSamples, type Row, type Sample } from '../data/sample';
 import type { NeoXModel } from '../model/neox-model';
-import { checkLength, packRows } from '../model/rows';
+import { checkLength, maxPositions, packRows } from '../model/rows';
 
 /** A sample's rows, checked against the model. */
 export type SampleRows = readonly Row[];
@@ -13,20 +15,16 @@ export interface PackedBatch {
   lengths: Int32Array;
 }
 
-export interface PrepareOptions {
-  twoRows: boolean;
+/** What a check of samples needs to know. */
+export interface CheckOptions {
   prefixLength: number;
   /** What errors call the data, for example `'train'`. */
   what: string;
   signal: AbortSignal | undefined;
 }
 
-/**
- * Tokenizes samples and makes their rows.
- * @throws NEOX_BAD_DATA for samples that cannot train anything, NEOX_TOO_LONG, each naming the sample
- */
-export async function prepareRows(model: NeoXModel, samples: readonly Sample[], options: PrepareOptions): Promise<SampleRows[]> {
-  const { twoRows, prefixLength, what, signal } = options;
+/** What a model wants around a row. @throws NEOX_BAD_CONFIG for a model without begin or end id */
+export function rowOptions(model: NeoXModel, twoRows: boolean): Required<RowOptions> {
   const bosId = model.config.bosTokenId;
   const eosId = model.config.eosTokenIds[0];
   if (bosId === null || eosId === undefined) {
@@ -39,28 +37,63 @@ export async function prepareRows(model: NeoXModel, samples: readonly Sample[], 
       },
     );
   }
-  // Ids need no tokenizer, so one is asked for only when there is text.
-  const tokenizer = { encode: (text: string) => model.tokenizer.encode(text) };
-  const tokenized = await tokenizeSamples(samples, tokenizer, signal);
-  return tokenized.map((sample, i) => {
-    const rows = sampleRows(sample, { bosId, eosId, twoRows });
-    for (const { inputs, targets } of rows) {
-      const name = `${what} sample ${i}`;
-      checkLength(name, inputs.length + prefixLength, model.config);
-      checkVocabulary(name, inputs, model.config.vocabSize);
-      checkVocabulary(name, targets, model.config.vocabSize);
-    }
-    return rows;
-  });
+  return { bosId, eosId, twoRows };
 }
 
+/** Samples as they are given to training and evaluation, as a dataset. `name` is what errors call them. */
+export async function asDataset(
+  model: NeoXModel,
+  samples: readonly Sample[] | TokenizedDataset,
+  name: string,
+  signal?: AbortSignal,
+): Promise<TokenizedDataset> {
+  if (samples instanceof TokenizedDataset) return samples;
+  // Ids need no tokenizer, so one is asked for only when there is text.
+  const tokenizer = { encode: (text: string): Int32Array => model.tokenizer.encode(text) };
+  return TokenizedDataset.from(samples, { tokenizer, name, ...(signal === undefined ? {} : { signal }) });
+}
+
+/**
+ * Checks that every sample fits the model, behind a prefix.
+ * @throws NEOX_TOO_LONG, NEOX_BAD_DATA for an id outside the vocabulary, each naming the sample
+ */
+export async function checkDataset(
+  model: NeoXModel,
+  dataset: TokenizedDataset,
+  { what, prefixLength, signal }: CheckOptions,
+): Promise<void> {
+  const { vocabSize } = model.config;
+  const { longest, largestId } = dataset.statistics;
+  // Of the whole, also for a view: so this is quick where all is well, and else each sample is looked at.
+  const mayBeLong = exceeds(model, longest + 1 + prefixLength);
+  if (!mayBeLong && largestId < vocabSize) return;
+  const turn = eventLoopTurns(signal);
+  for (let first = 0; first < dataset.length; first += 64) {
+    const indices = Array.from({ length: Math.min(64, dataset.length - first) }, (_, i) => first + i);
+    const isSuspect = largestId >= vocabSize || indices.some((i) => exceeds(model, dataset.tokensOf(i) + 1 + prefixLength));
+    await turn();
+    if (!isSuspect) continue;
+    for (const [i, sample] of (await dataset.get(indices)).entries())
+      checkSample(model, sample, `${what} sample ${first + i}`, prefixLength);
+  }
+}
+
+/** The rows of some samples as one batch, one behind the other: no padding, and no attention from one to another. */
 export function packBatch(samples: readonly SampleRows[]): PackedBatch {
   const rows = samples.flat();
   return { ...packRows(rows.map(({ inputs }) => inputs)), targets: packRows(rows.map(({ targets }) => targets)).tokens };
 }
 
-function checkVocabulary(name: string, ids: Int32Array, vocabSize: number): void {
-  const wrong = ids.find((id) => id >= vocabSize);
-  if (wrong === undefined) return;
-  throw new NeoXPrefixError('NEOX_BAD_DATA', `${name} has the token id ${wrong}, and the model's ids end at ${vocabSize - 1}`);
+function exceeds(model: NeoXModel, positions: number): boolean {
+  return positions > maxPositions(model.config);
+}
+
+function checkSample(model: NeoXModel, sample: TokenizedSample, name: string, prefixLength: number): void {
+  const { vocabSize } = model.config;
+  checkLength(name, positionsOf(sample) + prefixLength, model.config);
+  for (const { prompt, completion } of [sample, ...(sample.turns ?? [])]) {
+    const wrong = prompt.find((id) => id >= vocabSize) ?? completion.find((id) => id >= vocabSize);
+    if (wrong === undefined) continue;
+    throw new NeoXPrefixError('NEOX_BAD_DATA', `${name} has the token id ${wrong}, and the model's ids end at ${vocabSize - 1}`);
+  }
 }

@@ -21,7 +21,17 @@ export type TrainingEvent =
       /** Samples that go through the model at a time. */
       microBatchSize: number;
     }
-  | { type: 'resume'; step: number; epoch: number; seconds: number; /** The state file. */ from: string }
+  | {
+      type: 'resume';
+      step: number;
+      epoch: number;
+      seconds: number;
+      /** The state file. */
+      from: string;
+      /** As in 'start'; these may have changed. */
+      totalSteps: number;
+      epochs: number;
+    }
   | {
       type: 'step';
       step: number;
@@ -67,7 +77,7 @@ export type TrainingEvent =
       type: 'prefix';
       step: number;
       epoch: number;
-      /** Of each layer: mean L2 norm of the prefix's keys, over positions and heads. */
+      /** Of each layer: the L2 norm of the prefix's keys, over all positions and heads. */
       keyNorms: number[];
       /** The same of its values. */
       valueNorms: number[];

@@ -1,68 +1,73 @@
-import { badArgument, checkFunction, checkOptions, checkSignal, checkString } from '../arguments';
+import { badArgument, checkBoolean, checkFunction, checkOptions, checkSignal, checkString } from '../arguments';
 import type { Sample } from '../data/sample';
+import type { TokenizedDataset } from '../data/tokenized-dataset';
 import { NeoXPrefixError } from '../errors';
+import type { Prompt } from '../generation/generate';
 import { checkModel, type NeoXModel } from '../model/neox-model';
 import { runNative } from '../native-call';
-import { PrefixEncoder } from '../prefix/encoder';
-import type { JsonValue, PrefixWeights } from '../prefix/weights';
-import type * as Native from '../../types/native';
-import { packBatch, prepareRows, type SampleRows } from './batches';
-import { evaluateRows, type EvaluationResult } from './evaluate';
+import { checkEncoderOptions, ENCODER_OPTIONS, PrefixEncoder, type PrefixEncoderOptions } from '../prefix/encoder';
+import { RowSource } from './row-source';
 import type { TrainingEvent } from './events';
-import { epochOrder, learningRateAt, resolveRecipe, type Recipe, type TrainerOptions } from './recipe';
-import { RunFolder } from './run-folder';
+import { checkMetrics, generationMetrics, type GenerationMetric } from './generation-metrics';
+import { LossScale } from './loss-scale';
+import { chooseMicroBatch, type MicroBatch } from './micro-batch';
+import { startOfRun } from './progress';
+import { CHANGEABLE, resolveRecipe, type Recipe, type TrainerOptions } from './recipe';
+import { RunFolder, type OpenedRun } from './run-folder';
+import type { RunIdentity, RunState } from './run-state';
+import { promptsOf, writeSamples } from './samples';
+import { TrainingRun, type RunParts, type TrainingResult } from './training-run';
 
 export interface TrainingData {
-  train: readonly Sample[];
-  /** Evaluated after each epoch; decides which prefix is the best. Defaults to none: the last prefix is the best. */
-  validation?: readonly Sample[];
+  /** Samples to train on, in memory, or opened with {@link openDataset}. */
+  train: readonly Sample[] | TokenizedDataset;
+  /** Evaluated during and after the training; decides which prefix is the best. Defaults to none: the last prefix is the best. */
+  validation?: readonly Sample[] | TokenizedDataset;
 }
 
 export interface TrainOptions {
-  /** Stops within a layer; what was saved stays. */
+  /** Stops within a layer. With `outputDir` the state is saved first, and `resume` goes on from there. */
   signal?: AbortSignal;
   /** Called for each event, in order. What it throws stops the run. */
   onEvent?: (event: TrainingEvent) => void;
+  /**
+   * Go on from the newest state in `outputDir` that is whole, as if the run had never stopped: the result is the same to the last bit. Where
+   * there is none, the run begins. Of the options only those of when to stop and to save may have changed. Defaults to `false`.
+   */
+  resume?: boolean;
+  /** Replace a run that is in `outputDir` already. Defaults to `false`: that is an error. */
+  overwrite?: boolean;
+  /** Figures of what the model writes with the prefix, at each evaluation; see {@link evaluate}. Defaults to none. */
+  metrics?: Readonly<Record<string, GenerationMetric>>;
+  /**
+   * Prompts that the model continues before and after the training, for the report; [] for none. Defaults to the beginnings of three
+   * validation samples when there is an `outputDir`.
+   */
+  samplePrompts?: readonly Prompt[];
 }
 
-export interface EpochMetrics {
-  epoch: number;
-  /** Optimizer steps so far. */
-  step: number;
-  /** Mean over the epoch's target tokens. */
-  trainLoss: number;
-  validation: EvaluationResult | undefined;
-}
+const TRAIN_OPTIONS: readonly (keyof TrainOptions)[] = ['signal', 'onEvent', 'resume', 'overwrite', 'metrics', 'samplePrompts'];
 
-export interface TrainingResult {
-  /** The prefix of the epoch with the lowest validation loss; the last one when there is no validation data. */
-  best: PrefixWeights;
-  /** The prefix after the last step. */
-  last: PrefixWeights;
-  /** The trained encoder, to go on from. */
-  encoder: PrefixEncoder;
-  bestEpoch: number;
-  epochs: EpochMetrics[];
-  /** Optimizer steps taken. */
-  steps: number;
-  seconds: number;
-}
+/** Encoders that a run is changing; two at once would mix their updates. */
+const inTraining = new WeakSet<PrefixEncoder>();
 
 /**
  * Trains a prefix for one task over a frozen model, by rinna's recipe unless told otherwise. Only the prefix encoder has gradients; no
  * weight gradient of the base model is ever computed.
  *
  * ```ts
- * const trainer = new PrefixTrainer(model, { name: 'smileface', epochs: 3, learningRate: 5e-3 });
- * const { best } = await trainer.train({ train, validation }, { onEvent: console.log });
+ * const trainer = new PrefixTrainer(model, { name: 'smileface', epochs: 3, learningRate: 5e-3, outputDir: 'runs/smileface' });
+ * const { best } = await trainer.train({ train, validation }, { onEvent: console.log, resume: true });
  * ```
  */
 export class PrefixTrainer {
+  /** Every option of the training decided; those of the encoder are apart. */
   readonly recipe: Readonly<Recipe>;
   private readonly options: TrainerOptions;
 
   /** @throws NEOX_BAD_ARGUMENT */
   constructor(
+    /** The base model. */
     readonly model: NeoXModel,
     options: TrainerOptions = {},
   ) {
@@ -70,191 +75,134 @@ export class PrefixTrainer {
     this.recipe = resolveRecipe(options);
     this.options = { ...options };
     if (options.outputDir !== undefined) checkString('outputDir', options.outputDir);
-    if (options.encoder === undefined) return;
+    if (options.encoder === undefined) {
+      checkEncoderOptions(model, encoderOptions(options, this.recipe.seed));
+      return;
+    }
     if (!(options.encoder instanceof PrefixEncoder) || options.encoder.model !== model)
       throw badArgument('encoder', 'a PrefixEncoder of this model', options.encoder);
-    for (const name of ['prefixLength', 'inputDim', 'hiddenDim', 'dropout', 'init', 'initText', 'initSteps', 'initLearningRate'] as const) {
+    for (const name of ENCODER_OPTIONS) {
+      if (name === 'seed' || name === 'signal') continue;
       if (options[name] !== undefined) throw badArgument(name, 'nothing beside encoder, which decides it,', options[name]);
     }
   }
 
   /**
    * Runs the training.
-   * @throws NEOX_BAD_ARGUMENT, NEOX_BAD_DATA, NEOX_TOO_LONG, NEOX_IO, NEOX_DISPOSED; the reason of `signal`; what `onEvent` throws
+   * @throws NEOX_BAD_ARGUMENT, NEOX_BAD_DATA, NEOX_TOO_LONG, NEOX_IO, NEOX_DISPOSED; NEOX_BUSY while another run trains the same encoder or
+   *   writes into the same folder; NEOX_RESUME_MISMATCH; NEOX_NOT_FINITE for a training that diverges; the reason of `signal`; what
+   *   `onEvent` throws
    */
   async train(data: TrainingData, options: TrainOptions = {}): Promise<TrainingResult> {
-    checkOptions('options', options, ['signal', 'onEvent']);
+    checkOptions('options', options, TRAIN_OPTIONS);
     if (data === undefined) throw badArgument('data', 'an object', data);
     checkOptions('data', data, ['train', 'validation']);
     const signal = checkSignal('signal', options.signal);
-    const onEvent = options.onEvent === undefined ? undefined : checkFunction('onEvent', options.onEvent);
+    if (options.onEvent !== undefined) checkFunction('onEvent', options.onEvent);
+    const resume = checkBoolean('resume', options.resume ?? false);
+    const overwrite = checkBoolean('overwrite', options.overwrite ?? false);
+    if ((resume || overwrite) && this.options.outputDir === undefined)
+      throw badArgument(resume ? 'resume' : 'overwrite', 'an outputDir with it', true);
+    if (resume && overwrite) throw badArgument('overwrite', 'nothing beside resume', overwrite);
+    checkMetrics(options.metrics);
+    const { encoder } = this.options;
+    if (encoder !== undefined && inTraining.has(encoder)) {
+      throw new NeoXPrefixError('NEOX_BUSY', 'Another training run is changing this encoder', {
+        hint: 'wait for it, or give each run an encoder of its own',
+      });
+    }
     signal?.throwIfAborted();
-    if (!Array.isArray(data.train)) throw badArgument('data.train', 'an array of samples', data.train);
-    if (data.train.length === 0) throw new NeoXPrefixError('NEOX_BAD_DATA', 'There is no sample to train on');
-    const run = await TrainingRun.prepare(this.model, this.recipe, this.options, data, signal, onEvent);
-    return run.train();
-  }
-}
-
-/** One call of train(): what is fixed, and where it stands. */
-class TrainingRun {
-  private step = 0;
-  private totalSteps = 0;
-  private readonly started = performance.now();
-  private best: { prefix: PrefixWeights; loss: number; epoch: number } | undefined;
-  private readonly history: EpochMetrics[] = [];
-
-  private constructor(
-    private readonly model: NeoXModel,
-    private readonly recipe: Recipe,
-    private readonly encoder: PrefixEncoder,
-    private readonly trainer: Native.Trainer,
-    private readonly train_: readonly SampleRows[],
-    private readonly validation: readonly SampleRows[],
-    private readonly folder: RunFolder | undefined,
-    private readonly signal: AbortSignal | undefined,
-    private readonly onEvent: ((event: TrainingEvent) => void) | undefined,
-  ) {}
-
-  static async prepare(
-    model: NeoXModel,
-    recipe: Recipe,
-    options: TrainerOptions,
-    data: TrainingData,
-    signal: AbortSignal | undefined,
-    onEvent: ((event: TrainingEvent) => void) | undefined,
-  ): Promise<TrainingRun> {
-    const prefixLength = options.encoder?.prefixLength ?? options.prefixLength ?? 10;
-    const { twoRows } = recipe;
-    const train = await prepareRows(model, data.train, { twoRows, prefixLength, what: 'train', signal });
-    const validation = await prepareRows(model, data.validation ?? [], { twoRows, prefixLength, what: 'validation', signal });
-    const folder = options.outputDir === undefined ? undefined : await RunFolder.create(options.outputDir, recipe);
-    const encoder = options.encoder ?? (await PrefixEncoder.create(model, encoderOptions(options, recipe.seed, signal)));
-    const optimizer = { beta1: recipe.adamBeta1, beta2: recipe.adamBeta2, epsilon: recipe.adamEpsilon, weightDecay: recipe.weightDecay };
-    const trainer = await runNative(signal, (addon, cancel) => addon.createTrainer(model.native, encoder.native, { ...optimizer, cancel }));
-    return new TrainingRun(model, recipe, encoder, trainer, train, validation, folder, signal, onEvent);
-  }
-
-  async train(): Promise<TrainingResult> {
-    const { recipe, encoder } = this;
-    const stepsPerEpoch = Math.ceil(Math.ceil(this.train_.length / recipe.batchSize) / recipe.accumulationSteps);
-    this.totalSteps = Math.min(recipe.trainingSteps, recipe.epochs * stepsPerEpoch);
-    await this.emit({
-      type: 'start',
-      totalSteps: this.totalSteps,
-      stepsPerEpoch,
-      epochs: recipe.epochs,
-      trainSamples: this.train_.length,
-      validationSamples: this.validation.length,
-      trainableParameters: Object.values(await encoder.state()).reduce((sum, { data }) => sum + data.length, 0),
-      initError: encoder.initError,
-      predictedMemoryBytes: process.memoryUsage.rss(),
-      microBatchSize: recipe.batchSize,
-    });
-    let last: PrefixWeights | undefined;
-    for (let epoch = 1; epoch <= recipe.epochs && this.step < recipe.trainingSteps; epoch++) last = await this.runEpoch(epoch);
-    if (last === undefined) throw new NeoXPrefixError('NEOX_NATIVE', 'The training run took no step');
-    const { prefix: best, epoch: bestEpoch } = this.best ?? { prefix: last, epoch: this.history.length };
-    return { best, last, encoder, bestEpoch, epochs: this.history, steps: this.step, seconds: this.seconds };
-  }
-
-  private async runEpoch(epoch: number): Promise<PrefixWeights> {
-    const { recipe } = this;
-    const order = recipe.shuffle ? epochOrder(this.train_.length, recipe.seed, epoch) : this.train_.map((_, i) => i);
-    const samplesPerStep = recipe.batchSize * recipe.accumulationSteps;
-    let [loss, tokens] = [0, 0];
-    for (let first = 0; first < order.length && this.step < recipe.trainingSteps; first += samplesPerStep) {
-      const result = await this.runStep(
-        epoch,
-        order.slice(first, first + samplesPerStep).map((i) => this.train_[i] as SampleRows),
-      );
-      loss += result.loss * result.tokens;
-      tokens += result.tokens;
+    if (encoder !== undefined) inTraining.add(encoder);
+    try {
+      return await this.prepareAndRun(data, { ...options, resume, overwrite });
+    } finally {
+      if (encoder !== undefined) inTraining.delete(encoder);
     }
-    const trainLoss = loss / tokens;
-    const prefix = await this.currentPrefix(epoch, { trainLoss });
-    const validation = await this.evaluate(epoch, prefix);
-    this.history.push({ epoch, step: this.step, trainLoss, validation });
-    await this.save(epoch, prefix);
-    const seconds = this.seconds;
-    await this.emit({ type: 'epoch', step: this.step, epoch, trainLoss, trainPerplexity: Math.exp(trainLoss), seconds });
-    return prefix;
   }
 
-  private async runStep(epoch: number, samples: readonly SampleRows[]): Promise<Native.StepResult> {
-    const { recipe, model, trainer } = this;
-    const started = performance.now();
-    for (let first = 0; first < samples.length; first += recipe.batchSize) {
-      const batch = packBatch(samples.slice(first, first + recipe.batchSize));
-      await runNative(this.signal, (addon, cancel) => addon.trainerAccumulate(model.native, trainer, { ...batch, cancel }));
-    }
-    const learningRate = learningRateAt(this.step, recipe);
-    const result = await runNative(this.signal, (addon) =>
-      addon.trainerStep(model.native, trainer, { learningRate, gradClip: recipe.gradClip }),
-    );
-    if (!Number.isFinite(result.loss) || !Number.isFinite(result.gradNorm)) {
-      throw new NeoXPrefixError(
-        'NEOX_BAD_PREFIX',
-        `The training diverged at step ${this.step + 1}: loss ${result.loss}, gradient norm ${result.gradNorm}`,
-        {
-          hint: 'use a lower learning rate, a warm-up, or dtype float32 or bfloat16 in place of float16',
-        },
-      );
-    }
-    this.step++;
-    const tokensPerSecond = result.tokens / ((performance.now() - started) / 1000);
-    const seconds = this.seconds;
-    const etaSeconds = (seconds / this.step) * (this.totalSteps - this.step);
-    const state = { seconds, etaSeconds, memoryBytes: process.memoryUsage.rss(), applied: true };
-    await this.emit({ type: 'step', step: this.step, epoch, ...result, learningRate, tokensPerSecond, ...state });
-    return result;
-  }
-
-  private async evaluate(epoch: number, prefix: PrefixWeights): Promise<EvaluationResult | undefined> {
-    if (this.validation.length === 0) return undefined;
-    const result = await evaluateRows(this.model, this.validation, { prefix, batchSize: this.recipe.batchSize, signal: this.signal });
-    const best = this.best === undefined || result.loss < this.best.loss;
-    if (best) {
-      const metrics = { ...prefix.metadata.metrics, validationLoss: result.loss, validationPerplexity: result.perplexity };
-      this.best = { prefix: prefix.withMetadata({ metrics }), loss: result.loss, epoch };
-    }
-    await this.emit({ type: 'evaluation', step: this.step, epoch, best, ...result, seconds: this.seconds });
-    return result;
-  }
-
-  private async save(epoch: number, last: PrefixWeights): Promise<void> {
-    if (this.folder === undefined) return;
-    if (this.best === undefined || this.best.epoch === epoch) {
-      const path = await this.folder.savePrefix('best', this.best?.prefix ?? last);
-      await this.emit({ type: 'checkpoint', step: this.step, epoch, kind: 'best', path });
-    }
-    await this.folder.saveEncoder(this.encoder);
-    const path = await this.folder.savePrefix('last', last);
-    await this.emit({ type: 'checkpoint', step: this.step, epoch, kind: 'last', path });
-  }
-
-  private async currentPrefix(epoch: number, metrics: Record<string, JsonValue>): Promise<PrefixWeights> {
+  private async prepareAndRun(data: TrainingData, options: TrainOptions & { resume: boolean; overwrite: boolean }): Promise<TrainingResult> {
     const { model, recipe } = this;
-    const tokenizer = model.hasTokenizer ? { tokenizerHash: model.tokenizer.hash } : {};
-    return this.encoder.prefix({ task: recipe.name, ...tokenizer, recipe: { ...recipe }, metrics: { epoch, step: this.step, ...metrics } });
+    const { signal } = options;
+    const { outputDir } = this.options;
+    const prefixLength = this.options.encoder?.prefixLength ?? this.options.prefixLength ?? 10;
+    const rows = { twoRows: recipe.twoRows, prefixLength, signal };
+    const train = await RowSource.open(model, data.train, { ...rows, what: 'train' });
+    if (train.length === 0) throw new NeoXPrefixError('NEOX_BAD_DATA', 'There is no sample to train on');
+    const hasValidation = data.validation !== undefined && data.validation.length > 0;
+    const validation = hasValidation ? await RowSource.open(model, data.validation ?? [], { ...rows, what: 'validation' }) : undefined;
+    const identity = this.identity(train, validation);
+    const opened = outputDir === undefined ? undefined : await RunFolder.open(outputDir, recipe, { ...options, identity });
+    try {
+      const parts = await this.parts(train, validation, opened?.saved, options);
+      const prompts = options.samplePrompts ?? (opened === undefined ? [] : await promptsOf(model, validation ?? train));
+      const result = await new TrainingRun({
+        ...{ ...parts, identity, folder: opened?.folder },
+        measure: validation === undefined ? undefined : generationMetrics(model, validation, options.metrics, signal),
+        writeSamples: prompts.length === 0 ? undefined : (prefix) => writeSamples(model, prompts, prefix, signal),
+        onEvent: options.onEvent,
+      }).run();
+      return result;
+    } finally {
+      await opened?.folder.close();
+    }
   }
 
-  private get seconds(): number {
-    return (performance.now() - this.started) / 1000;
+  /** The encoder and the optimizer, as they start or as a state has them. */
+  private async parts(
+    train: RowSource,
+    validation: RowSource | undefined,
+    saved: OpenedRun['saved'],
+    { signal }: TrainOptions,
+  ): Promise<Omit<RunParts, 'identity' | 'folder' | 'measure' | 'writeSamples' | 'onEvent'>> {
+    const { model, recipe } = this;
+    const state = saved?.state;
+    const encoder = await this.encoder(state, signal);
+    const { adamBeta1: beta1, adamBeta2: beta2, adamEpsilon: epsilon, weightDecay, weightDecayOn: decay } = recipe;
+    const settings = { beta1, beta2, epsilon, weightDecay, decay, checkpointing: recipe.gradientCheckpointing };
+    const trainer = await runNative(signal, (addon, cancel) => addon.createTrainer(model.native, encoder.native, { ...settings, cancel }));
+    if (state !== undefined) await runNative(signal, (addon) => addon.setTrainerState(model.native, trainer, state.optimizer));
+    const memory: MicroBatch = chooseMicroBatch(model, encoder, train, recipe, state?.progress.microBatchSize);
+    const lossScale = LossScale.create(recipe, model.info().dtype).save();
+    const progress = state?.progress ?? startOfRun(lossScale, memory.samples);
+    return { model, recipe, encoder, trainer, train, validation, saved, progress, predictedMemoryBytes: memory.bytes, signal };
   }
 
-  private async emit(event: TrainingEvent): Promise<void> {
-    this.onEvent?.(event);
-    await this.folder?.log(event);
+  private async encoder(state: RunState | undefined, signal: AbortSignal | undefined): Promise<PrefixEncoder> {
+    const { model, recipe, options } = this;
+    if (state === undefined) return options.encoder ?? PrefixEncoder.create(model, { ...encoderOptions(options, recipe.seed), ...given(signal) });
+    if (options.encoder === undefined) {
+      const dropout = options.dropout === undefined ? {} : { dropout: options.dropout };
+      return PrefixEncoder.fromState(model, state.encoder, { ...dropout, seed: recipe.seed });
+    }
+    await options.encoder.setState(state.encoder);
+    return options.encoder;
+  }
+
+  /** What must be the same for a run to be resumed. */
+  private identity(train: RowSource, validation: RowSource | undefined): RunIdentity {
+    const { model, recipe, options } = this;
+    const { dtype, backend } = model.info();
+    const fixed = Object.entries(recipe).filter(([name]) => !(CHANGEABLE as readonly string[]).includes(name));
+    // Some schedules reach into the future: how many steps there will be decides what the next one does.
+    if (recipe.decaySteps === 'run') fixed.push(['epochs', recipe.epochs]);
+    const { encoder } = options;
+    return {
+      model: { fingerprint: model.fingerprint, dtype, backend },
+      data: { train: train.dataset.hash, validation: validation?.dataset.hash ?? null },
+      recipe: Object.fromEntries(fixed),
+      encoder:
+        encoder === undefined
+          ? { ...checkEncoderOptions(model, encoderOptions(options, recipe.seed)) }
+          : { prefixLength: encoder.prefixLength, inputDim: encoder.inputDim, hiddenDim: encoder.hiddenDim, given: true },
+    };
   }
 }
 
-function encoderOptions(
-  options: TrainerOptions,
-  seed: number,
-  signal: AbortSignal | undefined,
-): Parameters<typeof PrefixEncoder.create>[1] {
-  const { prefixLength, inputDim, hiddenDim, dropout, init, initText, initSteps, initLearningRate } = options;
-  const given = { prefixLength, inputDim, hiddenDim, dropout, init, initText, initSteps, initLearningRate, signal };
-  return { seed, ...(Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as object) };
+function given(signal: AbortSignal | undefined): { signal?: AbortSignal } {
+  return signal === undefined ? {} : { signal };
+}
+
+function encoderOptions(options: TrainerOptions, seed: number): PrefixEncoderOptions {
+  const values = ENCODER_OPTIONS.filter((name) => name !== 'signal' && name !== 'seed').map((name) => [name, options[name]] as const);
+  return { seed, ...(Object.fromEntries(values.filter(([, value]) => value !== undefined)) as object) };
 }

@@ -1,47 +1,258 @@
-import { appendFile, mkdir } from 'node:fs/promises';
+import { open, readdir, rm, stat, truncate, type FileHandle } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { fileError, writeFileAtomic } from '../files';
+import { badArgument } from '../arguments';
+import { isNeoXPrefixError, NeoXPrefixError } from '../errors';
+import { fileError, kindOf, makeFolder, readSmallFile, sha256File, writeFileAtomic } from '../files';
 import type { PrefixEncoder } from '../prefix/encoder';
 import type { PrefixWeights } from '../prefix/weights';
 import type { TrainingEvent } from './events';
 import type { Recipe } from './recipe';
+import { RunLock } from './run-lock';
+import { describeDifference, readRunState, writeRunState, type RunIdentity, type RunState } from './run-state';
 
-/** The folder of a training run. Every file in it is replaced atomically; metrics.jsonl is appended to. */
+const RECIPE = 'recipe.json';
+const METRICS = 'metrics.jsonl';
+const MANIFEST = 'manifest.json';
+const LOCK = 'run.lock';
+const STATE = /^state-\d{9}(-\d+)?\.safetensors$/;
+
+/** The files that a run may leave. Nothing else in its folder is ever touched. */
+const OWN = new RegExp(
+  `^(${RECIPE}|${METRICS}|${MANIFEST}|report\\.html|(best|last|encoder)\\.safetensors|${STATE.source.slice(1, -1)}|events\\.out\\.tfevents\\..*)$`,
+);
+
+/** The file that a temporary one of writeFileAtomic was to become. */
+const TEMPORARY = /^\.(.+)\.\d+-[0-9a-f]{12}\.tmp$/;
+
+export interface RunFolderOptions {
+  /** Go on from what is there. */
+  resume: boolean;
+  /** Remove what is there. */
+  overwrite: boolean;
+  /** What the run is, to be compared with what it was. */
+  identity: RunIdentity;
+}
+
+export interface OpenedRun {
+  folder: RunFolder;
+  /** The newest state that is whole, with its file, when there is one to go on from. */
+  saved: { state: RunState; path: string } | undefined;
+}
+
+/**
+ * The folder of a training run. Every file in it is replaced atomically, so that at any moment it holds the old or the new; metrics.jsonl is
+ * appended to. manifest.json has the size and SHA-256 of each file that is complete.
+ */
 export class RunFolder {
-  private constructor(readonly path: string) {}
+  private readonly changed = new Set<string>([RECIPE]);
+  private manifest: Record<string, { bytes: number; sha256: string }> = {};
 
-  static async create(path: string, recipe: Recipe): Promise<RunFolder> {
-    const folder = new RunFolder(resolve(path));
+  private constructor(
+    readonly path: string,
+    private readonly lock: RunLock,
+    private readonly metrics: FileHandle,
+  ) {}
+
+  /**
+   * Opens the folder for one run, alone.
+   * @throws NEOX_BUSY while another run is at work in it; NEOX_RESUME_MISMATCH; NEOX_IO; NEOX_BAD_ARGUMENT for a folder that
+   *   has a run already
+   */
+  static async open(path: string, recipe: Recipe, options: RunFolderOptions): Promise<OpenedRun> {
+    const absolute = resolve(path);
+    await makeFolder(absolute);
+    const lock = await RunLock.take(join(absolute, LOCK));
     try {
-      await mkdir(folder.path, { recursive: true });
-    } catch (cause) {
-      throw fileError(cause, 'create', folder.path);
+      const names = await listFolder(absolute);
+      await Promise.all(names.filter(isOwnTemporary).map((name) => rm(join(absolute, name), { force: true })));
+      const existing = names.filter((name) => OWN.test(name));
+      let saved: OpenedRun['saved'];
+      if (options.resume) {
+        saved = await newestState(absolute, names);
+        if (saved !== undefined) checkIdentity(saved.state.identity, options.identity, absolute);
+      } else if (existing.length > 0 && !options.overwrite) {
+        throw badArgument(
+          'outputDir',
+          'a folder without a training run',
+          path,
+          'choose another folder, set `resume: true` to go on with that run, or `overwrite: true` to replace it',
+        );
+      }
+      if (saved === undefined) for (const name of existing) await rm(join(absolute, name), { force: true });
+      const metrics = await openMetrics(join(absolute, METRICS), saved?.state.metricsBytes ?? 0);
+      const folder = new RunFolder(absolute, lock, metrics);
+      if (saved !== undefined) folder.manifest = await readManifest(absolute);
+      await writeFileAtomic(folder.file(RECIPE), `${JSON.stringify(recipe, null, 2)}\n`);
+      return { folder, saved };
+    } catch (error) {
+      await lock.release();
+      throw error;
     }
-    await writeFileAtomic(folder.file('recipe.json'), [Buffer.from(`${JSON.stringify(recipe, null, 2)}\n`)]);
-    await writeFileAtomic(folder.file('metrics.jsonl'), []);
-    return folder;
   }
 
+  /** Adds a line to metrics.jsonl. */
   async log(event: TrainingEvent): Promise<void> {
-    const path = this.file('metrics.jsonl');
     try {
-      await appendFile(path, `${JSON.stringify(event)}\n`);
+      await this.metrics.appendFile(`${JSON.stringify(event)}\n`);
     } catch (cause) {
-      throw fileError(cause, 'write', path);
+      throw fileError(cause, 'write', this.file(METRICS));
     }
+  }
+
+  /** The events so far, from metrics.jsonl. */
+  async events(): Promise<TrainingEvent[]> {
+    return readEvents(this.path);
   }
 
   async savePrefix(kind: 'best' | 'last', prefix: PrefixWeights): Promise<string> {
-    const path = this.file(`${kind}.safetensors`);
-    await prefix.save(path);
-    return path;
+    return this.write(`${kind}.safetensors`, (path) => prefix.save(path));
   }
 
   async saveEncoder(encoder: PrefixEncoder): Promise<void> {
-    await encoder.save(this.file('encoder.safetensors'));
+    await this.write('encoder.safetensors', (path) => encoder.save(path));
+  }
+
+  async saveReport(html: string): Promise<string> {
+    return this.write('report.html', (path) => writeFileAtomic(path, html));
+  }
+
+  /** Saves a state, brings the manifest up to date, and only then removes states beyond the newest `keep`. */
+  async saveState(state: Omit<RunState, 'metricsBytes'>, keep: number): Promise<string> {
+    let metricsBytes: number;
+    try {
+      await this.metrics.sync();
+      metricsBytes = (await this.metrics.stat()).size;
+    } catch (cause) {
+      throw fileError(cause, 'write', this.file(METRICS));
+    }
+    const name = await this.stateName(state.progress.step);
+    const path = await this.write(name, (target) => writeRunState(target, { ...state, metricsBytes }));
+    const states = (await listFolder(this.path)).filter((other) => STATE.test(other)).sort(byStep);
+    const old = states.slice(0, Math.max(0, states.length - keep)).filter((other) => other !== name);
+    await this.saveManifest(old);
+    for (const other of old) await rm(this.file(other), { force: true });
+    return path;
+  }
+
+  /** Writes manifest.json, without the files that are about to go. */
+  async saveManifest(without: readonly string[] = []): Promise<void> {
+    for (const name of this.changed) {
+      const path = this.file(name);
+      const { size } = await stat(path).catch((cause: unknown) => {
+        throw fileError(cause, 'read', path);
+      });
+      this.manifest[name] = { bytes: size, sha256: await sha256File(path) };
+    }
+    this.changed.clear();
+    for (const name of without) delete this.manifest[name];
+    const files = Object.fromEntries(Object.entries(this.manifest).sort(([a], [b]) => (a < b ? -1 : 1)));
+    await writeFileAtomic(this.file(MANIFEST), `${JSON.stringify({ formatVersion: 1, files }, null, 2)}\n`);
+  }
+
+  async close(): Promise<void> {
+    await this.metrics.close();
+    await this.lock.release();
+  }
+
+  private async write(name: string, write: (path: string) => Promise<void>): Promise<string> {
+    const path = this.file(name);
+    await write(path);
+    this.changed.add(name);
+    return path;
+  }
+
+  /** A name of its own: of two states of one step (a run stopped in the middle of a step, resumed and stopped again) the later one counts. */
+  private async stateName(step: number): Promise<string> {
+    const ofStep = (await listFolder(this.path)).filter((name) => STATE.test(name) && stateNumber(name)[0] === step);
+    const again = Math.max(-1, ...ofStep.map((name) => stateNumber(name)[1])) + 1;
+    return `state-${String(step).padStart(9, '0')}${again === 0 ? '' : `-${again}`}.safetensors`;
   }
 
   private file(name: string): string {
     return join(this.path, name);
+  }
+}
+
+/** The events of a run, from the metrics.jsonl in its folder. A last line that a killed process left unfinished is left out. */
+export async function readEvents(folder: string): Promise<TrainingEvent[]> {
+  const text = (await readSmallFile(join(folder, METRICS), 2 ** 30)).toString('utf8');
+  return text
+    .slice(0, text.lastIndexOf('\n') + 1)
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => JSON.parse(line) as TrainingEvent);
+}
+
+async function listFolder(path: string): Promise<string[]> {
+  return readdir(path).catch((cause: unknown) => {
+    throw fileError(cause, 'read', path);
+  });
+}
+
+function isOwnTemporary(name: string): boolean {
+  const target = TEMPORARY.exec(name)?.[1];
+  return target !== undefined && OWN.test(target);
+}
+
+/** The newest state that can be read. One that a failing disk damaged is passed over, as long as there is an older one. */
+async function newestState(folder: string, names: readonly string[]): Promise<OpenedRun['saved']> {
+  const states = names.filter((name) => STATE.test(name)).sort(byStep).reverse();
+  let problem: unknown;
+  for (const name of states) {
+    try {
+      const path = join(folder, name);
+      return { state: await readRunState(path), path };
+    } catch (error) {
+      if (!isNeoXPrefixError(error) || error.code !== 'NEOX_BAD_CHECKPOINT') throw error;
+      problem ??= error;
+    }
+  }
+  if (problem !== undefined) throw problem;
+  return undefined;
+}
+
+function checkIdentity(before: RunIdentity, now: RunIdentity, path: string): void {
+  const difference = describeDifference(before, now);
+  if (difference === undefined) return;
+  throw new NeoXPrefixError('NEOX_RESUME_MISMATCH', `The run cannot go on as it is another one: ${difference}`, {
+    path,
+    hint: 'resume with the model, the data and the recipe of the run, or start a new one in another folder',
+  });
+}
+
+/** Step, and number among the states of that step. */
+function stateNumber(name: string): [step: number, again: number] {
+  const [, step, again] = /^state-(\d+)(?:-(\d+))?\./.exec(name) ?? [];
+  return [Number(step), Number(again ?? 0)];
+}
+
+function byStep(a: string, b: string): number {
+  const [[stepA, againA], [stepB, againB]] = [stateNumber(a), stateNumber(b)];
+  return stepA - stepB || againA - againB;
+}
+
+/** Opens metrics.jsonl with its first `bytes` bytes kept, up to the end of a line. */
+async function openMetrics(path: string, bytes: number): Promise<FileHandle> {
+  try {
+    if (bytes > 0 && (await kindOf(path)) === 'file') {
+      // Less than expected is there when the machine, not the process, stopped.
+      const whole = (await readSmallFile(path, 2 ** 30)).subarray(0, bytes);
+      await truncate(path, whole.lastIndexOf(0x0a) + 1);
+    } else {
+      await writeFileAtomic(path, []);
+    }
+    return await open(path, 'a+');
+  } catch (cause) {
+    throw fileError(cause, 'write', path);
+  }
+}
+
+async function readManifest(folder: string): Promise<Record<string, { bytes: number; sha256: string }>> {
+  try {
+    const text = (await readSmallFile(join(folder, MANIFEST), 2 ** 24)).toString('utf8');
+    return (JSON.parse(text) as { files: Record<string, { bytes: number; sha256: string }> }).files;
+  } catch {
+    // Killed before the first one was written, or damaged: the files are checked by what they hold themselves.
+    return {};
   }
 }

@@ -1,6 +1,7 @@
 // The prefix encoder, training steps and evaluation. All of it runs on the thread of the model it is for.
 #include "binding/training_binding.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
 #include <cstring>
@@ -17,13 +18,7 @@ namespace {
 using Named = std::vector<std::pair<std::string, at::Tensor>>;
 
 TrainingBatch parse_batch(const Napi::Object& o) {
-  TrainingBatch batch{get_ids(o, "tokens"), get_ids(o, "targets"), get_ids(o, "lengths")};
-  int64_t total = 0;
-  for (const int64_t length : batch.lengths) total += length;
-  if (batch.ids.size() != batch.targets.size() || static_cast<size_t>(total) != batch.ids.size()) {
-    throw CoreError("NEOX_BAD_ARGUMENT", "A batch has as many targets as tokens, in rows that cover them");
-  }
-  return batch;
+  return {get_ids(o, "tokens"), get_ids(o, "targets"), get_ids(o, "lengths")};
 }
 
 Napi::Value loss_to_js(Napi::Env env, const LossSum& sum) {
@@ -78,6 +73,7 @@ Napi::Value create_encoder(const Napi::CallbackInfo& info) {
     const auto o = info[1].As<Napi::Object>();
     EncoderOptions options;
     options.prefix_length = get_int(o, "prefixLength");
+    options.projection = get_bool(o, "projection");
     options.input_dim = get_int(o, "inputDim");
     options.hidden_dim = get_int(o, "hiddenDim");
     options.dropout = get_number(o, "dropout");
@@ -132,7 +128,7 @@ Napi::Value encoder_output(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const auto encoder = get_handle<PrefixEncoder>(info[1]);
     return queue<at::Tensor>(
-        info, nullptr, [encoder](GPTNeoX&, const CancelFlag&) { return encoder->forward(false); },
+        info, nullptr, [encoder](GPTNeoX&, const CancelFlag&) { return encoder->forward(std::nullopt).output; },
         [](Napi::Env env, const at::Tensor& out) -> Napi::Value { return to_float_array(env, out); });
   });
 }
@@ -163,8 +159,11 @@ Napi::Value create_trainer(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const auto encoder = get_handle<PrefixEncoder>(info[1]);
     const auto o = info[2].As<Napi::Object>();
-    const AdamWOptions options{get_number(o, "beta1"), get_number(o, "beta2"), get_number(o, "epsilon"),
-                               get_number(o, "weightDecay")};
+    TrainerOptions options;
+    options.optimizer = {get_number(o, "beta1"), get_number(o, "beta2"), get_number(o, "epsilon"),
+                         get_number(o, "weightDecay")};
+    options.decay_biases = get_string(o, "decay") == "all";
+    options.checkpointing = get_bool(o, "checkpointing");
     return queue<std::shared_ptr<Trainer>>(
         info, get_cancel(o),
         [encoder, options](GPTNeoX& model, const CancelFlag& cancel) {
@@ -180,10 +179,11 @@ Napi::Value trainer_accumulate(const Napi::CallbackInfo& info) {
     const auto trainer = get_handle<Trainer>(info[1]);
     const auto o = info[2].As<Napi::Object>();
     const auto batch = std::make_shared<TrainingBatch>(parse_batch(o));
+    const double loss_scale = get_number(o, "lossScale");
     return queue<LossSum>(
         info, get_cancel(o),
-        [trainer, batch](GPTNeoX& model, const CancelFlag& cancel) {
-          return trainer->accumulate(model, *batch, cancel);
+        [trainer, batch, loss_scale](GPTNeoX& model, const CancelFlag& cancel) {
+          return trainer->accumulate(model, *batch, loss_scale, cancel);
         },
         loss_to_js);
   });
@@ -203,8 +203,65 @@ Napi::Value trainer_step(const Napi::CallbackInfo& info) {
           result.Set("loss", step.loss);
           result.Set("tokens", static_cast<double>(step.tokens));
           result.Set("gradNorm", step.grad_norm);
+          result.Set("applied", step.applied);
           return result;
         });
+  });
+}
+
+Napi::Value trainer_reset(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const auto trainer = get_handle<Trainer>(info[1]);
+    return queue<bool>(
+        info, nullptr,
+        [trainer](GPTNeoX&, const CancelFlag&) {
+          trainer->reset();
+          return true;
+        },
+        [](Napi::Env env, const bool&) { return env.Undefined(); });
+  });
+}
+
+Napi::Value trainer_state(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const auto trainer = get_handle<Trainer>(info[1]);
+    return queue<TrainerState>(
+        info, nullptr, [trainer](GPTNeoX&, const CancelFlag&) { return trainer->state(); },
+        [](Napi::Env env, const TrainerState& state) -> Napi::Value {
+          auto result = Napi::Object::New(env);
+          result.Set("steps", static_cast<double>(state.optimizer.steps));
+          result.Set("mean", to_float_array(env, state.optimizer.mean));
+          result.Set("square", to_float_array(env, state.optimizer.square));
+          result.Set("gradient", state.gradient.defined() ? to_float_array(env, state.gradient) : env.Null());
+          result.Set("loss", state.loss);
+          result.Set("tokens", static_cast<double>(state.tokens));
+          return result;
+        });
+  });
+}
+
+Napi::Value set_trainer_state(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const auto trainer = get_handle<Trainer>(info[1]);
+    const auto o = info[2].As<Napi::Object>();
+    const auto tensor = [&](const char* key) -> at::Tensor {
+      const auto values = get_floats(o, key);
+      at::Tensor copy = at::empty({static_cast<int64_t>(values.size())}, at::kFloat);
+      std::memcpy(copy.mutable_data_ptr<float>(), values.data(), values.size() * sizeof(float));
+      return copy;
+    };
+    TrainerState state;
+    state.optimizer = {get_int(o, "steps"), tensor("mean"), tensor("square")};
+    if (has_value(o, "gradient")) state.gradient = tensor("gradient");
+    state.loss = get_number(o, "loss");
+    state.tokens = get_int(o, "tokens");
+    return queue<bool>(
+        info, nullptr,
+        [trainer, state](GPTNeoX& model, const CancelFlag&) {
+          trainer->set_state(model, state);
+          return true;
+        },
+        [](Napi::Env env, const bool&) { return env.Undefined(); });
   });
 }
 
@@ -243,6 +300,9 @@ void export_training_functions(Napi::Env env, Napi::Object exports) {
   exports.Set("createTrainer", Napi::Function::New(env, create_trainer, "createTrainer"));
   exports.Set("trainerAccumulate", Napi::Function::New(env, trainer_accumulate, "trainerAccumulate"));
   exports.Set("trainerStep", Napi::Function::New(env, trainer_step, "trainerStep"));
+  exports.Set("trainerReset", Napi::Function::New(env, trainer_reset, "trainerReset"));
+  exports.Set("trainerState", Napi::Function::New(env, trainer_state, "trainerState"));
+  exports.Set("setTrainerState", Napi::Function::New(env, set_trainer_state, "setTrainerState"));
   exports.Set("trainerGradients", Napi::Function::New(env, trainer_gradients, "trainerGradients"));
   exports.Set("evaluate", Napi::Function::New(env, evaluate, "evaluate"));
 }

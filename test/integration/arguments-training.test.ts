@@ -54,7 +54,7 @@ const PREFIXES: Refusal[] = [
   {
     name: 'an encoder state without its tensors',
     act: () => api.PrefixEncoder.fromState(model, {}),
-    text: "Expected tensors prefix_wte.weight, prefix_mlp.0.weight, prefix_mlp.0.bias, prefix_mlp.2.weight, prefix_mlp.2.bias for state but received '' of type string",
+    text: "Expected tensors prefix_wte.weight, prefix_mlp.0.weight, prefix_mlp.0.bias, prefix_mlp.2.weight, prefix_mlp.2.bias, or the first alone, for state but received '' of type string",
   },
   {
     name: 'an encoder state of another model',
@@ -199,18 +199,18 @@ const TRAINING: Refusal[] = [
   {
     name: 'train: a sample that is none',
     act: () => train(wrong({ train: ['text'] })),
-    text: "Expected an object with a completion for samples[0] but received 'text' of type string",
+    text: "Expected an object with a completion for data.train[0] but received 'text' of type string",
   },
   {
     name: 'train: a sample without its completion',
     act: () => train(wrong({ train: [{ prompt: [1] }] })),
-    text: 'Expected a string or token ids for samples[0].completion but received undefined of type undefined',
+    text: 'Expected a string or token ids for data.train[0].completion but received undefined of type undefined',
   },
   {
     name: 'train: an empty completion',
     act: () => train({ train: [{ completion: [] }] }),
     code: 'NEOX_BAD_DATA',
-    text: 'samples[0].completion has no tokens',
+    text: 'data.train[0].completion has no tokens',
   },
   {
     name: 'train: an id beyond the vocabulary',

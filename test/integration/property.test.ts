@@ -99,8 +99,15 @@ async function gradients(model: NeoXModel, item: Case): Promise<Training> {
     seed: 11,
   });
   const addon = native();
-  const trainer = await addon.createTrainer(model.native, encoder.native, { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0 });
-  const { loss } = await addon.trainerAccumulate(model.native, trainer, batchOf(item));
+  const trainer = await addon.createTrainer(model.native, encoder.native, {
+    beta1: 0.9,
+    beta2: 0.99,
+    epsilon: 1e-8,
+    weightDecay: 0,
+    decay: 'weights',
+    checkpointing: false,
+  });
+  const { loss } = await addon.trainerAccumulate(model.native, trainer, { ...batchOf(item), lossScale: 1 });
   return { loss, gradients: await addon.trainerGradients(model.native, trainer, encoder.native) };
 }
 

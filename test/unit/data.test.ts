@@ -3,8 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { packLines, readDataset } from '../../lib/data/dataset';
 import { readLines } from '../../lib/data/lines';
-import { sampleRows, splitDataset, tokenizeSample, tokenizeSamples } from '../../lib/data/sample';
+import { sampleRows, tokenizeSample } from '../../lib/data/sample';
 import type { Sample } from '../../lib/data/sample';
+import { splitDataset } from '../../lib/data/split';
+import { TokenizedDataset } from '../../lib/data/tokenized-dataset';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer';
 
 const errorWith = (fields: object): Error => expect.objectContaining(fields) as Error;
@@ -180,16 +182,19 @@ describe('samples', () => {
   });
 
   test('wrong ones are named', async () => {
-    const fails = (sample: unknown): Promise<unknown> => tokenizeSamples([{ completion: 'ok' }, sample as Sample], characters);
+    const fails = (sample: unknown): Promise<unknown> =>
+      TokenizedDataset.from([{ completion: 'ok' }, sample as Sample], { tokenizer: characters });
     await expect(fails({ completion: '\n' })).rejects.toMatchObject({
       code: 'NEOX_BAD_DATA',
       message: 'samples[1].completion has no tokens',
     });
     await expect(fails({})).rejects.toThrow('Expected a string or token ids for samples[1].completion but received undefined');
     await expect(fails({ completion: [1, 2 ** 31] })).rejects.toThrow('for samples[1].completion[1] but received 2147483648');
-    await expect(fails({ completion: Int32Array.of(1, -1) })).rejects.toThrow('Expected token ids of at least 0 for samples[1].completion');
+    await expect(fails({ completion: Int32Array.of(1, -1) })).rejects.toThrow(
+      'Expected token ids between 0 and 1073741823 for samples[1].completion but received -1',
+    );
     await expect(fails(null)).rejects.toThrow('Expected an object with a completion for samples[1]');
-    await expect(tokenizeSamples('a' as never, characters)).rejects.toThrow('Expected an array of { prompt?, completion } for samples');
+    await expect(TokenizedDataset.from('a' as never)).rejects.toThrow('Expected an array of { prompt?, completion } for samples');
   });
 
   test('tokenizing many lets the event loop turn, and can be aborted', async () => {
@@ -197,13 +202,13 @@ describe('samples', () => {
     const samples = Array.from({ length: 100 }, () => ({ completion: 'a' }));
     let turns = 0;
     const timer = setInterval(() => turns++, 1);
-    await tokenizeSamples(samples, slow);
+    await TokenizedDataset.from(samples, { tokenizer: slow });
     clearInterval(timer);
     expect(turns).toBeGreaterThan(3);
     const controller = new AbortController();
     const reason = new Error('enough');
     setTimeout(() => controller.abort(reason), 5);
-    await expect(tokenizeSamples(samples, slow, controller.signal)).rejects.toBe(reason);
+    await expect(TokenizedDataset.from(samples, { tokenizer: slow, signal: controller.signal })).rejects.toBe(reason);
   });
 
   test('rows without a prompt: with and without the first token', () => {

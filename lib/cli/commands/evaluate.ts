@@ -1,7 +1,8 @@
 import type { Command } from 'commander';
 import { NeoXPrefixError } from '../../errors';
-import { evaluate, type EvaluationResult } from '../../training/evaluate';
+import { evaluatePrefixes, type EvaluationResult } from '../../training/evaluate';
 import { checkData, dataOptions, readSamples, type DataFlags } from '../data';
+import { UsageError } from '../errors';
 import { formatCount, formatNumber, table } from '../format';
 import { loadModel, loadPrefixes, modelOptions, type ModelFlags, type PrefixFlags } from '../model';
 import { addOptions, collect, given, integer, option, unwrap } from '../options';
@@ -55,15 +56,17 @@ export async function run(flags: EvaluateFlags, ui: Ui): Promise<number> {
   }
   const samples = all.slice(all.length - devDataSize);
   const subjects = [...(flags.base === false ? [] : [{ label: 'base model', path: null, prefix: undefined }]), ...prefixes];
-  const results: ({ name: string; path: string | null } & EvaluationResult)[] = [];
-  await ui.withProgress({ title: 'evaluating', total: subjects.length * samples.length, unit: 'samples' }, async (update) => {
-    for (const { label, path, prefix } of subjects) {
-      const before = results.length * samples.length;
-      const onProgress = (progress: { samples: number }): void => update(before + progress.samples, label);
-      const result = await evaluate(model, samples, { prefix, ...given({ batchSize, twoRows }), signal: ui.signal, onProgress });
-      results.push({ name: label, path, ...result });
-    }
-  });
+  if (subjects.length === 0) throw new UsageError('--no-base leaves nothing to evaluate', 'give a --prefix');
+  const measured = await ui.withProgress({ title: 'evaluating', total: samples.length, unit: 'samples' }, (update) =>
+    evaluatePrefixes(model, samples, {
+      // By number: a task may have any name.
+      prefixes: Object.fromEntries(subjects.map(({ prefix }, i) => [`${i}.`, prefix])),
+      ...given({ batchSize, twoRows }),
+      signal: ui.signal,
+      onProgress: ({ samples: done }) => update(done),
+    }),
+  );
+  const results = subjects.map(({ label, path }, i) => ({ name: label, path, ...(measured[`${i}.`] as EvaluationResult) }));
   ui.json({ samples: samples.length, results });
   const rows = results.map(({ name, loss, perplexity, accuracy, tokens }) => [
     name,

@@ -5,7 +5,7 @@ import { kindOf, readSmallFile } from '../../files';
 import type { TrainingEvent } from '../../training/events';
 import { fields, formatNumber, formatSeconds, inline, table } from '../format';
 import type { Finding } from './inspect';
-import { RUN_FILES } from './train-options';
+const RUN_FILES = ['best.safetensors', 'last.safetensors', 'encoder.safetensors'];
 
 /** The folder that `train --out` made. */
 export async function inspectRun(path: string): Promise<Finding> {

@@ -69,13 +69,18 @@ at::Tensor GPTNeoX::block_forward(const Block& block, const at::Tensor& x, const
   return mlp(block, norm(config_.parallel_residual ? x : middle, block.post_attention_norm), middle);
 }
 
-at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, const CancelFlag& cancel) const {
+void GPTNeoX::check_positions(const std::vector<Row>& rows) const {
   for (const Row& row : rows) {
-    if (row.start_position() + row.tokens > config_.max_positions) {
-      throw CoreError("NEOX_TOO_LONG", "A row of " + std::to_string(row.start_position() + row.tokens) +
-                                           " positions (prefix included) is longer than the model's " +
-                                           std::to_string(config_.max_positions));
-    }
+    if (row.start_position() + row.tokens <= config_.max_positions) continue;
+    throw CoreError("NEOX_TOO_LONG", "A row of " + std::to_string(row.start_position() + row.tokens) +
+                                         " positions (prefix included) is longer than the model's " +
+                                         std::to_string(config_.max_positions));
+  }
+}
+
+at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, const CancelFlag& cancel) const {
+  check_positions(rows);
+  for (const Row& row : rows) {
     if (row.cache != nullptr) row.cache->reserve(config_, row.tokens, tensor_options());
   }
   at::Tensor x = at::embedding(embedding_, ids);  // [M, H]

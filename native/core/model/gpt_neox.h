@@ -39,6 +39,13 @@ struct LossSum {
   int64_t correct = 0;  // target tokens that were the most likely one
 };
 
+struct BackwardOptions {
+  // Gradients are this much larger on their way through the model, so that a half type does not lose the small ones.
+  double loss_scale = 1.0;
+  // Keeps of each block only its input, and runs the block once more on the way back. Changes no bit of the result.
+  bool checkpointing = false;
+};
+
 class GPTNeoX {
  public:
   // `progress` is called with the share of layers that are ready, in (0, 1].
@@ -63,11 +70,11 @@ class GPTNeoX {
                const CancelFlag& cancel) const;
   struct LossAndGradient {
     LossSum sum;
-    at::Tensor prefix;  // gradient of the SUM of losses: [L, 2, N, P, D] float32
+    at::Tensor prefix;  // gradient of the SUM of losses: [L, 2, N, P, D] float32; Inf or NaN where the dtype overflowed
   };
   // The rows must share one prefix.
   LossAndGradient loss_and_gradient(const at::Tensor& ids, const std::vector<int64_t>& targets, std::vector<Row>& rows,
-                                    const CancelFlag& cancel) const;
+                                    const BackwardOptions& backward, const CancelFlag& cancel) const;
 
  private:
   struct LayerNorm {
@@ -87,11 +94,13 @@ class GPTNeoX {
     at::Tensor up;  // [M, I] before the activation
   };
 
+  void check_positions(const std::vector<Row>& rows) const;
   at::Tensor norm(const at::Tensor& x, const LayerNorm& ln) const;
   at::Tensor mlp(const Block& block, const at::Tensor& x, const at::Tensor& residual) const;
   at::Tensor block_forward(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer) const;
-  at::Tensor block_forward_saving(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer,
-                                  Saved& saved) const;
+  // Runs a block up to the activation of its MLP. Returns what the MLP is added to, [M, H].
+  at::Tensor block_save(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer,
+                        Saved& saved) const;
   at::Tensor block_backward(const Block& block, const at::Tensor& dy, const std::vector<Row>& rows, int64_t layer,
                             const Saved& saved, at::Tensor& grad_prefix) const;
   // Loss of hidden states; with `dx` also its gradient [M, H], of the sum of losses times `scale`.

@@ -81,8 +81,8 @@ void GPTNeoX::prepare_backward(const CancelFlag& cancel) {
   output_->prepare_backward();
 }
 
-at::Tensor GPTNeoX::block_forward_saving(const Block& block, const at::Tensor& x, const std::vector<Row>& rows,
-                                         int64_t layer, Saved& saved) const {
+at::Tensor GPTNeoX::block_save(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer,
+                               Saved& saved) const {
   const auto norm_saving = [&](const at::Tensor& input, const LayerNorm& ln, at::Tensor& mean, at::Tensor& rstd) {
     at::Tensor out;
     std::tie(out, mean, rstd) =
@@ -96,7 +96,7 @@ at::Tensor GPTNeoX::block_forward_saving(const Block& block, const at::Tensor& x
   const at::Tensor middle = block.dense.forward_add(attention_->forward(saved.qkv, rows, layer), x);
   saved.middle = config_.parallel_residual ? x : middle;
   saved.up = block.h_to_4h.forward(norm_saving(saved.middle, block.post_attention_norm, saved.mean2, saved.rstd2));
-  return block.four_h_to_h.forward_add(activate(saved.up, config_.activation, options_.use_kernels()), middle);
+  return middle;
 }
 
 // dy [M, H] -> dx [M, H]. In the first block nothing before the keys and values is trainable, so nothing before them is
@@ -172,28 +172,38 @@ LossSum GPTNeoX::loss(const at::Tensor& ids, const std::vector<int64_t>& targets
 }
 
 GPTNeoX::LossAndGradient GPTNeoX::loss_and_gradient(const at::Tensor& ids, const std::vector<int64_t>& targets,
-                                                    std::vector<Row>& rows, const CancelFlag& cancel) const {
+                                                    std::vector<Row>& rows, const BackwardOptions& backward,
+                                                    const CancelFlag& cancel) const {
+  check_positions(rows);
   std::vector<Saved> saved(blocks_.size());
   at::Tensor x = at::embedding(embedding_, ids);  // [M, H]
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     cancel.check();
     const auto i = static_cast<size_t>(layer);
-    x = block_forward_saving(blocks_[i], x, rows, layer, saved[i]);
+    const at::Tensor input = x;
+    const at::Tensor middle = block_save(blocks_[i], input, rows, layer, saved[i]);
+    x = blocks_[i].four_h_to_h.forward_add(activate(saved[i].up, config_.activation, options_.use_kernels()), middle);
+    if (!backward.checkpointing) continue;
+    saved[i] = Saved();
+    saved[i].x = input;
   }
   // Half types would lose small gradients of a mean over many tokens; the sum's gradient divided by a power of two near the count keeps
   // their size in range, and dividing by a power of two rounds nothing.
   const auto count = std::count_if(targets.begin(), targets.end(), [](int64_t t) { return t != kIgnoredTarget; });
   double scale = 1.0;
   while (scale * static_cast<double>(count) > 1.0) scale *= 0.5;
+  scale *= backward.loss_scale;
   at::Tensor dy;
   LossAndGradient result;
   result.sum = output_loss(x, targets, scale, &dy, cancel);
+  x.reset();
   const int64_t prefix_length = rows.at(0).prefix->length;
   at::Tensor grad_prefix = at::empty({config_.num_layers, 2, config_.num_heads, prefix_length, config_.head_size},
                                      tensor_options().dtype(at::kFloat));
   for (int64_t layer = config_.num_layers; layer-- > 0;) {
     cancel.check();
     const auto i = static_cast<size_t>(layer);
+    if (backward.checkpointing) block_save(blocks_[i], at::Tensor(saved[i].x), rows, layer, saved[i]);
     dy = block_backward(blocks_[i], dy, rows, layer, saved[i], grad_prefix);
     saved[i] = Saved();
   }

@@ -10,23 +10,25 @@
 
 namespace neox {
 
-AdamW::AdamW(const AdamWOptions& options, at::Tensor decayed)
+AdamW::AdamW(const AdamWOptions& options, const at::Tensor& parameters,
+             std::vector<std::pair<int64_t, int64_t>> decayed)
     : options_(options),
       decayed_(std::move(decayed)),
-      mean_(at::zeros_like(decayed_)),
-      square_(at::zeros_like(decayed_)) {}
+      state_{0, at::zeros_like(parameters), at::zeros_like(parameters)} {}
 
 void AdamW::step(at::Tensor& parameters, const at::Tensor& gradients, double learning_rate) {
-  ++steps_;
-  const auto t = static_cast<double>(steps_);
+  const auto t = static_cast<double>(++state_.steps);
   on_one_thread([&] {
-    if (options_.weight_decay != 0.0) parameters.mul_(1.0 - learning_rate * options_.weight_decay * decayed_);
-    mean_.lerp_(gradients, 1.0 - options_.beta1);
-    square_.mul_(options_.beta2).addcmul_(gradients, gradients, 1.0 - options_.beta2);
+    if (options_.weight_decay != 0.0) {
+      const double factor = 1.0 - learning_rate * options_.weight_decay;
+      for (const auto& [first, count] : decayed_) parameters.narrow(0, first, count).mul_(factor);
+    }
+    state_.mean.lerp_(gradients, 1.0 - options_.beta1);
+    state_.square.mul_(options_.beta2).addcmul_(gradients, gradients, 1.0 - options_.beta2);
     const double correction1 = 1.0 - std::pow(options_.beta1, t);
     const double correction2 = 1.0 - std::pow(options_.beta2, t);
-    const at::Tensor denominator = square_.sqrt().div_(std::sqrt(correction2)).add_(options_.epsilon);
-    parameters.addcdiv_(mean_, denominator, -learning_rate / correction1);
+    const at::Tensor denominator = state_.square.sqrt().div_(std::sqrt(correction2)).add_(options_.epsilon);
+    parameters.addcdiv_(state_.mean, denominator, -learning_rate / correction1);
   });
 }
 

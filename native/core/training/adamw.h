@@ -3,6 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <utility>
+#include <vector>
+
 namespace neox {
 
 struct AdamWOptions {
@@ -14,18 +17,24 @@ struct AdamWOptions {
 
 class AdamW {
  public:
-  // `decayed` is 1 where weight decay applies, 0 where not; shaped as the parameters.
-  AdamW(const AdamWOptions& options, at::Tensor decayed);
+  // All that changes from step to step.
+  struct State {
+    int64_t steps = 0;        // updates so far
+    at::Tensor mean, square;  // as the parameters
+  };
+
+  // `decayed`: where weight decay applies, as [first, count] of the parameters.
+  AdamW(const AdamWOptions& options, const at::Tensor& parameters, std::vector<std::pair<int64_t, int64_t>> decayed);
 
   void step(at::Tensor& parameters, const at::Tensor& gradients, double learning_rate);
 
-  int64_t steps() const { return steps_; }
+  State& state() { return state_; }
+  const State& state() const { return state_; }
 
  private:
   AdamWOptions options_;
-  at::Tensor decayed_;
-  at::Tensor mean_, square_;
-  int64_t steps_ = 0;
+  std::vector<std::pair<int64_t, int64_t>> decayed_;
+  State state_;
 };
 
 // Scales gradients in place so that their L2 norm is at most `limit` (0: no limit), as torch.nn.utils.clip_grad_norm_ does. Returns

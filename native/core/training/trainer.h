@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "core/cancel.h"
@@ -23,32 +24,61 @@ struct TrainingBatch {
 LossSum evaluate_batch(const GPTNeoX& model, const Prefix* prefix, const TrainingBatch& batch,
                        const CancelFlag& cancel);
 
+struct TrainerOptions {
+  AdamWOptions optimizer;
+  bool decay_biases = false;
+  bool checkpointing = false;  // see BackwardOptions
+};
+
 struct StepResult {
   double loss = 0.0;       // mean over the target tokens of all batches of the step
   int64_t tokens = 0;      // target tokens
   double grad_norm = 0.0;  // before clipping
+  bool applied = false;    // false: grad_norm is not finite, and nothing was changed
+};
+
+// All that a trainer knows beside its options and the encoder's parameters. With these it goes on bit by bit as if it had never stopped,
+// between two steps or between two batches of one. The step in progress has the number `optimizer.steps`, which its dropout mask is drawn
+// from: a step that was not applied does not count, and the next one has its mask.
+struct TrainerState {
+  AdamW::State optimizer;
+  at::Tensor gradient;  // [L, 2, N, P, D] float32, of the sum of losses; undefined: nothing accumulated
+  double loss = 0.0;    // sum over the target tokens accumulated
+  int64_t tokens = 0;
 };
 
 class Trainer {
  public:
-  Trainer(std::shared_ptr<PrefixEncoder> encoder, const AdamWOptions& options);
+  Trainer(std::shared_ptr<PrefixEncoder> encoder, const TrainerOptions& options);
 
-  // Adds a batch to the step's gradient. The encoder runs once per step, so that all batches of a step see one prefix.
-  LossSum accumulate(const GPTNeoX& model, const TrainingBatch& batch, const CancelFlag& cancel);
+  // Adds a batch to the step's gradient. The encoder runs once per step, so that all batches of a step see one prefix. `loss_scale`
+  // multiplies the gradient on its way back through the model and is divided out of the result. What overflowed makes the step's gradient
+  // and its norm Inf or NaN.
+  LossSum accumulate(const GPTNeoX& model, const TrainingBatch& batch, double loss_scale, const CancelFlag& cancel);
   // Divides by the number of target tokens, clips, updates the encoder. Starts a new step.
   StepResult step(double learning_rate, double clip);
   // Drops what was accumulated.
   void reset();
 
   // The encoder's gradient of the mean loss over what was accumulated, flat and unclipped.
-  at::Tensor gradient() const;
+  at::Tensor gradient();
+
+  TrainerState state() const;  // a copy, on the CPU
+  // The tensors may be flat; those of another size are refused.
+  void set_state(const GPTNeoX& model, const TrainerState& state);
 
  private:
+  const PrefixEncoder::Pass& pass();
+
   std::shared_ptr<PrefixEncoder> encoder_;
+  TrainerOptions options_;
   AdamW optimizer_;
-  std::shared_ptr<const Prefix> prefix_;  // of the step in progress
-  at::Tensor prefix_grad_;                // [L, 2, N, P, D] float32, of the sum of losses
-  LossSum sum_;
+  // Of the step in progress.
+  std::optional<PrefixEncoder::Pass> pass_;
+  std::shared_ptr<const Prefix> prefix_;
+  at::Tensor prefix_grad_;  // [L, 2, N, P, D] float32, of the sum of losses
+  double loss_ = 0.0;
+  int64_t tokens_ = 0;
 };
 
 struct FitOptions {

@@ -9,12 +9,20 @@ async function compute(folder: string, options: LoadOptions): Promise<object> {
   const encoder = await PrefixEncoder.create(model, { prefixLength: 7, init: 'random' });
   const { logits } = await model.forward({ inputIds: rows, pastKeyValues: await encoder.prefix() });
   const addon = native();
-  const trainer = await addon.createTrainer(model.native, encoder.native, { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0 });
+  const trainer = await addon.createTrainer(model.native, encoder.native, {
+    beta1: 0.9,
+    beta2: 0.99,
+    epsilon: 1e-8,
+    weightDecay: 0,
+    decay: 'weights',
+    checkpointing: false,
+  });
   const tokens = Int32Array.from(rows.flat());
   const { loss } = await addon.trainerAccumulate(model.native, trainer, {
     tokens,
     targets: tokens.toReversed(),
     lengths: Int32Array.from(rows, (row) => row.length),
+    lossScale: 1,
   });
   const gradients = await addon.trainerGradients(model.native, trainer, encoder.native);
   return {

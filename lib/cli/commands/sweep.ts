@@ -1,0 +1,146 @@
+import { join } from 'node:path';
+import { InvalidArgumentError, type Command, type Option } from 'commander';
+import { combinations, sweep, type SweepGrid, type SweepRunResult } from '../../training/sweep';
+import { dataOptions, type DataFlags } from '../data';
+import { formatNumber, formatSeconds, plural, table } from '../format';
+import { loadModel, modelOptions, type ModelFlags } from '../model';
+import { addOptions, given, integer, number, option, refuseOptions, unwrap } from '../options';
+import type { Act } from '../program';
+import type { Ui } from '../ui';
+import { EventView } from './train-events';
+import {
+  evaluationOptions,
+  optimizerOptions,
+  prefixOptions,
+  REFUSED,
+  runOptions,
+  splitOptions,
+  trainerOptions,
+  trainingOptions,
+  type TrainingFlags,
+} from './train-options';
+import { checkTrainingFlags, loadData } from './train-run';
+
+export interface SweepFlags extends ModelFlags, DataFlags, TrainingFlags {
+  maxLrs?: number[];
+  prefixSeqLens?: number[];
+  prefixHiddenDims?: number[];
+  batchSizes?: number[];
+  seeds?: number[];
+}
+
+const DESCRIPTION = `Trains with every combination of some options' values, one run after the other over one loaded model, and says which is best.
+
+All other options are those of 'train' and hold for every run.`;
+
+const EXAMPLES = `
+Examples:
+  $ neox-prefix sweep --model models/pythia-410m --data train.jsonl --max-lrs 1e-4,1e-3,1e-2 --prefix-seq-lens 5,10,20 --n-epochs 3 --out sweeps/faq
+
+Each run has a folder of its own in --out, named after its values. With --resume, runs that are done are not repeated and one that was stopped goes on.`;
+
+/** Each option of a list, and the option of the trainer that it is for. */
+const LISTS = {
+  maxLrs: 'learningRate',
+  prefixSeqLens: 'prefixLength',
+  prefixHiddenDims: 'hiddenDim',
+  batchSizes: 'batchSize',
+  seeds: 'seed',
+} as const;
+
+const SINGLE: Readonly<Record<keyof typeof LISTS, string>> = {
+  maxLrs: 'maxLr',
+  prefixSeqLens: 'prefixSeqLen',
+  prefixHiddenDims: 'prefixHiddenDim',
+  batchSizes: 'batchSize',
+  seeds: 'seed',
+};
+
+/** Values with commas between them. */
+function list(parse: (text: string) => number): (text: string) => number[] {
+  return (text) => {
+    const values = text.split(',').map(parse);
+    if (new Set(values).size !== values.length) throw new InvalidArgumentError('Expected each value once.');
+    return values;
+  };
+}
+
+const sweepOptions = (): Option[] => [
+  option('--max-lrs <list>', 'peak learning rates', { parse: list(number(0)), conflicts: [SINGLE.maxLrs] }),
+  option('--prefix-seq-lens <list>', 'prefix lengths', { parse: list(integer(1)), conflicts: [SINGLE.prefixSeqLens, 'checkpointPath'] }),
+  option('--prefix-hidden-dims <list>', "widths of the encoder's hidden layer", {
+    parse: list(integer(1, 65536)),
+    conflicts: [SINGLE.prefixHiddenDims, 'checkpointPath'],
+  }),
+  option('--batch-sizes <list>', 'samples in a batch', { parse: list(integer(1)), conflicts: [SINGLE.batchSizes, 'batchTokens'] }),
+  option('--seeds <list>', 'seeds', { parse: list(integer(0)), conflicts: [SINGLE.seeds] }),
+];
+
+export function register(program: Command, act: Act): void {
+  const command = program
+    .command('sweep')
+    .summary('train with several learning rates, lengths, ...')
+    .description(unwrap(DESCRIPTION))
+    .addHelpText('after', EXAMPLES);
+  addOptions(command, 'Sweep (values with commas between them)', sweepOptions());
+  addOptions(command, 'Model', modelOptions());
+  addOptions(command, 'Data', [...dataOptions(), ...splitOptions()]);
+  addOptions(command, 'Result', runOptions());
+  // Runs that go on from one encoder would each change it.
+  addOptions(
+    command,
+    'Prefix',
+    prefixOptions().filter((item) => item.attributeName() !== 'checkpointPath'),
+  );
+  addOptions(command, 'Training', trainingOptions());
+  addOptions(command, 'Optimizer', optimizerOptions());
+  addOptions(command, 'Evaluation', evaluationOptions());
+  refuseOptions(command, REFUSED);
+  command.action(act(run));
+}
+
+export async function run(flags: SweepFlags, ui: Ui): Promise<number> {
+  const names = Object.keys(LISTS) as (keyof typeof LISTS)[];
+  const grid: SweepGrid = Object.fromEntries(names.filter((name) => flags[name] !== undefined).map((name) => [LISTS[name], flags[name]]));
+  const count = combinations(grid).length;
+  await checkTrainingFlags(flags);
+  await using model = await loadModel(flags, ui);
+  const data = await loadData(flags, model, ui);
+  let view: { name: string; events: EventView } | undefined;
+  let started = 0;
+  const result = await ui.withProgress(
+    { title: 'training', total: 0, unit: 'steps', rate: false, lineUnits: flags.logEveryNSteps ?? 100, lineSeconds: 30 },
+    (update) =>
+      sweep(model, data, {
+        base: { ...trainerOptions(flags), outputDir: flags.out },
+        grid,
+        ...given({ resume: flags.resume, overwrite: flags.overwrite, samplePrompts: flags.samples === false ? [] : flags.samplePrompt }),
+        signal: ui.signal,
+        onEvent: ({ name }, event) => {
+          if (view?.name !== name) {
+            view = { name, events: new EventView(join(flags.out, name), ui) };
+            ui.note(`run ${++started} of ${count}: ${name}`);
+          }
+          view.events.show(event, update);
+        },
+      }),
+  );
+  const sorted = [...result.runs].sort((a, b) => a.loss - b.loss);
+  ui.json({ type: 'sweep', runs: sorted.map((item) => summary(item, flags.out)), best: result.best.name });
+  const rows = sorted.map(({ name, loss, result: { steps, bestEpoch, seconds } }) => [
+    name,
+    loss.toFixed(4),
+    formatNumber(Math.exp(loss)),
+    String(bestEpoch),
+    String(steps),
+    formatSeconds(seconds),
+  ]);
+  ui.print(table(['', 'loss', 'perplexity', 'best epoch', 'steps', 'time'], rows));
+  ui.print(`best of ${plural(count, 'run')}: ${join(flags.out, result.best.name, 'best.safetensors')}`);
+  return 0;
+}
+
+function summary({ name, values, loss, result }: SweepRunResult, out: string): Record<string, unknown> {
+  const { bestEpoch, bestStep, steps, seconds } = result;
+  return { name, values, loss, bestEpoch, bestStep, steps, seconds, path: join(out, name, 'best.safetensors') };
+}

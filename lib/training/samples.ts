@@ -1,0 +1,34 @@
+import type { Prompt } from '../generation/generate';
+import type { NeoXModel } from '../model/neox-model';
+import type { PrefixWeights } from '../prefix/weights';
+import type { TrainingEvent } from './events';
+import type { RowSource } from './row-source';
+
+type Samples = Extract<TrainingEvent, { type: 'samples' }>['samples'];
+
+const COUNT = 3;
+/** Tokens of a text that its continuation starts from, where a sample has no prompt. */
+const BEGINNING = 6;
+const NEW_TOKENS = 48;
+
+/** Prompts for a run's report: those of the first samples, or the beginnings of their texts. None for a model without a tokenizer. */
+export async function promptsOf(model: NeoXModel, source: RowSource): Promise<Int32Array[]> {
+  if (!model.hasTokenizer) return [];
+  const samples = await source.dataset.get(Array.from({ length: Math.min(COUNT, source.length) }, (_, i) => i));
+  return samples.map(({ prompt, completion }) => (prompt.length > 0 ? prompt : completion.slice(0, BEGINNING)));
+}
+
+/** What the model writes behind the prompts, greedily. */
+export async function writeSamples(
+  model: NeoXModel,
+  prompts: readonly Prompt[],
+  prefix: PrefixWeights | undefined,
+  signal: AbortSignal | undefined,
+): Promise<Samples> {
+  const options = { prefix, temperature: 0, maxNewTokens: NEW_TOKENS, ...(signal === undefined ? {} : { signal }) };
+  const results = await model.generate(prompts, options);
+  return results.map(({ text, finishReason }, i) => {
+    const prompt = prompts[i] as Prompt;
+    return { prompt: typeof prompt === 'string' ? prompt : model.tokenizer.decode(prompt, { skipSpecialTokens: true }), text, finishReason };
+  });
+}

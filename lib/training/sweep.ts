@@ -1,0 +1,89 @@
+import { join } from 'node:path';
+import { badArgument, checkFunction, checkOptions } from '../arguments';
+import { kindOf } from '../files';
+import { checkModel, type NeoXModel } from '../model/neox-model';
+import { PrefixTrainer, type TrainingData, type TrainOptions } from './prefix-trainer';
+import { TRAINER_OPTIONS, type TrainerOptions } from './recipe';
+import type { TrainingEvent } from './events';
+import type { TrainingResult } from './training-run';
+
+/** The options that take several values, each with its values. */
+export type SweepGrid = { readonly [K in keyof TrainerOptions]?: readonly NonNullable<TrainerOptions[K]>[] };
+
+export interface SweepOptions extends Omit<TrainOptions, 'onEvent'> {
+  /** What all runs have in common. `outputDir` is the folder that gets a folder for each run. Defaults to rinna's recipe. */
+  base?: TrainerOptions;
+  /** Each combination is a run, for example `{ learningRate: [1e-4, 1e-3], prefixLength: [5, 10, 20] }`: six runs. */
+  grid: SweepGrid;
+  /** Called for each event of each run. What it throws stops the sweep. */
+  onEvent?: (run: SweepRun, event: TrainingEvent) => void;
+}
+
+/** A combination of the grid. */
+export interface SweepRun {
+  /** For example `'learningRate=0.001,prefixLength=10'`; the name of its folder. */
+  name: string;
+  /** The values that this run has from the grid. */
+  values: TrainerOptions;
+}
+
+export interface SweepRunResult extends SweepRun {
+  /** Validation loss of its best prefix; the last training loss when there is no validation data. */
+  loss: number;
+  result: TrainingResult;
+}
+
+export interface SweepResult {
+  /** In the order in which they ran. */
+  runs: SweepRunResult[];
+  /** The run with the lowest loss. */
+  best: SweepRunResult;
+}
+
+/**
+ * Trains with every combination of some options' values, over one loaded model, one run after the other. With `resume: true` and an
+ * `outputDir`, runs that are done are read and not repeated.
+ *
+ * @throws as {@link PrefixTrainer.train}
+ */
+export async function sweep(model: NeoXModel, data: TrainingData, options: SweepOptions): Promise<SweepResult> {
+  checkModel(model);
+  checkOptions('options', options, ['base', 'grid', 'onEvent', 'signal', 'resume', 'overwrite', 'metrics', 'samplePrompts']);
+  const { base = {}, grid, onEvent, ...shared } = options;
+  if (onEvent !== undefined) checkFunction('onEvent', onEvent);
+  const runs = combinations(grid);
+  const { outputDir, ...common } = base;
+  // All are checked before the first one starts.
+  const trainers = runs.map(({ name, values }) => {
+    const folder = outputDir === undefined ? {} : { outputDir: join(outputDir, name) };
+    return new PrefixTrainer(model, { ...common, ...values, ...folder });
+  });
+  if (outputDir !== undefined && (await kindOf(outputDir)) === 'file') throw badArgument('base.outputDir', 'a folder', outputDir);
+  const results: SweepRunResult[] = [];
+  for (const [i, run] of runs.entries()) {
+    const listener = onEvent === undefined ? {} : { onEvent: (event: TrainingEvent): void => onEvent(run, event) };
+    const result = await (trainers[i] as PrefixTrainer).train(data, { ...shared, ...listener });
+    const loss = result.bestLoss ?? result.epochs.at(-1)?.trainLoss ?? NaN;
+    results.push({ ...run, loss, result });
+  }
+  return { runs: results, best: results.reduce((best, run) => (run.loss < best.loss ? run : best)) };
+}
+
+/** The runs of a grid, the last option varying fastest. */
+export function combinations(grid: unknown): SweepRun[] {
+  const given = Object.entries(checkOptions('grid', grid, TRAINER_OPTIONS.filter((name) => name !== 'outputDir' && name !== 'encoder')));
+  if (grid === undefined || given.length === 0) throw badArgument('grid', 'at least one option with its values', grid);
+  let runs: [string, unknown][][] = [[]];
+  for (const [name, values] of given) {
+    if (!Array.isArray(values) || values.length === 0) throw badArgument(`grid.${name}`, 'a non-empty array of values', values);
+    if (new Set(values).size !== values.length) throw badArgument(`grid.${name}`, 'each value once', values.join(', '));
+    runs = runs.flatMap((run) => values.map((value: unknown): [string, unknown][] => [...run, [name, value]]));
+  }
+  const named = runs.map((run) => ({
+    name: run.map(([name, value]) => `${name}=${String(value).replace(/[^\w.+-]/g, '_').slice(0, 40)}`).join(','),
+    values: Object.fromEntries(run) as TrainerOptions,
+  }));
+  // Long texts (initText) may begin alike.
+  const isUnique = (name: string): boolean => named.filter((other) => other.name === name).length === 1;
+  return named.map((run, i) => (isUnique(run.name) ? run : { ...run, name: `${run.name}-${i + 1}` }));
+}

@@ -1,0 +1,401 @@
+import { basename } from 'node:path';
+import { BatchPlan } from '../data/batch-plan';
+import { NeoXPrefixError } from '../errors';
+import type { NeoXModel } from '../model/neox-model';
+import { runNative } from '../native-call';
+import type { PrefixEncoder } from '../prefix/encoder';
+import { describeBaseModel, PrefixWeights, type JsonValue } from '../prefix/weights';
+import type * as Native from '../../types/native';
+import { packBatch, type SampleRows } from './batches';
+import type { RowSource } from './row-source';
+import { evaluateSource, type EvaluationResult } from './evaluate';
+import type { TrainingEvent } from './events';
+import { LossScale } from './loss-scale';
+import type { EndReason, EpochMetrics, Progress } from './progress';
+import type { Recipe } from './recipe';
+import type { OpenedRun, RunFolder } from './run-folder';
+import type { RunIdentity } from './run-state';
+import { learningRateAt } from './schedule';
+
+export interface TrainingResult {
+  /** The prefix with the lowest validation loss; the last one when there is no validation data. */
+  best: PrefixWeights;
+  /** The prefix after the last step. */
+  last: PrefixWeights;
+  /** The trained encoder, to go on from. */
+  encoder: PrefixEncoder;
+  /** The epoch and the optimizer step of `best`. */
+  bestEpoch: number;
+  bestStep: number;
+  /** Validation loss of `best`; undefined without validation data. */
+  bestLoss: number | undefined;
+  epochs: EpochMetrics[];
+  /** Optimizer steps taken. */
+  steps: number;
+  /** Why the run ended. */
+  reason: EndReason;
+  /** Of the whole run; what came before a resume is counted. */
+  seconds: number;
+}
+
+/** What a run consists of, prepared and checked. */
+export interface RunParts {
+  model: NeoXModel;
+  recipe: Recipe;
+  encoder: PrefixEncoder;
+  trainer: Native.Trainer;
+  train: RowSource;
+  validation: RowSource | undefined;
+  identity: RunIdentity;
+  folder: RunFolder | undefined;
+  /** Where the run was resumed from. */
+  saved: OpenedRun['saved'];
+  progress: Progress;
+  predictedMemoryBytes: number;
+  /** A user's own figures for a prefix, added to each evaluation. */
+  measure: ((prefix: PrefixWeights) => Promise<Record<string, number>>) | undefined;
+  /** Texts for people: what the model writes with a prefix or without. Undefined where none are wanted. */
+  writeSamples: ((prefix: PrefixWeights | undefined) => Promise<Extract<TrainingEvent, { type: 'samples' }>['samples']>) | undefined;
+  signal: AbortSignal | undefined;
+  onEvent: ((event: TrainingEvent) => void) | undefined;
+}
+
+/**
+ * One run, from where its progress stands to its end. Everything that decides what the next step does is in `progress`, in the native trainer or
+ * in the encoder, and all three are saved together: a run that is resumed does what it would have done.
+ */
+export class TrainingRun {
+  private readonly recipe: Recipe;
+  private readonly progress: Progress;
+  private readonly lossScale: LossScale;
+  private best: PrefixWeights | undefined;
+  private plan: BatchPlan;
+  /** Of the first epoch; with `batchTokens` the others have a few more or less. */
+  private readonly stepsPerEpoch: number;
+  private readonly startedAt: number;
+  /** Mean time of the steps of this process, for the estimate of what is left. */
+  private readonly stepTime = { seconds: 0, steps: 0 };
+  private savedStep: number;
+
+  constructor(private readonly parts: RunParts) {
+    const { progress, saved, recipe, model } = parts;
+    this.recipe = recipe;
+    this.progress = progress;
+    this.lossScale = LossScale.create(recipe, model.info().dtype, saved?.state.progress.lossScale);
+    this.startedAt = performance.now() - progress.seconds * 1000;
+    this.savedStep = progress.step;
+    const first = this.planOf(1);
+    this.stepsPerEpoch = Math.ceil(first.length / recipe.accumulationSteps);
+    this.plan = progress.epoch === 1 ? first : this.planOf(progress.epoch);
+    const best = saved?.state.best;
+    if (best !== undefined) this.best = this.prefixOf(best);
+  }
+
+  async run(): Promise<TrainingResult> {
+    try {
+      return await this.runToEnd();
+    } catch (error) {
+      if (this.parts.signal?.aborted === true) await this.saveAborted();
+      throw error;
+    }
+  }
+
+  private async runToEnd(): Promise<TrainingResult> {
+    await this.begin();
+    const { progress, recipe } = this;
+    for (;;) {
+      const epochOver = progress.batch >= this.plan.length && progress.accumulated === 0;
+      const limit = this.limitReached(epochOver);
+      if (this.evaluationDue(epochOver, limit)) await this.evaluate();
+      const isOutOfPatience = recipe.earlyStoppingPatience > 0 && (progress.patience?.used ?? 0) >= recipe.earlyStoppingPatience;
+      const reason = limit ?? (isOutOfPatience && this.isBetweenSteps() ? 'early-stopping' : undefined);
+      if ((epochOver || reason !== undefined) && !progress.closed) await this.closeEpoch();
+      if (reason !== undefined) return this.finish(reason);
+      if (epochOver) this.nextEpoch();
+      else {
+        progress.closed = false;
+        if (recipe.saveEverySteps > 0 && progress.step % recipe.saveEverySteps === 0 && this.savedStep !== progress.step) await this.save();
+        await this.runStep();
+      }
+    }
+  }
+
+  private async begin(): Promise<void> {
+    const { progress, recipe, parts } = this;
+    const { encoder, train, validation, saved, predictedMemoryBytes } = parts;
+    if (saved !== undefined) {
+      const { step, epoch, seconds } = progress;
+      return this.emit({ type: 'resume', step, epoch, seconds, from: saved.path, totalSteps: this.totalSteps(), epochs: recipe.epochs });
+    }
+    await this.emit({
+      type: 'start',
+      totalSteps: this.totalSteps(),
+      stepsPerEpoch: this.stepsPerEpoch,
+      epochs: recipe.epochs,
+      trainSamples: train.length,
+      validationSamples: validation?.length ?? 0,
+      trainableParameters: Object.values(await encoder.state()).reduce((sum, { data }) => sum + data.length, 0),
+      initError: encoder.initError,
+      predictedMemoryBytes,
+      microBatchSize: progress.microBatchSize,
+    });
+    await this.showPrefix(await this.currentPrefix());
+    await this.showSamples(undefined);
+  }
+
+  private limitReached(epochOver: boolean): EndReason | undefined {
+    const { progress, recipe } = this;
+    if (!this.isBetweenSteps()) return undefined;
+    if (progress.step >= recipe.trainingSteps) return 'steps';
+    if (epochOver && progress.epoch >= recipe.epochs) return 'epochs';
+    return recipe.maxSeconds > 0 && progress.step > 0 && this.seconds() >= recipe.maxSeconds ? 'time' : undefined;
+  }
+
+  private isBetweenSteps(): boolean {
+    return this.progress.accumulated === 0 && this.progress.sample === 0;
+  }
+
+  // ---- steps ----
+
+  /** One optimizer step, or what is left of one. */
+  private async runStep(): Promise<void> {
+    const { progress, recipe, parts } = this;
+    const { model, trainer, signal } = parts;
+    const started = performance.now();
+    while (progress.accumulated < recipe.accumulationSteps && progress.batch < this.plan.length) {
+      const samples = this.plan.at(progress.batch);
+      while (progress.sample < samples.length) {
+        const part = samples.slice(progress.sample, progress.sample + progress.microBatchSize);
+        await this.accumulate(await parts.train.rows(part));
+        progress.sample += part.length;
+      }
+      progress.sample = 0;
+      progress.batch++;
+      progress.accumulated++;
+    }
+    const learningRate = learningRateAt(progress.step, recipe, this.totalSteps());
+    const { gradClip } = recipe;
+    const result = await runNative(signal, (addon) => addon.trainerStep(model.native, trainer, { learningRate, gradClip }));
+    const lossScale = this.lossScale.scale;
+    const isGoing = this.lossScale.update(result.applied);
+    progress.lossScale = this.lossScale.save();
+    progress.accumulated = 0;
+    progress.step++;
+    if (!Number.isFinite(result.loss) || !isGoing) throw this.diverged(result);
+    progress.epochLoss.sum += result.loss * result.tokens;
+    progress.epochLoss.tokens += result.tokens;
+    const seconds = (performance.now() - started) / 1000;
+    this.stepTime.seconds += seconds;
+    this.stepTime.steps++;
+    await this.emit({
+      type: 'step',
+      ...{ step: progress.step, epoch: progress.epoch, ...result, learningRate },
+      tokensPerSecond: result.tokens / seconds,
+      ...{ seconds: this.seconds(), etaSeconds: this.secondsLeft(), memoryBytes: process.memoryUsage.rss() },
+      ...(model.info().dtype === 'float16' ? { lossScale } : {}),
+    });
+  }
+
+  private async accumulate(samples: readonly SampleRows[]): Promise<void> {
+    const { model, trainer, signal } = this.parts;
+    const batch = { ...packBatch(samples), lossScale: this.lossScale.scale };
+    await runNative(signal, (addon, cancel) => addon.trainerAccumulate(model.native, trainer, { ...batch, cancel }));
+  }
+
+  private diverged({ loss, gradNorm }: Native.StepResult): NeoXPrefixError {
+    return new NeoXPrefixError(
+      'NEOX_NOT_FINITE',
+      `The training diverged at step ${this.progress.step}: loss ${loss}, gradient norm ${gradNorm}`,
+      { hint: 'use a lower learning rate, a warm-up, or dtype float32 or bfloat16 in place of float16' },
+    );
+  }
+
+  private nextEpoch(): void {
+    const { progress } = this;
+    progress.epoch++;
+    progress.batch = 0;
+    progress.epochLoss = { sum: 0, tokens: 0 };
+    progress.closed = false;
+    this.plan = this.planOf(progress.epoch);
+  }
+
+  private planOf(epoch: number): BatchPlan {
+    const { recipe, train } = this.parts;
+    const { seed, batchSize, batchTokens } = recipe;
+    const order = !recipe.shuffle ? 'sequential' : recipe.bucketing ? 'bucketed' : 'shuffled';
+    const size = batchTokens > 0 ? { batchTokens } : { batchSize };
+    return new BatchPlan({ length: train.length, tokensOf: (index) => train.dataset.tokensOf(index), seed, epoch, order, ...size });
+  }
+
+  // ---- between steps ----
+
+  private evaluationDue(epochOver: boolean, limit: EndReason | undefined): boolean {
+    const { progress, recipe, parts } = this;
+    if (parts.validation === undefined || progress.step === 0 || !this.isBetweenSteps()) return false;
+    if (progress.evaluation?.step === progress.step) return false;
+    const { evaluateEverySteps, evaluateEveryEpochs } = recipe;
+    return (
+      limit !== undefined ||
+      (evaluateEverySteps > 0 && progress.step % evaluateEverySteps === 0) ||
+      (epochOver && evaluateEveryEpochs > 0 && progress.epoch % evaluateEveryEpochs === 0)
+    );
+  }
+
+  private async evaluate(): Promise<void> {
+    const { progress, recipe, parts } = this;
+    const { step, epoch } = progress;
+    const prefix = await this.currentPrefix();
+    const { signal, measure, model } = parts;
+    const [loss] = await evaluateSource(model, parts.validation as RowSource, [prefix], { batchSize: recipe.batchSize, signal });
+    const result = { ...(loss as EvaluationResult), ...(measure === undefined ? {} : { metrics: await measure(prefix) }) };
+    const isBest = progress.best === undefined || result.loss < progress.best.result.loss;
+    if (isBest) progress.best = { step, epoch, trainLoss: this.trainLoss(), result };
+    if (isBest) this.best = this.prefixOf(prefix.data);
+    const { loss: toBeat, used } = progress.patience ?? { loss: Infinity, used: 0 };
+    const isBetter = result.loss < toBeat - recipe.earlyStoppingThreshold;
+    progress.patience = isBetter ? { loss: result.loss, used: 0 } : { loss: toBeat, used: used + 1 };
+    progress.evaluation = { step, ...result };
+    await this.emit({ type: 'evaluation', step, epoch, best: isBest, ...result, seconds: this.seconds() });
+    await this.showPrefix(prefix);
+    if (isBest) await this.saveBest();
+  }
+
+  private async closeEpoch(): Promise<void> {
+    const { progress } = this;
+    const { step, epoch } = progress;
+    const trainLoss = this.trainLoss();
+    const evaluation = progress.evaluation?.step === step ? progress.evaluation : undefined;
+    const validation = evaluation === undefined ? undefined : withoutStep(evaluation);
+    // A run that was stopped in the middle of an epoch, and then given more time, comes here twice.
+    progress.history = [...progress.history.filter((other) => other.epoch !== epoch), { epoch, step, trainLoss, validation }];
+    progress.closed = true;
+    await this.emit({ type: 'epoch', step, epoch, trainLoss, trainPerplexity: Math.exp(trainLoss), seconds: this.seconds() });
+    if (this.parts.validation === undefined) {
+      this.best = undefined;
+      await this.saveBest(await this.currentPrefix());
+    }
+    await this.save();
+  }
+
+  private async finish(reason: EndReason): Promise<TrainingResult> {
+    const { progress, parts } = this;
+    const { step, epoch, history } = progress;
+    const last = await this.currentPrefix();
+    const best = this.best ?? last;
+    const bestStep = progress.best?.step ?? step;
+    await this.showSamples(best);
+    await this.emit({ type: 'end', reason, step, epoch, seconds: this.seconds(), bestStep });
+    return {
+      ...{ best, last, encoder: parts.encoder, bestEpoch: progress.best?.epoch ?? epoch, bestStep, bestLoss: progress.best?.result.loss },
+      ...{ epochs: history, steps: step, reason, seconds: this.seconds() },
+    };
+  }
+
+  // ---- what is saved ----
+
+  /** The last prefix, the encoder and the state. */
+  private async save(): Promise<void> {
+    const { progress, recipe, parts } = this;
+    const { folder, encoder, model, trainer, identity } = parts;
+    if (folder === undefined) return;
+    const { step, epoch } = progress;
+    await folder.saveEncoder(encoder);
+    await this.emit({ type: 'checkpoint', step, epoch, kind: 'last', path: await folder.savePrefix('last', await this.currentPrefix()) });
+    progress.seconds = this.seconds();
+    const optimizer = await runNative(undefined, (addon) => addon.trainerState(model.native, trainer));
+    const state = { identity, progress, encoder: await encoder.state(), optimizer, best: this.best?.data };
+    await this.emit({ type: 'checkpoint', step, epoch, kind: 'state', path: await folder.saveState(state, recipe.keepStates) });
+    this.savedStep = step;
+  }
+
+  private async saveBest(prefix = this.best): Promise<void> {
+    const { folder } = this.parts;
+    if (folder === undefined || prefix === undefined) return;
+    const { step, epoch } = this.progress;
+    await this.emit({ type: 'checkpoint', step, epoch, kind: 'best', path: await folder.savePrefix('best', prefix) });
+  }
+
+  /** What a run that is stopped keeps. The reason to stop stays the error that the caller gets, unless this fails as well. */
+  private async saveAborted(): Promise<void> {
+    const { folder } = this.parts;
+    const { step, epoch, best } = this.progress;
+    if (folder === undefined) return;
+    await this.save();
+    await this.emit({ type: 'end', reason: 'aborted', step, epoch, seconds: this.seconds(), bestStep: best?.step ?? step });
+  }
+
+  // ---- figures ----
+
+  private async currentPrefix(): Promise<PrefixWeights> {
+    const prefix = await this.parts.encoder.prefix();
+    const { step, epoch, epochLoss, evaluation } = this.progress;
+    const trainLoss = epochLoss.tokens > 0 ? { trainLoss: this.trainLoss() } : {};
+    const validation = evaluation?.step === step ? validationMetrics(evaluation) : {};
+    return prefix.withMetadata(this.metadata({ epoch, step, ...trainLoss, ...validation }));
+  }
+
+  /** The best prefix from its values. */
+  private prefixOf(data: Float32Array): PrefixWeights {
+    const { best } = this.progress;
+    const { encoder, model } = this.parts;
+    const { numLayers, numHeads, headSize } = model.config;
+    const metrics: Record<string, JsonValue> =
+      best === undefined
+        ? {}
+        : { epoch: best.epoch, step: best.step, trainLoss: best.trainLoss, ...validationMetrics(best.result) };
+    const geometry = { prefixLength: encoder.prefixLength, numLayers, numHeads, headSize };
+    return PrefixWeights.fromTensor(data, { ...geometry, metadata: { baseModel: describeBaseModel(model.config, model.fingerprint, basename(model.checkpoint.directory)), ...this.metadata(metrics) } });
+  }
+
+  private metadata(metrics: Record<string, JsonValue>): { task: string; recipe: Record<string, JsonValue>; metrics: typeof metrics } {
+    const { model, recipe } = this.parts;
+    const tokenizer = model.hasTokenizer ? { tokenizerHash: model.tokenizer.hash } : {};
+    return { task: recipe.name, ...tokenizer, recipe: { ...recipe }, metrics };
+  }
+
+  private trainLoss(): number {
+    const { sum, tokens } = this.progress.epochLoss;
+    return sum / tokens;
+  }
+
+  private seconds(): number {
+    return (performance.now() - this.startedAt) / 1000;
+  }
+
+  /** Steps that the run takes at most. */
+  private totalSteps(): number {
+    return Math.min(this.recipe.trainingSteps, this.recipe.epochs * this.stepsPerEpoch);
+  }
+
+  private secondsLeft(): number {
+    const { recipe, progress, stepTime } = this;
+    const bySteps = (Math.max(0, this.totalSteps() - progress.step) * stepTime.seconds) / stepTime.steps;
+    return recipe.maxSeconds > 0 ? Math.min(bySteps, Math.max(0, recipe.maxSeconds - this.seconds())) : bySteps;
+  }
+
+  private async showPrefix(prefix: PrefixWeights): Promise<void> {
+    const { step, epoch } = this.progress;
+    const { layers } = prefix.statistics();
+    const [keyNorms, valueNorms] = [layers.map(({ keyNorm }) => keyNorm), layers.map(({ valueNorm }) => valueNorm)];
+    await this.emit({ type: 'prefix', step, epoch, keyNorms, valueNorms });
+  }
+
+  private async showSamples(prefix: PrefixWeights | undefined): Promise<void> {
+    const samples = await this.parts.writeSamples?.(prefix);
+    const { step, epoch } = this.progress;
+    if (samples !== undefined) await this.emit({ type: 'samples', step: prefix === undefined ? 0 : step, epoch, samples });
+  }
+
+  private async emit(event: TrainingEvent): Promise<void> {
+    this.parts.onEvent?.(event);
+    await this.parts.folder?.log(event);
+  }
+}
+
+function validationMetrics({ loss, perplexity }: EvaluationResult): Record<string, JsonValue> {
+  return { validationLoss: loss, validationPerplexity: perplexity };
+}
+
+function withoutStep({ loss, perplexity, accuracy, tokens, metrics }: EvaluationResult): EvaluationResult {
+  return { loss, perplexity, accuracy, tokens, ...(metrics === undefined ? {} : { metrics }) };
+}
