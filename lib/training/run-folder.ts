@@ -173,6 +173,11 @@ export class RunFolder {
   }
 }
 
+/** Whether a folder has files of a training run. */
+export async function hasRun(path: string): Promise<boolean> {
+  return (await kindOf(path)) === 'folder' && (await listFolder(path)).some((name) => OWN.test(name));
+}
+
 /** The events of a run, from the metrics.jsonl in its folder. A last line that a killed process left unfinished is left out. */
 export async function readEvents(folder: string): Promise<TrainingEvent[]> {
   const text = (await readSmallFile(join(folder, METRICS), 2 ** 30)).toString('utf8');

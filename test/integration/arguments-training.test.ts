@@ -193,7 +193,7 @@ const TRAINING: Refusal[] = [
   {
     name: 'train: samples that are none',
     act: () => train(wrong({ train: 'a.jsonl' })),
-    text: "Expected an array of samples for data.train but received 'a.jsonl' of type string",
+    text: "Expected an array of { prompt?, completion } for data.train but received 'a.jsonl' of type string",
   },
   { name: 'train: no samples', act: () => train({ train: [] }), code: 'NEOX_BAD_DATA', text: 'There is no sample to train on' },
   {

@@ -60,16 +60,22 @@ test('a prompt loop through a pipe: JSON on stdout and nothing else, ends with t
   expect(stderr).toMatch(/^tiny-ja-neox: [^\n]*\n$/);
 });
 
-test('Ctrl-C stops a training run with 130 and keeps what it has', async () => {
+test('Ctrl-C stops a training run with 130, and --resume goes on with it', async () => {
   const out = folder.join('run');
-  const args = ['train', '--model', MODEL, '--threads', '1', '--data', DATA, '--out', out, '--json'];
+  const args = ['train', '--model', MODEL, '--threads', '1', '--data', DATA, '--out', out, '--json', '--n-training-steps', '4', '--no-samples'];
   const { code, signal, stdout, stderr } = await start(args, {
     until: (text, child) => text.includes('"type":"step"') && child.kill('SIGINT'),
   });
   expect({ code, signal }).toEqual({ code: 130, signal: null });
-  expect(jsonLines(stdout).at(-1)).toMatchObject({ type: 'interrupted', epoch: 1 });
-  expect(existsSync(join(out, 'interrupted.safetensors'))).toBe(true);
-  expect(stderr).toMatch(/go on with --checkpoint-path .*\ninterrupted\n$/);
+  const last = jsonLines(stdout).at(-1) as { type: string; step: number };
+  expect(last).toMatchObject({ type: 'interrupted' });
+  expect(existsSync(join(out, 'last.safetensors'))).toBe(true);
+  expect(stderr).toContain(`saved at step ${last.step}; the same command with --resume goes on from there\ninterrupted\n`);
+  const resumed = await start([...args, '--resume'], {});
+  expect(resumed.code).toBe(0);
+  const events = jsonLines(resumed.stdout) as { type: string; step?: number }[];
+  expect(events[0]).toMatchObject({ type: 'resume', step: last.step });
+  expect(events.filter(({ type }) => type === 'step').map(({ step }) => step)).toEqual([1, 2, 3, 4].slice(last.step));
 });
 
 test('a second Ctrl-C ends the process at once', async () => {

@@ -142,7 +142,7 @@ describe('wrong usage ends with code 2 and says what is right', () => {
     writeFileSync(folder.join('done', 'best.safetensors'), '');
     const { code, stderr } = await cli(['train', '--model', 'x', '--data', 'y', '--out', folder.join('done')]);
     expect(code).toBe(2);
-    expect(stderr).toContain('give --overwrite to replace it');
+    expect(stderr).toContain('hint: give --resume to go on with it, --overwrite to replace it, or choose another --out');
   });
 });
 

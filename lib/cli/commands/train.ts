@@ -1,8 +1,10 @@
 import type { Command } from 'commander';
 import { PrefixEncoder } from '../../prefix/encoder';
 import { PrefixTrainer } from '../../training/prefix-trainer';
+import { hasRun } from '../../training/run-folder';
 import type { TrainingResult } from '../../training/training-run';
 import { dataOptions, type DataFlags } from '../data';
+import { UsageError } from '../errors';
 import { formatNumber, formatSeconds, plural, shellWord } from '../format';
 import { loadModel, modelOptions, type ModelFlags } from '../model';
 import { addOptions, given, refuseOptions, unwrap } from '../options';
@@ -67,6 +69,12 @@ export function register(program: Command, act: Act): void {
 }
 
 export async function run(flags: TrainFlags, ui: Ui): Promise<number> {
+  if (flags.overwrite !== true && flags.resume !== true && (await hasRun(flags.out))) {
+    throw new UsageError(
+      `There is a training run already in ${flags.out}`,
+      'give --resume to go on with it, --overwrite to replace it, or choose another --out',
+    );
+  }
   await checkTrainingFlags(flags);
   await using model = await loadModel(flags, ui);
   const data = await loadData(flags, model, ui);
