@@ -201,7 +201,7 @@ export class NeoXModel {
   }
 
   /**
-   * One forward pass over a batch of rows.
+   * One forward pass over a batch of rows. The logits are what the model gives, NaN and infinities of damaged weights included.
    * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_DISPOSED
    */
   async forward(options: ForwardOptions): Promise<ForwardResult> {
@@ -211,7 +211,8 @@ export class NeoXModel {
 
   /**
    * Generates text. One prompt gives one result, an array of prompts an array of results; they go through the model together.
-   * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_DISPOSED
+   * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_DISPOSED; NEOX_NOT_FINITE with the row whose logits are NaN or
+   *   infinite
    */
   generate(prompt: Prompt, options?: GenerateOptions): Promise<GenerateResult>;
   generate(prompts: readonly Prompt[], options?: GenerateOptions): Promise<GenerateResult[]>;

@@ -2,7 +2,7 @@ import { badArgument, checkBoolean, checkFunction, checkInteger, checkOptions, c
 import type { Sample } from '../data/sample';
 import { NeoXPrefixError } from '../errors';
 import { checkModel, type NeoXModel } from '../model/neox-model';
-import { runNative } from '../native-call';
+import { NOT_FINITE_HINT, runNative } from '../native-call';
 import { PrefixWeights } from '../prefix/weights';
 import { packBatch, prepareRows, type SampleRows } from './batches';
 
@@ -29,7 +29,11 @@ export interface EvaluationResult {
   tokens: number;
 }
 
-/** Loss and perplexity of a model over samples, with a prefix or without. Weighted by tokens: a long sample counts more than a short one. */
+/**
+ * Loss and perplexity of a model over samples, with a prefix or without. Weighted by tokens: a long sample counts more than a short one.
+ * @throws NEOX_BAD_ARGUMENT, NEOX_BAD_DATA, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_DISPOSED; NEOX_NOT_FINITE with the samples whose
+ *   loss is NaN or infinite
+ */
 export async function evaluate(model: NeoXModel, samples: readonly Sample[], options: EvaluateOptions = {}): Promise<EvaluationResult> {
   checkModel(model);
   checkOptions('options', options, ['prefix', 'batchSize', 'twoRows', 'signal', 'onProgress']);
@@ -59,6 +63,10 @@ export async function evaluateRows(model: NeoXModel, rows: readonly SampleRows[]
     const sum = await runNative(options.signal, (addon, cancel) =>
       addon.evaluate(model.native, { ...batch, prefix: handle ?? null, cancel }),
     );
+    if (!Number.isFinite(sum.loss)) {
+      const last = Math.min(first + options.batchSize, rows.length) - 1;
+      throw new NeoXPrefixError('NEOX_NOT_FINITE', `The loss of samples ${first} to ${last} is ${sum.loss}`, { hint: NOT_FINITE_HINT });
+    }
     loss += sum.loss;
     tokens += sum.tokens;
     correct += sum.correct;
