@@ -119,12 +119,12 @@ function join(...parts: Int32Array[]): Int32Array {
 /**
  * Splits by count, as rinna's script: the first `train` samples train, the last `validation` validate, what lies between is left out.
  *
- * @throws NEOX_BAD_DATA when there are fewer than `train + validation` samples.
+ * @throws NEOX_BAD_ARGUMENT; NEOX_BAD_DATA when there are fewer than `train + validation` samples.
  */
-export function splitDataset<T>(
-  samples: readonly T[],
-  { train, validation }: { train: number; validation: number },
-): { train: T[]; validation: T[] } {
+export function splitDataset<T>(samples: readonly T[], counts: { train: number; validation: number }): { train: T[]; validation: T[] } {
+  const given: unknown = samples;
+  if (!Array.isArray(given)) throw badArgument('samples', 'an array', samples);
+  const { train, validation } = checkOptions('counts', counts, ['train', 'validation']) as typeof counts;
   checkInteger('train', train, 1);
   checkInteger('validation', validation, 0);
   if (samples.length < train + validation) {
