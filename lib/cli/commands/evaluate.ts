@@ -3,7 +3,7 @@ import { NeoXPrefixError } from '../../errors';
 import { evaluate, type EvaluationResult } from '../../training/evaluate';
 import { checkData, dataOptions, readSamples, type DataFlags } from '../data';
 import { formatCount, formatNumber, table } from '../format';
-import { loadModel, loadPrefixes, modelOptions, type ModelFlags, type PrefixFlags } from '../model';
+import { checkPrefixes, loadModel, loadPrefixes, modelOptions, type ModelFlags, type PrefixFlags } from '../model';
 import { addOptions, collect, given, integer, option, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
@@ -46,6 +46,7 @@ export function register(program: Command, act: Act): void {
 
 export async function run(flags: EvaluateFlags, ui: Ui): Promise<number> {
   await checkData(flags.data, flags);
+  await checkPrefixes(flags);
   await using model = await loadModel(flags, ui);
   const prefixes = await loadPrefixes(flags, model, ui);
   const all = await readSamples(flags.data, flags, model, ui);
