@@ -27,6 +27,13 @@ export function checkString(name: string, value: unknown): string {
   return value;
 }
 
+/** The path of a file or folder. */
+export function checkPath(name: string, value: unknown): string {
+  const path = checkString(name, value);
+  if (path.includes('\0')) throw badArgument(name, 'a path without NUL characters', value);
+  return path;
+}
+
 export function checkBoolean(name: string, value: unknown): boolean {
   if (typeof value !== 'boolean') throw badArgument(name, 'a boolean', value);
   return value;
@@ -64,11 +71,22 @@ export function checkOneOf<T extends string>(name: string, value: unknown, allow
   return value as T;
 }
 
-/** A plain options object whose keys are all in `allowed`; a misspelled key is named with the nearest known one. */
+/**
+ * A plain options object whose keys are all in `allowed`; a misspelled key is named with the nearest known one. An option that is not
+ * given is absent or undefined; null is refused, which `??` would let pass.
+ */
 export function checkOptions(name: string, value: unknown, allowed: readonly string[]): Record<string, unknown> {
   if (value === undefined) return {};
   if (value === null || typeof value !== 'object' || Array.isArray(value)) throw badArgument(name, 'an object', value);
-  for (const key of Object.keys(value)) {
+  for (const [key, option] of Object.entries(value)) {
+    if (option === null && allowed.includes(key)) {
+      throw badArgument(
+        /\boptions$/.test(name) ? key : `${name}.${key}`,
+        'a value',
+        null,
+        'leave it out, or give undefined, for its default',
+      );
+    }
     if (allowed.includes(key)) continue;
     const near = nearest(key, allowed);
     throw new NeoXPrefixError('NEOX_BAD_ARGUMENT', `Unknown option '${key}' in ${name}`, {

@@ -2,8 +2,9 @@ import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { checkBoolean, checkFunction, checkOptions, checkSignal, checkString } from './arguments';
+import { checkBoolean, checkFunction, checkOptions, checkPath, checkSignal, checkString } from './arguments';
 import { NeoXPrefixError } from './errors';
+import { makeFolder } from './files';
 import { LIBTORCH_VERSION, PACKAGE_ROOT, describe, type Libtorch } from './libtorch';
 
 /** Progress in bytes. `total` is 0 while it is not known. */
@@ -44,7 +45,7 @@ export async function fetchLibtorch(options: FetchLibtorchOptions = {}): Promise
       `Expected three numbers such as ${LIBTORCH_VERSION} for version but received '${version}'`,
     );
   }
-  const destination = resolve(checkString('destination', options.destination ?? join(PACKAGE_ROOT, '.libtorch')));
+  const destination = resolve(checkPath('destination', options.destination ?? join(PACKAGE_ROOT, '.libtorch')));
   const force = checkBoolean('force', options.force ?? false);
   const onProgress = options.onProgress === undefined ? (): void => {} : checkFunction('onProgress', options.onProgress);
   const signal = checkSignal('signal', options.signal);
@@ -60,7 +61,7 @@ export async function fetchLibtorch(options: FetchLibtorchOptions = {}): Promise
   }
 
   const python = await findPython(signal);
-  await mkdir(dirname(destination), { recursive: true });
+  await makeFolder(dirname(destination));
   await removeAbandoned(destination);
   const work = await mkdtemp(`${destination}.partial-${process.pid}-`);
   try {

@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { mkdir, open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import { mkdir, open, rename, rm, rmdir, stat, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 
 import { NeoXPrefixError } from './errors';
@@ -15,6 +15,7 @@ const HINTS: Readonly<Record<string, string>> = {
   EPERM: 'check the permissions of the file and its folder',
   EROFS: 'the file system is read-only; choose another folder',
   EISDIR: 'this path is a folder; name a file in it',
+  EEXIST: 'something else is there already; choose another path',
   ENOTDIR: 'a part of this path is a file where a folder is needed',
   EMFILE: 'too many files are open; raise the limit (ulimit -n)',
   ENAMETOOLONG: 'choose a shorter name',
@@ -30,6 +31,9 @@ function errnoOf(error: unknown): string | undefined {
  * @param action what was tried, as a verb: 'read', 'write'
  */
 export function fileError(error: unknown, action: string, path: string): unknown {
+  if (error instanceof TypeError && 'code' in error && error.code === 'ERR_INVALID_ARG_VALUE' && path.includes('\0')) {
+    return new NeoXPrefixError('NEOX_IO', `Cannot ${action} ${path}: the path has a NUL character`, { path, cause: error });
+  }
   const code = errnoOf(error);
   if (code === undefined) return error;
   if (code === 'ENOENT' && action !== 'write') {
@@ -54,14 +58,46 @@ export async function kindOf(path: string): Promise<'file' | 'folder' | 'other' 
     const found = await stat(path);
     return found.isFile() ? 'file' : found.isDirectory() ? 'folder' : 'other';
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined;
+    // Of a name that is too long there can be nothing; whoever writes or reads it says so.
+    if (['ENOENT', 'ENOTDIR', 'ENAMETOOLONG'].includes(errnoOf(error) ?? '')) return undefined;
     throw fileError(error, 'read', path);
   }
 }
 
-/** Creates a folder and its parents; nothing happens when it is there. */
-export async function makeFolder(path: string): Promise<void> {
-  await attempt('write', path, () => mkdir(path, { recursive: true }));
+/**
+ * Creates a folder and its parents; nothing happens when it is there, and nothing stays of what was begun when it fails. One by one:
+ * Node's recursive mkdir says ENOENT where the file system is read-only, and never returns in /proc.
+ * @returns the topmost folder that was made; undefined when it was there
+ */
+export async function makeFolder(path: string): Promise<string | undefined> {
+  const target = resolve(path);
+  const missing: string[] = [];
+  for (let at = target; (await kindOf(at)) === undefined; at = dirname(at)) missing.unshift(at);
+  if (missing.length === 0 && (await kindOf(target)) !== 'folder') missing.push(target);
+  const made: string[] = [];
+  for (const folder of missing) {
+    try {
+      await mkdir(folder);
+      made.push(folder);
+    } catch (error) {
+      // Another process may have been faster.
+      if (errnoOf(error) === 'EEXIST' && (await kindOf(folder)) === 'folder') continue;
+      if (made.length > 0) await removeEmptyFolders(made.at(-1) as string, made[0] as string);
+      throw fileError(error, 'write', path);
+    }
+  }
+  return made[0];
+}
+
+/** Removes the folders from `from` up to `last` as long as they are empty. */
+export async function removeEmptyFolders(from: string, last: string): Promise<void> {
+  for (let folder = resolve(from); folder.length >= last.length; folder = dirname(folder)) {
+    try {
+      await rmdir(folder);
+    } catch {
+      return;
+    }
+  }
 }
 
 /** A regular file opened for reading at given places. */

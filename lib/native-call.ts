@@ -1,6 +1,13 @@
-import { ERROR_CODES, NeoXPrefixError } from './errors';
+import { ERROR_CODES, NeoXPrefixError, type NeoXErrorCode } from './errors';
 import { native, type NativeAddon } from './native';
 import type { CancelFlag } from '../types/native';
+
+/** What to do about results that are not finite. */
+export const NOT_FINITE_HINT =
+  'look at the prefix with `neox-prefix inspect`; float16 overflows early: try dtype float32 or bfloat16; else the weights are damaged';
+
+/** Hints for errors of the addon, whose messages have none. */
+const HINTS: Partial<Record<NeoXErrorCode, string>> = { NEOX_NOT_FINITE: NOT_FINITE_HINT };
 
 /**
  * Runs an asynchronous native operation: an AbortSignal sets its cancel flag and its reason is what the caller gets, a native error
@@ -31,7 +38,8 @@ function fromNative(error: unknown, stack: string | undefined): unknown {
   if (!(error instanceof Error) || error instanceof NeoXPrefixError || !('code' in error)) return error;
   const code = ERROR_CODES.find((known) => known === error.code);
   if (code === undefined) return error;
-  const own = new NeoXPrefixError(code, error.message, { cause: error });
+  const hint = HINTS[code];
+  const own = new NeoXPrefixError(code, error.message, hint === undefined ? { cause: error } : { hint, cause: error });
   if (stack !== undefined) own.stack = `${own.name}: ${own.message}\n${stack.split('\n').slice(2).join('\n')}`;
   return own;
 }

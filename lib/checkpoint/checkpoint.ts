@@ -1,6 +1,6 @@
 import { join, resolve } from 'node:path';
 
-import { checkOneOf, checkOptions, checkString, show } from '../arguments';
+import { checkOneOf, checkOptions, checkPath, show } from '../arguments';
 import { NeoXPrefixError } from '../errors';
 import { isExportFolder, type ExportTask } from '../export/export-folder';
 import { DENSE_BIAS_RULES, type DenseBiasRule } from '../export/layout';
@@ -74,7 +74,7 @@ export interface CheckpointOptions {
 export async function openCheckpoint(dir: string, options: CheckpointOptions = {}): Promise<Checkpoint> {
   checkOptions('options', options, ['denseBias']);
   const denseBias = checkOneOf('denseBias', options.denseBias ?? 'runtime', DENSE_BIAS_RULES);
-  const directory = resolve(checkString('dir', dir));
+  const directory = resolve(checkPath('dir', dir));
   await checkFolder(directory);
   if ((await kindOf(join(directory, 'config.json'))) === undefined && (await isExportFolder(directory))) {
     return openFastertransformer(directory, denseBias);

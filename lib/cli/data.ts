@@ -1,6 +1,6 @@
 import { basename } from 'node:path';
 import type { Option } from 'commander';
-import { readDataset } from '../data/dataset';
+import { formatOf, readDataset } from '../data/dataset';
 import type { Sample } from '../data/sample';
 import { NeoXPrefixError } from '../errors';
 import { kindOf } from '../files';
@@ -45,7 +45,7 @@ export const dataOptions = (): Option[] => [
 
 /** What can be said of the data before a model is loaded: loading one takes long. */
 export async function checkData(files: readonly string[], flags: Omit<DataFlags, 'data'>): Promise<void> {
-  const { packing, suffix, maxLength, keepRemainder } = flags;
+  const { format, packing, suffix, maxLength, keepRemainder } = flags;
   if (packing !== 'lines') {
     const unused = Object.entries({ suffix, 'max-length': maxLength, 'keep-remainder': keepRemainder }).find(
       ([, value]) => value !== undefined,
@@ -54,6 +54,7 @@ export async function checkData(files: readonly string[], flags: Omit<DataFlags,
   }
   for (const path of files) {
     if ((await kindOf(path)) === undefined) throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `No such file: ${path}`, { path });
+    if (format === undefined) formatOf(path);
   }
 }
 

@@ -1,5 +1,7 @@
 import { basename } from 'node:path';
 import type { Option } from 'commander';
+import { NeoXPrefixError } from '../errors';
+import { kindOf } from '../files';
 import { NeoXModel, type LoadOptions } from '../model/neox-model';
 import { PrefixWeights } from '../prefix/weights';
 import { formatBytes, formatCount, formatSeconds } from './format';
@@ -67,6 +69,13 @@ export interface PrefixFlags {
   prefix?: string[];
   prefixSeqLen?: number;
   allowFingerprintMismatch?: boolean;
+}
+
+/** What can be said of the prefixes before a model is loaded: loading one takes long. */
+export async function checkPrefixes({ prefix = [] }: PrefixFlags): Promise<void> {
+  for (const path of prefix) {
+    if ((await kindOf(path)) === undefined) throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `No such file or folder: ${path}`, { path });
+  }
 }
 
 export interface NamedPrefix {

@@ -1,5 +1,5 @@
 import { extname } from 'node:path';
-import { badArgument, checkBoolean, checkInteger, checkOptions, checkSignal, checkString } from '../arguments';
+import { badArgument, checkBoolean, checkInteger, checkOptions, checkPath, checkSignal } from '../arguments';
 import { badLine, readLines } from './lines';
 import type { Encoder, Sample, TextOrIds } from './sample';
 import { MAX_ID } from './sample';
@@ -56,7 +56,7 @@ export async function readDataset(paths: string | readonly string[], options?: D
   const list = (Array.isArray(paths) ? paths : [paths]) as readonly unknown[];
   if (list.length === 0) throw badArgument('paths', 'a path or a non-empty array of paths', paths);
   const files = list.map((path, i) => {
-    const name = checkString(Array.isArray(paths) ? `paths[${i}]` : 'path', path);
+    const name = checkPath(Array.isArray(paths) ? `paths[${i}]` : 'path', path);
     return { path: name, format: format ?? formatOf(name) };
   });
 
@@ -74,7 +74,8 @@ export async function readDataset(paths: string | readonly string[], options?: D
   return samples;
 }
 
-function formatOf(path: string): 'jsonl' | 'text' {
+/** The format that a file's name says. */
+export function formatOf(path: string): 'jsonl' | 'text' {
   const format = FORMATS[extname(path).toLowerCase()];
   if (format === undefined)
     throw badArgument('path', `a file named ${Object.keys(FORMATS).join(', ')}`, path, "pass format: 'jsonl' or 'text' for another name");

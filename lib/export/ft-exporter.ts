@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { rm, statfs } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 
-import { badArgument, checkBoolean, checkFunction, checkInteger, checkOneOf, checkOptions, checkSignal, checkString } from '../arguments';
+import { badArgument, checkBoolean, checkFunction, checkInteger, checkOneOf, checkOptions, checkPath, checkSignal } from '../arguments';
 import type { Checkpoint } from '../checkpoint/checkpoint';
 import { NeoXPrefixError } from '../errors';
 import { kindOf, writeFileAtomic } from '../files';
@@ -128,7 +128,7 @@ export class FTExporter {
     setTasks(ini, listed);
     settings.signal?.throwIfAborted();
 
-    const target = resolve(checkString('dir', dir), `${ranks}-gpu`);
+    const target = resolve(checkPath('dir', dir), `${ranks}-gpu`);
     await checkTarget(target, settings.overwrite);
     const written = await inNewFolder(target, settings.overwrite, async (folder) => {
       const jobs = [
@@ -160,7 +160,7 @@ export class FTExporter {
     run.signal?.throwIfAborted();
 
     const { config } = this.checkpoint;
-    const found = await openExport(checkString('dir', dir), asked);
+    const found = await openExport(checkPath('dir', dir), asked);
     const { directory, configPath, dtype, tensorParallel: ranks } = found;
     const differences = configDifferences(found.ini, config, dtype);
     if (differences.length > 0) {
@@ -212,9 +212,13 @@ export class FTExporter {
 
   private checkTasks(tasks: unknown): Task[] {
     if (tasks === undefined) return [];
-    if (tasks === null || typeof tasks !== 'object' || Array.isArray(tasks))
-      throw badArgument('tasks', 'an object of prefixes by task name', tasks);
-    return Object.entries(tasks).map(([key, prefix]) => {
+    const prototype: unknown = tasks === null || typeof tasks !== 'object' ? undefined : Object.getPrototypeOf(tasks);
+    // A plain object, of whatever realm: the tasks of a Map would not be seen, and none be exported.
+    if (prototype === undefined || (prototype !== null && Object.getPrototypeOf(prototype) !== null)) {
+      const hint = tasks instanceof Map ? 'use Object.fromEntries(tasks)' : undefined;
+      throw badArgument('tasks', 'a plain object of prefixes by task name', tasks, hint);
+    }
+    return Object.entries(tasks as object).map(([key, prefix]) => {
       const name = checkTaskName(key);
       if (!(prefix instanceof PrefixWeights)) throw badArgument(`tasks['${name}']`, 'a PrefixWeights', prefix);
       prefix.checkFits(this.checkpoint.config, this.checkpoint.fingerprint);

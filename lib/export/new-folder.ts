@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, rename, rm, rmdir } from 'node:fs/promises';
+import { mkdir, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
-import { fileError, kindOf, syncFolder } from '../files';
+import { fileError, kindOf, makeFolder, removeEmptyFolders, syncFolder } from '../files';
 
 /** Has `fill` make a folder beside `target` and gives it that name when it is complete. */
 export async function inNewFolder<T>(target: string, overwrite: boolean, fill: (folder: string) => Promise<T>): Promise<T> {
@@ -10,7 +10,7 @@ export async function inNewFolder<T>(target: string, overwrite: boolean, fill: (
   const unique = `${process.pid}-${randomBytes(6).toString('hex')}`;
   const folder = join(parent, `.${basename(target)}.${unique}.tmp`);
   const old = join(parent, `.${basename(target)}.${unique}.old`);
-  const created = await attempt(parent, () => mkdir(parent, { recursive: true }));
+  const created = await makeFolder(parent);
   try {
     await attempt(folder, () => mkdir(folder));
     const result = await fill(folder);
@@ -27,19 +27,8 @@ export async function inNewFolder<T>(target: string, overwrite: boolean, fill: (
     return result;
   } catch (error) {
     await rm(folder, { recursive: true, force: true });
-    if (created !== undefined) await removeEmpty(parent, created);
+    if (created !== undefined) await removeEmptyFolders(parent, created);
     throw error;
-  }
-}
-
-/** Removes the folders from `from` up to `last` as long as they are empty. */
-async function removeEmpty(from: string, last: string): Promise<void> {
-  for (let folder = from; folder.length >= last.length; folder = dirname(folder)) {
-    try {
-      await rmdir(folder);
-    } catch {
-      return;
-    }
   }
 }
 

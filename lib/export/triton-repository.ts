@@ -1,7 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join, posix, resolve } from 'node:path';
 
-import { badArgument, checkBoolean, checkInteger, checkOneOf, checkOptions, checkString } from '../arguments';
+import { badArgument, checkBoolean, checkInteger, checkOneOf, checkOptions, checkPath, checkString } from '../arguments';
 import { NeoXPrefixError } from '../errors';
 import { kindOf, syncFolder, writeFileAtomic } from '../files';
 import type { ExportWarning } from './compatibility';
@@ -64,7 +64,7 @@ export async function exportTritonRepository(model: ExportSource, dir: string, o
   if (numLayers % pipelineParallel !== 0) {
     throw badArgument('pipelineParallel', `a divisor of the model's ${numLayers} layers`, pipelineParallel);
   }
-  const repository = resolve(checkString('dir', dir));
+  const repository = resolve(checkPath('dir', dir));
   const { modelName, tensorParallel, overwrite } = exportOptions;
   const directory = join(repository, modelName);
   const checkpointPath = posix.join(serverPath ?? repository, modelName, VERSION, `${tensorParallel}-gpu`);

@@ -1,4 +1,4 @@
-import { checkFunction, checkInteger, checkOneOf, checkOptions, checkSignal, checkString } from '../arguments';
+import { checkFunction, checkInteger, checkOneOf, checkOptions, checkPath, checkSignal } from '../arguments';
 import type { Checkpoint } from '../checkpoint/checkpoint';
 import type { PrefixWeights } from '../prefix/weights';
 import { BYTES_PER_ELEMENT, configDifferences, listFolder, openExport, type ExportDType } from './export-folder';
@@ -67,7 +67,7 @@ export async function verifyExport(
   signal?.throwIfAborted();
 
   const { config, tensors } = checkpoint;
-  const found = await openExport(checkString('dir', dir), asked);
+  const found = await openExport(checkPath('dir', dir), asked);
   const { directory, dtype, tensorParallel: ranks } = found;
   const problems = configDifferences(found.ini, config, dtype).map((problem) => `config.ini: ${problem}`);
   const jobs: FileJob[] = [{ files: planBaseModel(config, tensors, ranks, rule) }];

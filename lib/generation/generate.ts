@@ -151,7 +151,14 @@ function promptIds(model: NeoXModel, prompt: unknown, name: string): Int32Array 
 
 function rowSeeds(seed: unknown, rows: number): number[] {
   if (seed === undefined) return Array.from({ length: rows }, () => randomInt(2 ** 47));
-  if (!Array.isArray(seed)) return Array.from({ length: rows }, () => checkInteger('seed', seed, 0));
+  if (!Array.isArray(seed)) return Array.from({ length: rows }, () => checkSeed('seed', seed, ', or an array with one for each prompt,'));
   if (seed.length !== rows) throw badArgument('seed', `one seed for each of the ${rows} prompts`, seed);
-  return seed.map((item: unknown, i) => checkInteger(`seed[${i}]`, item, 0));
+  return seed.map((item: unknown, i) => checkSeed(`seed[${i}]`, item));
+}
+
+function checkSeed(name: string, seed: unknown, others = ''): number {
+  if (typeof seed !== 'number' || !Number.isSafeInteger(seed) || seed < 0) {
+    throw badArgument(name, `an integer from 0 to 2^53 - 1${others}`, seed);
+  }
+  return seed;
 }

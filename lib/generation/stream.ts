@@ -1,7 +1,17 @@
-import { checkSignal } from '../arguments';
+import { checkOptions, checkSignal } from '../arguments';
 import type { NeoXModel } from '../model/neox-model';
 import type { PrefixWeights } from '../prefix/weights';
-import { prepare, run, usageOf, type FinishReason, type GenerateOptions, type Prompt, type Usage } from './generate';
+import {
+  GENERATE_OPTIONS,
+  prepare,
+  run,
+  usageOf,
+  type FinishReason,
+  type GenerateOptions,
+  type PreparedRequest,
+  type Prompt,
+  type Usage,
+} from './generate';
 
 export interface StreamOptions extends Omit<GenerateOptions, 'prefix' | 'seed'> {
   /** Defaults to none. */
@@ -21,11 +31,17 @@ export interface StreamPiece {
   usage?: Usage;
 }
 
-export async function* stream(model: NeoXModel, prompt: Prompt, options: StreamOptions): AsyncGenerator<StreamPiece, void, void> {
+/** Checks the request at once; the work begins with the first `next()`. */
+export function stream(model: NeoXModel, prompt: Prompt, options: StreamOptions): AsyncGenerator<StreamPiece, void, void> {
+  checkOptions('options', options, GENERATE_OPTIONS);
   const outer = checkSignal('signal', options.signal);
   const left = new AbortController();
   const signal = outer === undefined ? left.signal : AbortSignal.any([outer, left.signal]);
-  const request = prepare(model, [prompt], { ...options, signal });
+  return pieces(model, prepare(model, [prompt], { ...options, signal }), left);
+}
+
+/** @param left aborted when nobody listens any more */
+async function* pieces(model: NeoXModel, request: PreparedRequest, left: AbortController): AsyncGenerator<StreamPiece, void, void> {
   const decoder = model.hasTokenizer ? model.tokenizer.createDecoder({ skipSpecialTokens: true }) : undefined;
 
   // Tokens wait here until the consumer asks for them.

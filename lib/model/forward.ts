@@ -59,7 +59,8 @@ export async function forward(model: NeoXModel, options: ForwardOptions): Promis
     if (cache.model !== model) throw badArgument('pastKeyValues', 'a KV cache of this model', cache);
     if (cache.batchSize !== rows.length) throw badArgument('pastKeyValues', `a KV cache of ${rows.length} rows`, cache.batchSize);
   }
-  const prefixes = past instanceof KVCache ? [] : rowPrefixes('pastKeyValues', past, rows.length);
+  const prefixes =
+    past instanceof KVCache ? [] : rowPrefixes('pastKeyValues', past, rows.length, 'PrefixWeights, an array of them, or a KVCache');
   const prefixLengths = cache?.prefixLengths ?? prefixes.map((prefix) => prefix?.prefixLength ?? 0);
   rows.forEach(({ ids }, i) => {
     const before = (prefixLengths[i] ?? 0) + (cache?.lengths[i] ?? 0);
@@ -74,15 +75,22 @@ export async function forward(model: NeoXModel, options: ForwardOptions): Promis
   return { logits, pastKeyValues: new KVCache(model, result.cache, prefixLengths) };
 }
 
-/** One prefix for all rows, or one for each. */
-export function rowPrefixes(name: string, prefix: unknown, rows: number): (PrefixWeights | undefined)[] {
+/**
+ * One prefix for all rows, or one for each.
+ * @param expected what the option takes, for its error
+ */
+export function rowPrefixes(
+  name: string,
+  prefix: unknown,
+  rows: number,
+  expected = 'PrefixWeights, or an array of them,',
+): (PrefixWeights | undefined)[] {
   if (prefix === undefined || prefix instanceof PrefixWeights) return Array.from({ length: rows }, () => prefix);
-  if (!Array.isArray(prefix)) throw badArgument(name, 'PrefixWeights, or an array of them,', prefix);
+  if (!Array.isArray(prefix)) throw badArgument(name, expected, prefix);
   if (prefix.length !== rows) throw badArgument(name, `one prefix for each of the ${rows} rows`, prefix);
   return prefix.map((item: unknown, i) => {
-    if (item !== undefined && item !== null && !(item instanceof PrefixWeights))
-      throw badArgument(`${name}[${i}]`, 'PrefixWeights or undefined', item);
-    return item ?? undefined;
+    if (item !== undefined && !(item instanceof PrefixWeights)) throw badArgument(`${name}[${i}]`, 'PrefixWeights or undefined', item);
+    return item;
   });
 }
 

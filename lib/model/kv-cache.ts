@@ -1,3 +1,4 @@
+import { inspect } from 'node:util';
 import { checkInteger } from '../arguments';
 import { NeoXPrefixError } from '../errors';
 import { native } from '../native';
@@ -57,6 +58,15 @@ export class KVCache {
   dispose(): void {
     if (this.handle !== undefined) native().freeCache(this.handle);
     this.handle = undefined;
+  }
+
+  /**
+   * What console.log shows.
+   * @internal
+   */
+  [inspect.custom](): string {
+    const rows = this.lengths.map((length, i) => `${this.prefixLengths[i] ?? 0}+${length}`).join(', ');
+    return `KVCache(prefix+tokens of ${this.batchSize} rows: ${rows}${this.disposed ? '; disposed' : ''})`;
   }
 
   /** {@link dispose}, for `using`. */

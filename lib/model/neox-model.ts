@@ -1,4 +1,5 @@
-import { badArgument, checkFunction, checkInteger, checkOneOf, checkOptions, checkSignal, checkString } from '../arguments';
+import { inspect } from 'node:util';
+import { badArgument, checkFunction, checkInteger, checkOneOf, checkOptions, checkPath, checkSignal, checkString } from '../arguments';
 import { openCheckpoint, type Checkpoint, type CheckpointOptions } from '../checkpoint/checkpoint';
 import type { GPTNeoXConfig, HiddenAct } from '../checkpoint/config';
 import { NeoXPrefixError } from '../errors';
@@ -117,7 +118,7 @@ export class NeoXModel {
    *   NEOX_LIBTORCH_NOT_FOUND, NEOX_NATIVE_NOT_FOUND; the reason of `signal` when it aborts
    */
   static async load(directory: string, options: LoadOptions = {}): Promise<NeoXModel> {
-    checkString('directory', directory);
+    checkPath('directory', directory);
     checkOptions('options', options, LOAD_OPTIONS);
     const signal = checkSignal('signal', options.signal);
     const device = checkDevice(options.device ?? 'cpu');
@@ -132,7 +133,7 @@ export class NeoXModel {
     const checkpoint = await openCheckpoint(directory, denseBias === undefined ? {} : { denseBias });
     const config = withArithmetic(checkpoint.config, options.arithmetic ?? 'checkpoint');
     // A model can be used with token ids alone, so a tokenizer that is missing or broken is an error only for those who ask for text.
-    const tokenizer = await Tokenizer.load(checkString('tokenizer', options.tokenizer ?? directory)).catch((error: unknown) => {
+    const tokenizer = await Tokenizer.load(checkPath('tokenizer', options.tokenizer ?? directory)).catch((error: unknown) => {
       if (error instanceof NeoXPrefixError) return error;
       throw error;
     });
@@ -201,7 +202,7 @@ export class NeoXModel {
   }
 
   /**
-   * One forward pass over a batch of rows.
+   * One forward pass over a batch of rows. The logits are what the model gives, NaN and infinities of damaged weights included.
    * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_DISPOSED
    */
   async forward(options: ForwardOptions): Promise<ForwardResult> {
@@ -211,7 +212,8 @@ export class NeoXModel {
 
   /**
    * Generates text. One prompt gives one result, an array of prompts an array of results; they go through the model together.
-   * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_DISPOSED
+   * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_DISPOSED; NEOX_NOT_FINITE with the row whose logits are NaN or
+   *   infinite
    */
   generate(prompt: Prompt, options?: GenerateOptions): Promise<GenerateResult>;
   generate(prompts: readonly Prompt[], options?: GenerateOptions): Promise<GenerateResult[]>;
@@ -221,7 +223,9 @@ export class NeoXModel {
   }
 
   /**
-   * Generates text piece by piece. The pieces' texts, joined, are the text that `generate` gives. Leaving the loop stops the work.
+   * Generates text piece by piece. The pieces' texts, joined, are the text that `generate` gives. The work begins when the first piece is
+   * asked for; leaving the loop stops it.
+   * @throws what `generate` throws: at once for what is wrong with the arguments, else in the loop
    */
   stream(prompt: Prompt, options: StreamOptions = {}): AsyncGenerator<StreamPiece, void, void> {
     this.checkAlive();
@@ -284,6 +288,16 @@ export class NeoXModel {
     this.prefixes.set(prefix, handle);
     handle.catch(() => this.prefixes.delete(prefix));
     return handle;
+  }
+
+  /**
+   * What console.log shows.
+   * @internal
+   */
+  [inspect.custom](): string {
+    const { numLayers, hiddenSize } = this.config;
+    const state = this.disposed ? 'disposed' : `${this.dtype} on ${this.details.device}`;
+    return `NeoXModel(${this.checkpoint.directory}: ${numLayers} layers of ${hiddenSize}, ${state})`;
   }
 
   private checkAlive(): void {

@@ -1,4 +1,4 @@
-import { checkBoolean, checkOneOf, checkOptions, checkString, badArgument } from '../arguments';
+import { checkBoolean, checkOneOf, checkOptions, checkPath, checkString, badArgument } from '../arguments';
 import { openCheckpoint } from '../checkpoint/checkpoint';
 import { NeoXPrefixError } from '../errors';
 import { isExportFolder } from '../export/export-folder';
@@ -37,8 +37,8 @@ export interface ConvertReport {
  * @throws what PrefixWeights.load throws; NEOX_BAD_ARGUMENT when something is there and `overwrite` is not set; NEOX_IO
  */
 export async function convertPrefix(from: string, to: string, options: ConvertOptions = {}): Promise<ConvertReport> {
-  checkString('from', from);
-  checkString('to', to);
+  checkPath('from', from);
+  checkPath('to', to);
   checkOptions('options', options, [...PREFIX_LOAD_OPTIONS, 'format', 'name', 'overwrite']);
   const { format: wanted, name, overwrite: replace, ...loadOptions } = options;
   const overwrite = checkBoolean('options.overwrite', replace ?? false);

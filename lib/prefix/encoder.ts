@@ -1,5 +1,17 @@
 import { basename } from 'node:path';
-import { badArgument, checkBoolean, checkInteger, checkNumber, checkOneOf, checkOptions, checkSignal, checkString } from '../arguments';
+import { inspect } from 'node:util';
+import {
+  badArgument,
+  checkBoolean,
+  checkInteger,
+  checkNumber,
+  checkOneOf,
+  checkOptions,
+  checkPath,
+  checkSignal,
+  checkString,
+} from '../arguments';
+import { isObject } from '../checkpoint/json';
 import { readSafetensorsHeader, writeSafetensors } from '../checkpoint/safetensors';
 import { readTensor } from '../checkpoint/values';
 import { NeoXPrefixError } from '../errors';
@@ -129,7 +141,10 @@ export class PrefixEncoder implements Sizes {
     return new PrefixEncoder(model, handle, sizes, error);
   }
 
-  /** An encoder with given parameters, for example one saved by {@link save} or trained elsewhere under rinna's names. */
+  /**
+   * An encoder with given parameters, for example one saved by {@link save} or trained elsewhere under rinna's names.
+   * @throws NEOX_BAD_ARGUMENT; NEOX_PREFIX_MISMATCH for tensors of another model
+   */
   static async fromState(
     model: NeoXModel,
     state: PrefixEncoderState,
@@ -137,6 +152,7 @@ export class PrefixEncoder implements Sizes {
   ): Promise<PrefixEncoder> {
     checkModel(model);
     checkOptions('options', options, ['dropout', 'seed']);
+    checkState(state);
     const embedding = state['prefix_wte.weight']?.shape;
     const hidden = state['prefix_mlp.0.weight']?.shape;
     const projection = Object.keys(state).some((name) => name.startsWith('prefix_mlp'));
@@ -169,7 +185,7 @@ export class PrefixEncoder implements Sizes {
 
   /** Loads what {@link save} wrote. */
   static async load(model: NeoXModel, path: string, options: { dropout?: number; seed?: number } = {}): Promise<PrefixEncoder> {
-    const { tensors } = await readSafetensorsHeader(checkString('path', path));
+    const { tensors } = await readSafetensorsHeader(checkPath('path', path));
     if (!tensors.has('prefix_wte.weight')) {
       const found = [...tensors.keys()].slice(0, 5).join(', ');
       throw new NeoXPrefixError(
@@ -203,7 +219,7 @@ export class PrefixEncoder implements Sizes {
   async save(path: string): Promise<void> {
     const state = await this.state();
     const tensors = Object.entries(state).map(([name, { data, shape }]) => ({ name, dtype: 'F32' as const, shape, data }));
-    await writeSafetensors(checkString('path', path), tensors, { format: 'pt', kind: 'neox-prefix encoder' });
+    await writeSafetensors(checkPath('path', path), tensors, { format: 'pt', kind: 'neox-prefix encoder' });
   }
 
   /** The prefix that the encoder gives now. */
@@ -227,6 +243,16 @@ export class PrefixEncoder implements Sizes {
 
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  /**
+   * What console.log shows.
+   * @internal
+   */
+  [inspect.custom](): string {
+    const { prefixLength, inputDim, hiddenDim } = this;
+    const state = this.handle === undefined ? ', disposed' : '';
+    return `PrefixEncoder(prefixLength ${prefixLength}, inputDim ${inputDim}, hiddenDim ${hiddenDim}${state})`;
   }
 
   /** @internal */
@@ -296,6 +322,16 @@ async function zeroOutput(model: NeoXModel, encoder: Native.Encoder, projection:
     for (const name of projection ? ['prefix_mlp.2.weight', 'prefix_mlp.2.bias'] : ['prefix_wte.weight']) state[name]?.fill(0);
     await addon.setEncoderState(model.native, encoder, state);
   });
+}
+
+function checkState(state: unknown): asserts state is PrefixEncoderState {
+  if (!isObject(state)) throw badArgument('state', 'an object of tensors by name', state);
+  for (const [name, tensor] of Object.entries(state)) {
+    if (!isObject(tensor)) throw badArgument(`state['${name}']`, 'an object with data and shape', tensor);
+    const { data, shape } = tensor;
+    if (!(data instanceof Float32Array)) throw badArgument(`state['${name}'].data`, 'a Float32Array', data);
+    if (!Array.isArray(shape)) throw badArgument(`state['${name}'].shape`, 'an array of sizes', shape);
+  }
 }
 
 function firstIds(count: number, model: NeoXModel): Int32Array {

@@ -1,6 +1,7 @@
 import { extname } from 'node:path';
+import { inspect } from 'node:util';
 
-import { badArgument, checkBoolean, checkInteger, checkOneOf, checkOptions, checkString } from '../arguments';
+import { badArgument, checkBoolean, checkInteger, checkOneOf, checkOptions, checkPath, checkString } from '../arguments';
 import type { GPTNeoXConfig } from '../checkpoint/config';
 import { isObject } from '../checkpoint/json';
 import { writeSafetensors } from '../checkpoint/safetensors';
@@ -8,7 +9,7 @@ import { writeTorchTensor } from '../checkpoint/torch-writer';
 import { NeoXPrefixError } from '../errors';
 import { kindOf, sha256 } from '../files';
 import { shapeOf, widthOf, type PrefixGeometry } from './formats/geometry';
-import { FORMAT_VERSION, metadataToStrings, type PrefixMetadata } from './formats/metadata';
+import { checkMetadata, FORMAT_VERSION, metadataToStrings, type PrefixMetadata } from './formats/metadata';
 import { writeAdapter } from './formats/peft';
 import { PREFIX_TENSOR, readPrefixFile, type PrefixFile, type PrefixFormat } from './formats/read';
 
@@ -107,7 +108,8 @@ export class PrefixWeights implements PrefixGeometry {
 
   /**
    * Takes a tensor [P, L, 2, N, D] (or [P, L*2*N*D], which is the same in memory), without copying it.
-   * @throws NEOX_BAD_ARGUMENT for sizes that do not fit `data`, NEOX_BAD_PREFIX for NaN or infinite values
+   * @throws NEOX_BAD_ARGUMENT for sizes that do not fit `data` and metadata that cannot be saved, NEOX_BAD_PREFIX for NaN or infinite
+   *   values
    */
   static fromTensor(data: Float32Array, options: PrefixTensorOptions): PrefixWeights {
     if (!(data instanceof Float32Array)) throw badArgument('data', 'a Float32Array', data);
@@ -121,7 +123,7 @@ export class PrefixWeights implements PrefixGeometry {
     const count = geometry.prefixLength * widthOf(geometry);
     if (data.length !== count) throw badArgument('data', `${count} elements, for shape [${shapeOf(geometry).join(', ')}],`, data.length);
     checkFinite(data, geometry, 'tensor');
-    const metadata = { ...options.metadata, formatVersion: FORMAT_VERSION };
+    const metadata = { ...checkMetadata('options.metadata', options.metadata), formatVersion: FORMAT_VERSION };
     return new PrefixWeights(data, geometry, metadata, { warnings: [], allowFingerprintMismatch: false, source: 'tensor' });
   }
 
@@ -133,9 +135,9 @@ export class PrefixWeights implements PrefixGeometry {
    *   FasterTransformer folder), NEOX_BAD_ARGUMENT (a task that it does not have), NEOX_UNSUPPORTED, NEOX_PREFIX_MISMATCH (another model)
    */
   static async load(path: string, options: PrefixLoadOptions = {}): Promise<PrefixWeights> {
-    checkString('path', path);
+    checkPath('path', path);
     checkOptions('options', options, PREFIX_LOAD_OPTIONS);
-    const config = options.config === undefined ? undefined : checkConfig(options.config);
+    const config = options.config === undefined ? undefined : checkConfig('options.config', options.config);
     const size = (name: 'prefixLength' | 'numLayers' | 'numHeads'): number | undefined =>
       options[name] === undefined ? undefined : checkInteger(`options.${name}`, options[name], 1);
     const allowFingerprintMismatch = checkBoolean('options.allowFingerprintMismatch', options.allowFingerprintMismatch ?? false);
@@ -191,9 +193,12 @@ export class PrefixWeights implements PrefixGeometry {
     return result;
   }
 
-  /** The same values with other metadata; what is not given is kept. */
+  /**
+   * The same values with other metadata; what is not given is kept.
+   * @throws NEOX_BAD_ARGUMENT for an unknown entry, a wrong type, or what JSON cannot hold
+   */
   withMetadata(metadata: Omit<PrefixMetadata, 'formatVersion'>): PrefixWeights {
-    return new PrefixWeights(this.data, this, { ...this.metadata, ...metadata }, this.load);
+    return new PrefixWeights(this.data, this, { ...this.metadata, ...checkMetadata('metadata', metadata) }, this.load);
   }
 
   /**
@@ -202,7 +207,7 @@ export class PrefixWeights implements PrefixGeometry {
    * @throws NEOX_PREFIX_MISMATCH with both shapes, or with both fingerprints; NEOX_BAD_PREFIX for NaN or infinite values
    */
   checkFits(config: GPTNeoXConfig, fingerprint?: string): void {
-    this.checkShape(config);
+    this.checkShape(checkConfig('config', config));
     checkFinite(this.data, this, this.load.source);
     const own = this.baseModelFingerprint;
     if (own === undefined || fingerprint === undefined || own === fingerprint || this.load.allowFingerprintMismatch) return;
@@ -226,6 +231,15 @@ export class PrefixWeights implements PrefixGeometry {
     );
   }
 
+  /**
+   * What console.log shows.
+   * @internal
+   */
+  [inspect.custom](): string {
+    const { task } = this.metadata;
+    return `PrefixWeights(${task === undefined ? '' : `'${task}' `}[${this.shape.join(', ')}], from ${this.load.source})`;
+  }
+
   private get title(): string {
     return this.metadata.task === undefined
       ? `The prefix (${this.load.source})`
@@ -237,7 +251,7 @@ export class PrefixWeights implements PrefixGeometry {
    * @throws NEOX_IO when it cannot be written
    */
   async save(path: string, options: PrefixSaveOptions = {}): Promise<void> {
-    checkString('path', path);
+    checkPath('path', path);
     checkOptions('options', options, ['format']);
     const format = options.format ?? (await formatOf(path));
     switch (checkOneOf('options.format', format, ['safetensors', 'rinna', 'peft'])) {
@@ -271,11 +285,10 @@ export class PrefixWeights implements PrefixGeometry {
   }
 }
 
-function checkConfig(given: NonNullable<PrefixLoadOptions['config']>): GPTNeoXConfig {
+function checkConfig(name: string, given: NonNullable<PrefixLoadOptions['config']>): GPTNeoXConfig {
   const config: unknown = isObject(given) && 'config' in given ? given.config : given;
   const sizes = isObject(config) ? [config['numLayers'], config['numHeads'], config['headSize']] : [undefined];
-  if (!sizes.every((size) => Number.isSafeInteger(size) && (size as number) > 0))
-    throw badArgument('options.config', 'a model or its config', given);
+  if (!sizes.every((size) => Number.isSafeInteger(size) && (size as number) > 0)) throw badArgument(name, 'a model or its config', given);
   return config as GPTNeoXConfig;
 }
 

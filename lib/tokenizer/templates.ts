@@ -43,6 +43,7 @@ export function formatInstruction(turns: readonly InstructionTurn[], options?: I
 
 /** The answer of an instruction-tuned model as plain text: `<NL>` becomes a line break. */
 export function parseInstructionAnswer(text: string): string {
+  if (typeof text !== 'string') throw badArgument('text', 'a string', text);
   return text.replaceAll(NEW_LINE, '\n');
 }
 

@@ -1,6 +1,7 @@
 import { readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { badArgument, checkBoolean, checkOptions, checkString } from '../arguments';
+import { inspect } from 'node:util';
+import { badArgument, checkBoolean, checkOptions, checkPath } from '../arguments';
 import { parseJsonObject } from '../checkpoint/json';
 import { NeoXPrefixError } from '../errors';
 import { fileError, kindOf, readSmallFile, sha256 } from '../files';
@@ -86,7 +87,7 @@ export class Tokenizer {
    * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_TOKENIZER for a damaged file, NEOX_UNSUPPORTED for another kind of tokenizer; all name the path.
    */
   static async load(dirOrFile: string): Promise<Tokenizer> {
-    checkString('dirOrFile', dirOrFile);
+    checkPath('dirOrFile', dirOrFile);
     const kind = await kindOf(dirOrFile);
     if (kind === undefined) throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `${dirOrFile} does not exist`, { path: dirOrFile });
     const isDirectory = kind === 'folder';
@@ -124,6 +125,7 @@ export class Tokenizer {
 
   /** The text of ids. An id outside the vocabulary gives nothing: models pad their vocabulary and may sample such ids. */
   decode(ids: ArrayLike<number>, options?: DecodeOptions): string {
+    if (!Array.isArray(ids) && (!ArrayBuffer.isView(ids) || !('length' in ids))) throw badArgument('ids', 'an array of token ids', ids);
     const decoder = this.createDecoder(options);
     let text = '';
     for (let i = 0; i < ids.length; i++) text += decoder.push(ids[i] as number);
@@ -140,6 +142,14 @@ export class Tokenizer {
     const stream = this.backend.stream(checkBoolean('skipSpecialTokens', skipSpecialTokens));
     if (!this.settings.cleanUp) return stream;
     return cleaned(stream);
+  }
+
+  /**
+   * What console.log shows.
+   * @internal
+   */
+  [inspect.custom](): string {
+    return `Tokenizer(${this.kind}, ${this.vocabSize} ids, ${this.path})`;
   }
 
   /** The token of an id as the vocabulary file writes it, or undefined. */

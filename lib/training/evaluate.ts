@@ -3,7 +3,7 @@ import type { Sample } from '../data/sample';
 import type { TokenizedDataset } from '../data/tokenized-dataset';
 import { NeoXPrefixError } from '../errors';
 import { checkModel, type NeoXModel } from '../model/neox-model';
-import { runNative } from '../native-call';
+import { NOT_FINITE_HINT, runNative } from '../native-call';
 import { PrefixWeights } from '../prefix/weights';
 import { checkMetrics, generationMetrics, type GenerationMetric } from './generation-metrics';
 import { packBatch, type SampleRows } from './batches';
@@ -153,6 +153,6 @@ export async function evaluateSource(
 
 function notFinite(loss: number, first: number, count: number): NeoXPrefixError {
   return new NeoXPrefixError('NEOX_NOT_FINITE', `The loss of samples ${first} to ${first + count - 1} is ${loss}`, {
-    hint: 'look at the prefix with `neox-prefix inspect`; in float16 large values overflow, bfloat16 and float32 bear them',
+    hint: NOT_FINITE_HINT,
   });
 }

@@ -178,7 +178,7 @@ const FORWARD: Refusal[] = [
   {
     name: 'a prefix that is none',
     act: () => model.forward(wrong({ inputIds: [[1]], pastKeyValues: 'p.safetensors' })),
-    text: "Expected PrefixWeights, or an array of them, for pastKeyValues but received 'p.safetensors' of type string",
+    text: "Expected PrefixWeights, an array of them, or a KVCache for pastKeyValues but received 'p.safetensors' of type string",
   },
   {
     name: 'too few prefixes',
@@ -298,12 +298,12 @@ const GENERATE: Refusal[] = [
   {
     name: 'a negative seed',
     act: () => model.generate([1], { seed: -1 }),
-    text: 'Expected an integer of at least 0 for seed but received -1 of type number',
+    text: 'Expected an integer from 0 to 2^53 - 1, or an array with one for each prompt, for seed but received -1 of type number',
   },
   {
     name: 'a seed that is no exact integer',
     act: () => model.generate([1], { seed: 2 ** 53 }),
-    text: 'Expected an integer of at least 0 for seed but received 9007199254740992 of type number',
+    text: 'Expected an integer from 0 to 2^53 - 1, or an array with one for each prompt, for seed but received 9007199254740992 of type number',
   },
   {
     name: 'too many seeds',
@@ -313,7 +313,7 @@ const GENERATE: Refusal[] = [
   {
     name: 'a bad seed among others',
     act: () => model.generate([[1], [2]], { seed: [1, 0.5] }),
-    text: 'Expected an integer of at least 0 for seed[1] but received 0.5 of type number',
+    text: 'Expected an integer from 0 to 2^53 - 1 for seed[1] but received 0.5 of type number',
   },
   {
     name: 'a prefix by its path',
@@ -339,18 +339,39 @@ const GENERATE: Refusal[] = [
   },
   {
     name: 'stream: a misspelled option',
-    act: () => model.stream([1], wrong({ topp: 1 })).next(),
+    act: () => model.stream([1], wrong({ topp: 1 })),
     text: "Unknown option 'topp' in options\nHint: did you mean 'topP'?",
   },
   {
     name: 'stream: several prompts',
-    act: () => model.stream(wrong([[1], [2]])).next(),
+    act: () => model.stream(wrong([[1], [2]])),
     text: 'Expected a string or token ids for prompt but received an array of 2 of type array',
   },
   {
     name: 'stream: a signal that is none',
-    act: () => model.stream([1], wrong({ signal: 5 })).next(),
+    act: () => model.stream([1], wrong({ signal: 5 })),
     text: 'Expected an AbortSignal for signal but received 5 of type number',
+  },
+  {
+    name: 'stream: options that are none',
+    act: () => model.stream([1], wrong(null)),
+    text: 'Expected an object for options but received null of type null',
+  },
+  {
+    name: 'stream: a prompt that is too long',
+    act: () => model.stream(new Array<number>(257).fill(1)),
+    code: 'NEOX_TOO_LONG',
+    text: 'Prompt 0 needs 257 positions, prefix included, and the model has 256\nHint: shorten the text, or use a shorter prefix',
+  },
+  ...(['topK', 'temperature', 'maxNewTokens', 'ignoreEos', 'seed', 'prefix', 'signal'] as const).map((option) => ({
+    name: `null for ${option}`,
+    act: () => model.generate([1], wrong({ [option]: null })),
+    text: `Expected a value for ${option} but received null of type null\nHint: leave it out, or give undefined, for its default`,
+  })),
+  {
+    name: 'null for a row without a prefix',
+    act: () => model.generate([[1], [2]], wrong({ prefix: [prefix, null] })),
+    text: 'Expected PrefixWeights or undefined for prefix[1] but received null of type null',
   },
 ];
 

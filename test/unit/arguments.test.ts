@@ -6,6 +6,7 @@ import {
   checkNumber,
   checkOneOf,
   checkOptions,
+  checkPath,
   checkSignal,
   checkString,
   nearest,
@@ -81,6 +82,12 @@ test('strings, booleans, functions, choices', () => {
   refused(() => checkOneOf('o', 'c', ['a', 'b']), "Expected one of 'a', 'b' for o but received 'c' of type string");
 });
 
+test('paths', () => {
+  expect(checkPath('path', 'a/b')).toBe('a/b');
+  refused(() => checkPath('path', ''), "Expected a non-empty string for path but received '' of type string");
+  refused(() => checkPath('path', 'a\0b'), "Expected a path without NUL characters for path but received 'a\\u0000b' of type string");
+});
+
 test('signals', () => {
   const { signal } = new AbortController();
   expect([checkSignal('signal', undefined), checkSignal('signal', signal)]).toEqual([undefined, signal]);
@@ -104,6 +111,13 @@ test('options', () => {
   refused(
     () => checkOptions('options', { colour: 1 }, ['batchSize', 'seed']),
     "Unknown option 'colour' in options\nHint: known options: batchSize, seed",
+  );
+  const hint = 'Hint: leave it out, or give undefined, for its default';
+  expect(checkOptions('options', { seed: undefined }, ['seed'])).toEqual({ seed: undefined });
+  refused(() => checkOptions('options', { seed: null }, ['seed']), `Expected a value for seed but received null of type null\n${hint}`);
+  refused(
+    () => checkOptions('turns[1]', { text: null }, ['text']),
+    `Expected a value for turns[1].text but received null of type null\n${hint}`,
   );
 });
 

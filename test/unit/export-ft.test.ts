@@ -153,7 +153,7 @@ describe('export', () => {
     [{ overwrite: 1 }, 'Expected a boolean for overwrite but received 1 of type number'],
     [{ signal: {} }, 'Expected an AbortSignal for signal but received an object of type object'],
     [{ onProgress: true }, 'Expected a function for onProgress but received true of type boolean'],
-    [{ tasks: [] }, 'Expected an object of prefixes by task name for tasks but received an array of 0 of type array'],
+    [{ tasks: [] }, 'Expected a plain object of prefixes by task name for tasks but received an array of 0 of type array'],
     [{ tasks: { a: new Float32Array(3) } }, "Expected a PrefixWeights for tasks['a'] but received a Float32Array of type object"],
     [{ tasks: { '../a': 1 } }, 'for task name but received'],
     [{ tensorparallel: 2 }, "Unknown option 'tensorparallel' in options\nHint: did you mean 'tensorParallel'?"],

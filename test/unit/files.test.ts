@@ -1,9 +1,10 @@
-import { mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import fs from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { isNeoXPrefixError, type NeoXPrefixError } from '../../lib/errors';
-import { fileError, FileReader, kindOf, readSmallFile, sha256, sha256File, writeFileAtomic } from '../../lib/files';
+import { fileError, FileReader, kindOf, makeFolder, readSmallFile, sha256, sha256File, writeFileAtomic } from '../../lib/files';
 
 let folder: string;
 beforeEach(() => (folder = mkdtempSync(join(tmpdir(), 'neox-files-'))));
@@ -76,6 +77,71 @@ describe('fileError', () => {
     const other = new TypeError('x');
     expect(fileError(other, 'read', '/a')).toBe(other);
   });
+});
+
+describe('makeFolder', () => {
+  test('makes what is missing and tells the topmost', async () => {
+    expect(await makeFolder(join(folder, 'a', 'b', 'c'))).toBe(join(folder, 'a'));
+    expect(existsSync(join(folder, 'a', 'b', 'c'))).toBe(true);
+    expect(await makeFolder(join(folder, 'a', 'b', 'c'))).toBeUndefined();
+    expect(await makeFolder(join(folder, 'a', 'b', 'd'))).toBe(join(folder, 'a', 'b', 'd'));
+  });
+
+  test('gives the reason of the system, for example a file system that is read-only', async () => {
+    const mkdir = jest.spyOn(fs, 'mkdir').mockImplementation(() => {
+      // So it is with Node: the recursive form says something else.
+      throw Object.assign(new Error('mkdir'), { code: mkdir.mock.lastCall![1] === undefined ? 'EROFS' : 'ENOENT', syscall: 'mkdir' });
+    });
+    try {
+      const error = await failure(makeFolder(join(folder, 'a', 'b')));
+      expect(error.message).toBe(
+        `Cannot write ${join(folder, 'a', 'b')}: EROFS\nHint: the file system is read-only; choose another folder`,
+      );
+    } finally {
+      mkdir.mockRestore();
+    }
+  });
+
+  test('in /proc, where nothing can be made', async () => {
+    expect(await failure(makeFolder('/proc/neox/a'))).toMatchObject({ code: 'NEOX_IO', path: '/proc/neox/a' });
+  });
+
+  test('where a file stands, and leaves nothing behind', async () => {
+    writeFileSync(join(folder, 'file'), '');
+    expect((await failure(makeFolder(join(folder, 'file')))).message).toMatch(/: EEXIST\nHint: something else is there already/);
+    expect((await failure(makeFolder(join(folder, 'file', 'a')))).message).toContain(': ENOTDIR');
+    symlinkSync('nowhere', join(folder, 'dangling'));
+    expect((await failure(makeFolder(join(folder, 'dangling', 'a')))).message).toContain(': EEXIST');
+    expect((await failure(makeFolder(join(folder, 'new', 'x'.repeat(300))))).message).toMatch(
+      /: ENAMETOOLONG\nHint: choose a shorter name/,
+    );
+    expect(readdirSync(folder).sort()).toEqual(['dangling', 'file']);
+  });
+
+  test('two at once', async () => {
+    await Promise.all([1, 2, 3].map((i) => makeFolder(join(folder, 'a', 'b', `${i % 2}`))));
+    expect(readdirSync(join(folder, 'a', 'b')).sort()).toEqual(['0', '1']);
+  });
+});
+
+test('a NUL character in a path is an error of this package', async () => {
+  const path = join(folder, 'a\0b');
+  const message = `${folder}/a\\u0000b: the path has a NUL character`;
+  for (const [act, verb] of [
+    [() => kindOf(path), 'read'],
+    [() => readSmallFile(path, 9), 'read'],
+    [() => writeFileAtomic(path, ''), 'read'],
+    [() => makeFolder(path), 'read'],
+  ] as const) {
+    expect(await failure(act())).toMatchObject({ code: 'NEOX_IO', message: `Cannot ${verb} ${message}` });
+  }
+});
+
+test('a name that is too long cannot be written, rather than not be read', async () => {
+  const path = join(folder, `${'x'.repeat(300)}.safetensors`);
+  expect((await failure(writeFileAtomic(path, 'x'))).message).toBe(`Cannot write ${path}: ENAMETOOLONG\nHint: choose a shorter name`);
+  expect((await failure(readSmallFile(path, 9))).message).toContain(`Cannot read ${path}: ENAMETOOLONG`);
+  expect(readdirSync(folder)).toEqual([]);
 });
 
 describe('FileReader', () => {

@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { inspect } from 'node:util';
 import { Charsmap } from '../../lib/tokenizer/charsmap';
 import { PieceTrie } from '../../lib/tokenizer/piece-trie';
 import { cleanUp, CleanUpStream, StripStream } from '../../lib/tokenizer/streams';
@@ -29,6 +30,12 @@ describe('arguments', () => {
     );
     expect(() => tokenizer.encode(5 as never)).toThrow('Expected a string for text but received 5 of type number');
     expect(() => tokenizer.decode([], { skip: true } as never)).toThrow("Unknown option 'skip' in options");
+    expect(() => tokenizer.decode(null as never)).toThrow('Expected an array of token ids for ids but received null of type null');
+    expect(() => tokenizer.decode('12' as never)).toThrow("Expected an array of token ids for ids but received '12' of type string");
+    expect(tokenizer.decode(Int32Array.of(400))).toBe(tokenizer.decode([400]));
+    expect(inspect(tokenizer)).toBe(
+      `Tokenizer(sentencepiece, ${tokenizer.vocabSize} ids, ${join(fixtures, 'dummy-prefix', 'spiece.model')})`,
+    );
     expect(() => tokenizer.createDecoder({ skipSpecialTokens: 'no' } as never)).toThrow('Expected a boolean for skipSpecialTokens');
     await expect(Tokenizer.load('')).rejects.toThrow("Expected a non-empty string for dirOrFile but received '' of type string");
   });

@@ -4,7 +4,7 @@ import { evaluatePrefixes, type EvaluationResult } from '../../training/evaluate
 import { checkData, dataOptions, readSamples, type DataFlags } from '../data';
 import { UsageError } from '../errors';
 import { formatCount, formatNumber, table } from '../format';
-import { loadModel, loadPrefixes, modelOptions, type ModelFlags, type PrefixFlags } from '../model';
+import { checkPrefixes, loadModel, loadPrefixes, modelOptions, type ModelFlags, type PrefixFlags } from '../model';
 import { addOptions, collect, given, integer, option, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
@@ -47,6 +47,7 @@ export function register(program: Command, act: Act): void {
 
 export async function run(flags: EvaluateFlags, ui: Ui): Promise<number> {
   await checkData(flags.data, flags);
+  await checkPrefixes(flags);
   await using model = await loadModel(flags, ui);
   const prefixes = await loadPrefixes(flags, model, ui);
   const all = await readSamples(flags.data, flags, model, ui);

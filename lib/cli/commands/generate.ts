@@ -4,7 +4,7 @@ import { readLines } from '../../data/lines';
 import type { FinishReason, SamplingOptions, Usage } from '../../generation/generate';
 import type { NeoXModel } from '../../model/neox-model';
 import { padEnd, displayWidth } from '../format';
-import { loadModel, loadPrefixes, modelOptions, type ModelFlags, type NamedPrefix, type PrefixFlags } from '../model';
+import { checkPrefixes, loadModel, loadPrefixes, modelOptions, type ModelFlags, type NamedPrefix, type PrefixFlags } from '../model';
 import { addOptions, collect, integer, number, option, refuseOptions, unwrap } from '../options';
 import { UsageError } from '../errors';
 import type { Act } from '../program';
@@ -117,6 +117,7 @@ export async function run(flags: GenerateFlags, ui: Ui): Promise<number> {
     );
   }
   const prompts = flags.prompt ?? (flags.promptsFile === undefined ? undefined : await readPrompts(flags.promptsFile, ui));
+  await checkPrefixes(flags);
   await using model = await loadModel(flags, ui);
   const prefixes = await loadPrefixes(flags, model, ui);
   const variants: Variant[] = prefixes.map(({ label, prefix }) => ({ label, prefix }));

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { listFolder, openExport, type ExportFolder } from '../../export/export-folder';
-import { readSmallFile } from '../../files';
+import { kindOf, readSmallFile } from '../../files';
 import { fields, plural, table } from '../format';
 import type { Finding, InspectFlags } from './inspect';
 
@@ -42,15 +42,13 @@ export async function inspectExport(path: string, flags: InspectFlags): Promise<
 
 /** A model of a Triton repository: config.pbtxt, and a folder for each version of the weights. */
 export async function inspectTriton(path: string): Promise<Finding> {
-  const config = (await readSmallFile(join(path, 'config.pbtxt'), 2 ** 20)).toString('utf8');
-  const field = (name: string): string | undefined => new RegExp(`^\\s*${name}\\s*:\\s*"?([^"\\s]*)`, 'm').exec(config)?.[1];
+  const { config, field, versions } = await readTriton(path);
   const parameters = Object.fromEntries(
     [...config.matchAll(/key\s*:\s*"(\w+)"\s*value\s*:?\s*\{\s*string_value\s*:\s*"((?:[^"\\]|\\.)*)"/g)].map(([, key, value]) => [
       key as string,
       (value as string).replace(/\\(.)/g, '$1'),
     ]),
   );
-  const versions = (await listFolder(path)).filter((name) => /^\d+$/.test(name)).map(Number);
   const version = versions.length === 0 ? 1 : Math.max(...versions);
   const ranks = Number(parameters['tensor_para_size'] ?? NaN);
   const { directory, dtype, tensorParallel, tasks } = await openExport(
@@ -78,6 +76,44 @@ export async function inspectTriton(path: string): Promise<Finding> {
     path,
     data: { model: model ?? null, backend: backend ?? null, version, tensorParallel, dtype, parameters, directory, tasks },
     text: `${fields([['Triton model', path], ...settings])}\n\n${taskTable(tasks)}`,
+  };
+}
+
+interface TritonModel {
+  /** Text of config.pbtxt. */
+  config: string;
+  /** A field of its top level. */
+  field: (name: string) => string | undefined;
+  versions: readonly number[];
+}
+
+async function readTriton(path: string): Promise<TritonModel> {
+  const config = (await readSmallFile(join(path, 'config.pbtxt'), 2 ** 20)).toString('utf8');
+  const field = (name: string): string | undefined => new RegExp(`^\\s*${name}\\s*:\\s*"?([^"\\s]*)`, 'm').exec(config)?.[1];
+  const versions = (await listFolder(path)).filter((name) => /^\d+$/.test(name)).map(Number);
+  return { config, field, versions };
+}
+
+/** Names of the folders in a Triton repository that are models; none when it is no repository. */
+export async function tritonModels(path: string): Promise<string[]> {
+  const models: string[] = [];
+  for (const name of await listFolder(path)) if ((await kindOf(join(path, name, 'config.pbtxt'))) === 'file') models.push(name);
+  return models;
+}
+
+/** A Triton repository: its models, of whatever backend. */
+export async function inspectTritonRepository(path: string, names: readonly string[]): Promise<Finding> {
+  const models: { name: string; backend: string | null; versions: readonly number[] }[] = [];
+  for (const name of names) {
+    const { field, versions } = await readTriton(join(path, name));
+    models.push({ name, backend: field('backend') ?? field('platform') ?? null, versions });
+  }
+  const rows = models.map(({ name, backend, versions }) => [name, backend ?? '', versions.join(' ')]);
+  return {
+    kind: 'triton-repository',
+    path,
+    data: { models },
+    text: `${fields([['Triton repository', path]])}\n\n${table(['model', 'backend', 'versions'], rows)}\n\n(inspect the folder of a model to see its tasks)`,
   };
 }
 

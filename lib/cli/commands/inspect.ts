@@ -11,7 +11,7 @@ import { addOptions, integer, option, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
 import { inspectCheckpoint } from './inspect-checkpoint';
-import { inspectExport, inspectTriton } from './inspect-export';
+import { inspectExport, inspectTriton, inspectTritonRepository, tritonModels } from './inspect-export';
 import { inspectPrefix } from './inspect-prefix';
 import { inspectRun } from './inspect-run';
 
@@ -24,7 +24,7 @@ export interface InspectFlags {
 
 /** What was found, for --json and for people. */
 export interface Finding {
-  kind: 'prefix' | 'encoder' | 'checkpoint' | 'fastertransformer' | 'triton' | 'run' | 'tokenizer';
+  kind: 'prefix' | 'encoder' | 'checkpoint' | 'fastertransformer' | 'triton' | 'triton-repository' | 'run' | 'tokenizer';
   path: string;
   /** For --json. */
   data: object;
@@ -32,7 +32,7 @@ export interface Finding {
   warnings?: readonly string[];
 }
 
-const DESCRIPTION = `Shows what a file or folder holds: a prefix of any format, an encoder, a checkpoint folder, a tokenizer, a training run, a FasterTransformer export or a Triton model.
+const DESCRIPTION = `Shows what a file or folder holds: a prefix of any format, an encoder, a checkpoint folder, a tokenizer, a training run, a FasterTransformer export, a Triton model or a repository of them.
 
 Nothing is loaded into a model; of a checkpoint only headers and a few values are read.`;
 
@@ -104,7 +104,7 @@ function unknown(path: string): NeoXPrefixError {
     path,
     hint:
       'known files: prefixes, encoders and tokenizers; known folders: checkpoints (config.json), PEFT adapters (adapter_config.json), ' +
-      'exports (<n>-gpu), Triton models (config.pbtxt), training runs, tokenizers',
+      'exports (<n>-gpu), Triton models (config.pbtxt) and repositories, training runs, tokenizers',
   });
 }
 
@@ -116,6 +116,8 @@ async function inspectFolder(path: string, flags: InspectFlags): Promise<Finding
   if (names.includes('config.ini') || names.some((name) => /^\d+-gpu$/.test(name))) return inspectExport(path, flags);
   if (names.includes('config.json')) return inspectCheckpoint(path, flags);
   if (names.some((name) => name.endsWith('.model') || name === 'tokenizer.json')) return inspectTokenizer(path);
+  const models = await tritonModels(path);
+  if (models.length > 0) return inspectTritonRepository(path, models);
   throw unknown(path);
 }
 

@@ -1,11 +1,15 @@
+import { badArgument, checkInteger, checkOptions } from '../../arguments';
 import type { GPTNeoXConfig } from '../../checkpoint/config';
-import { parseJsonObject } from '../../checkpoint/json';
+import { isObject, parseJsonObject } from '../../checkpoint/json';
 import { NeoXPrefixError } from '../../errors';
 
 /** Of our safetensors files; a reader refuses a higher one. */
 export const FORMAT_VERSION = 1;
 
 export type JsonValue = null | boolean | number | string | readonly JsonValue[] | { readonly [key: string]: JsonValue };
+
+/** Entries of {@link BaseModelSummary} that are text. */
+const BASE_MODEL_TEXTS = ['fingerprint', 'name'];
 
 /** The base model that a prefix was trained on, as far as it is known. */
 export interface BaseModelSummary {
@@ -37,6 +41,36 @@ export interface PrefixMetadata {
 export function describeBaseModel(config: GPTNeoXConfig, fingerprint: string, name?: string): BaseModelSummary {
   const { vocabSize, hiddenSize, numLayers, numHeads } = config;
   return { fingerprint, ...(name === undefined ? {} : { name }), vocabSize, hiddenSize, numLayers, numHeads };
+}
+
+/**
+ * Metadata that a program gives, under the rules of a file's: what could not be saved and read back is refused now, not then. Gives a
+ * copy, as a file would give it back.
+ * @throws NEOX_BAD_ARGUMENT
+ */
+export function checkMetadata(name: string, given: unknown): Omit<PrefixMetadata, 'formatVersion'> {
+  const metadata = checkOptions(name, given, ['formatVersion', 'task', 'baseModel', 'tokenizerHash', 'recipe', 'metrics']);
+  // Of the metadata of another prefix, copied with the rest.
+  if (metadata['formatVersion'] !== undefined) checkInteger(`${name}.formatVersion`, metadata['formatVersion'], 0, FORMAT_VERSION);
+  const text = (key: string, owner = metadata, ownerName = name): object => {
+    const value = owner[key];
+    if (value !== undefined && typeof value !== 'string') throw badArgument(`${ownerName}.${key}`, 'a string', value);
+    return value === undefined ? {} : { [key]: value };
+  };
+  const section = (key: string): object => (metadata[key] === undefined ? {} : { [key]: jsonCopy(`${name}.${key}`, metadata[key]) });
+  const baseModel = section('baseModel') as { baseModel?: Record<string, unknown> };
+  for (const key of BASE_MODEL_TEXTS) text(key, baseModel.baseModel ?? {}, `${name}.baseModel`);
+  return { ...text('task'), ...baseModel, ...text('tokenizerHash'), ...section('recipe'), ...section('metrics') };
+}
+
+function jsonCopy(name: string, value: unknown): unknown {
+  if (!isObject(value)) throw badArgument(name, 'an object', value);
+  try {
+    return parseJsonObject(Buffer.from(JSON.stringify(value)), 'NEOX_BAD_PREFIX', 'The metadata', name);
+  } catch (error) {
+    const [why] = (error as Error).message.replace(/^.* is not usable: /, '').split('\n');
+    throw badArgument(name, 'an object that JSON can hold', value, why);
+  }
 }
 
 /** As the metadata of a safetensors file, which are strings by name. */
@@ -87,7 +121,7 @@ function section(strings: ReadonlyMap<string, string>, key: string, path: string
 }
 
 function checkBaseModel(value: { readonly [key: string]: JsonValue }, path: string): BaseModelSummary {
-  for (const key of ['fingerprint', 'name']) {
+  for (const key of BASE_MODEL_TEXTS) {
     const text = value[key];
     if (text !== undefined && typeof text !== 'string') throw badMetadata(path, `expected text for ${key} of neox_prefix.base_model`);
   }

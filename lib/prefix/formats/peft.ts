@@ -1,10 +1,11 @@
+import { rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
 import { show } from '../../arguments';
 import { get, parseJsonObject, type JsonObject } from '../../checkpoint/json';
 import { writeSafetensors } from '../../checkpoint/safetensors';
 import { NeoXPrefixError } from '../../errors';
-import { kindOf, makeFolder, readSmallFile, writeFileAtomic } from '../../files';
+import { kindOf, makeFolder, readSmallFile, removeEmptyFolders, writeFileAtomic } from '../../files';
 import { widthOf, type GeometryHints, type PrefixGeometry } from './geometry';
 import { metadataToStrings, type PrefixMetadata } from './metadata';
 
@@ -105,13 +106,12 @@ function optionalSize(config: JsonObject, key: string, path: string): number | u
 
 /**
  * Writes an adapter folder that PeftModel.from_pretrained reads: the keys that every PEFT version knows, and one tensor
- * [P, L*2*N*D]. The configuration comes last, so that a folder without it is unfinished.
+ * [P, L*2*N*D]. The configuration comes last, so that a folder without it is unfinished. After an error a new folder is gone again.
  */
 export async function writeAdapter(folder: string, data: Float32Array, geometry: PrefixGeometry, metadata: PrefixMetadata): Promise<void> {
-  await makeFolder(folder);
+  const made = await makeFolder(folder);
   const shape = [geometry.prefixLength, widthOf(geometry)];
   const tensor = { name: ADAPTER_TENSOR, dtype: 'F32', shape, data } as const;
-  await writeSafetensors(join(folder, 'adapter_model.safetensors'), [tensor], metadataToStrings(metadata));
   const config = {
     base_model_name_or_path: metadata.baseModel?.name ?? null,
     encoder_hidden_size: null,
@@ -125,5 +125,15 @@ export async function writeAdapter(folder: string, data: Float32Array, geometry:
     task_type: 'CAUSAL_LM',
     token_dim: geometry.numHeads * geometry.headSize,
   };
-  await writeFileAtomic(join(folder, ADAPTER_CONFIG), `${JSON.stringify(config, null, 2)}\n`);
+  const weightsPath = join(folder, 'adapter_model.safetensors');
+  try {
+    await writeSafetensors(weightsPath, [tensor], metadataToStrings(metadata));
+    await writeFileAtomic(join(folder, ADAPTER_CONFIG), `${JSON.stringify(config, null, 2)}\n`);
+  } catch (error) {
+    if (made !== undefined) {
+      await rm(weightsPath, { force: true }).catch(() => undefined);
+      await removeEmptyFolders(folder, made);
+    }
+    throw error;
+  }
 }

@@ -3,6 +3,10 @@
 #include <ATen/ops/from_blob.h>
 
 #include <algorithm>
+#include <limits>
+#include <string>
+
+#include "core/error.h"
 
 namespace neox {
 namespace {
@@ -37,6 +41,18 @@ at::Tensor advance(const GPTNeoX& model, ActiveRow* rows, size_t count, const Ca
   return model.logits(hidden.index_select(0, last_tensor)).to(at::kCPU);
 }
 
+// Nothing can be drawn from NaN, from +inf, or where all is -inf; single -inf (a token that cannot come) are as good as any score.
+void check_finite(const float* logits, int64_t count, size_t row) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  unsigned wrong = 0, finite = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    wrong |= static_cast<unsigned>(!(logits[i] < kInf));  // true of NaN too
+    finite |= static_cast<unsigned>(logits[i] > -kInf);
+  }
+  if (wrong != 0 || finite == 0)
+    throw CoreError("NEOX_NOT_FINITE", "The model gives logits that are not finite for row " + std::to_string(row));
+}
+
 }  // namespace
 
 std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<GenerationRequest>& requests,
@@ -63,8 +79,9 @@ std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<G
     for (size_t i = 0; i < count; ++i) {
       const GenerationRequest& request = requests[rows[i].request];
       GenerationResult& result = results[rows[i].request];
-      const int64_t token = rows[i].sampler.next(data + static_cast<int64_t>(i) * config.vocab_size, config.vocab_size,
-                                                 result.tokens.size());
+      const float* const row = data + static_cast<int64_t>(i) * config.vocab_size;
+      check_finite(row, config.vocab_size, rows[i].request);
+      const int64_t token = rows[i].sampler.next(row, config.vocab_size, result.tokens.size());
       if (std::find(request.stop_ids.begin(), request.stop_ids.end(), token) != request.stop_ids.end()) {
         result.reason = FinishReason::kStop;
         continue;

@@ -1,0 +1,148 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { PrefixEncoder } from '../../lib/prefix/encoder';
+import { PrefixWeights } from '../../lib/prefix/weights';
+import { loadModel, temporaryFolder, writeRandomModel } from '../helpers';
+import { cli, fakeIO, jsonLines, type CliResult } from '../unit/cli-helpers';
+import { DATA, MODEL, TRAIN, trainSmile } from './cli-run';
+
+const folder = temporaryFolder();
+const RUN = folder.join('run');
+const BEST = join(RUN, 'best.safetensors');
+
+let trained: CliResult;
+
+jest.setTimeout(120_000);
+
+beforeAll(async () => {
+  trained = await trainSmile(RUN);
+});
+
+describe('train', () => {
+  test('says what it does on stderr and where the prefix is on stdout', () => {
+    expect(trained.code).toBe(0);
+    expect(trained.stdout).toMatch(/^16 steps in [\d.]+s; best epoch 2, validation perplexity [\d.]+\nprefix: /);
+    expect(trained.stdout).toContain(`prefix: ${BEST}\n`);
+    const { stderr } = trained;
+    expect(stderr).toMatch(/^tiny-ja-neox: 2\.57 M parameters, 4 layers of 192, float32 on cpu/);
+    expect(stderr).toContain('32 samples train, 8 validate; 101 k trainable parameters; initial fit: mean squared error ');
+    expect(stderr).toMatch(/^training: 31% \| 5 of 16 steps \| ETA .* \| epoch 1\/2 \| loss [\d.]+ \| lr 0\.0096 \| \d+ tok\/s$/m);
+    expect(stderr).toMatch(/^epoch 2\/2 \| step 16 \| train loss [\d.]+ \| validation loss [\d.]+, perplexity [\d.]+ \(best\)/m);
+    expect(readdirSync(RUN).sort()).toEqual([
+      'best.safetensors',
+      'encoder.safetensors',
+      'last.safetensors',
+      'metrics.jsonl',
+      'recipe.json',
+    ]);
+  });
+
+  test('the options reach the trainer', async () => {
+    expect(JSON.parse(readFileSync(join(RUN, 'recipe.json'), 'utf8'))).toEqual({
+      ...{ name: 'smile', epochs: 2, trainingSteps: 100, batchSize: 4, accumulationSteps: 1, learningRate: 0.01, warmupSteps: 0 },
+      ...{ adamBeta1: 0.9, adamBeta2: 0.99, adamEpsilon: 1e-8, weightDecay: 0.01, gradClip: 1, shuffle: true, twoRows: true, seed: 42 },
+    });
+    expect((await PrefixWeights.load(BEST)).metadata).toMatchObject({ task: 'smile', metrics: { epoch: 2, step: 16 } });
+  });
+
+  test('--json gives events, one a line, and nothing else; one seed gives one result', async () => {
+    const { code, stdout } = await cli([...TRAIN, '--n-epochs', '2', '--n-training-steps', '100', '--out', folder.join('again'), '--json']);
+    expect(code).toBe(0);
+    const events = jsonLines(stdout);
+    expect(events.map(({ type }) => type).filter((type) => type !== 'step')).toEqual([
+      ...['start', 'evaluation', 'checkpoint', 'checkpoint', 'epoch', 'evaluation', 'checkpoint', 'checkpoint', 'epoch', 'result'],
+    ]);
+    expect(events.filter(({ type }) => type === 'step')).toHaveLength(16);
+    const [first, second] = await Promise.all([PrefixWeights.load(BEST), PrefixWeights.load(folder.join('again', 'best.safetensors'))]);
+    expect(second.hash).toBe(first.hash);
+  });
+
+  test('goes on from an encoder, with a validation file of its own', async () => {
+    const valid = folder.join('valid.jsonl');
+    writeFileSync(valid, `${JSON.stringify({ prompt: '今日は', completion: '雨でした。 😃' })}\n`);
+    const args = ['train', '--model', MODEL, '--threads', '1', '--data', valid, '--validation', valid, '--out', folder.join('more')];
+    const { code, stdout } = await cli([...args, '--checkpoint-path', join(RUN, 'encoder.safetensors'), '--n-epochs', '1', '--json']);
+    expect(code).toBe(0);
+    expect(jsonLines(stdout)[0]).toMatchObject({ type: 'start', trainSamples: 1, validationSamples: 1, totalSteps: 1 });
+    // One step of 1e-4 leaves it near where it was.
+    const [before, after] = await Promise.all([
+      PrefixWeights.load(join(RUN, 'last.safetensors')),
+      PrefixWeights.load(folder.join('more', 'last.safetensors')),
+    ]);
+    const distance = Math.max(...before.data.map((value, i) => Math.abs(value - (after.data[i] as number))));
+    expect(distance).toBeGreaterThan(0);
+    expect(distance).toBeLessThan(0.02);
+  });
+
+  test('the defaults that the help tells are those of the encoder', async () => {
+    await using model = await loadModel(await writeRandomModel(folder.path));
+    using encoder = await PrefixEncoder.create(model);
+    const help = (await cli(['train', '--help'])).stdout;
+    expect(help).toMatch(new RegExp(`--prefix-seq-len <n> .*default: ${encoder.prefixLength}\\)`));
+    expect(help).toMatch(new RegExp(`--prefix-input-dim <n> .*default: ${encoder.inputDim}\\)`));
+    expect(help.replace(/\s+/g, ' ')).toMatch(new RegExp(`--prefix-hidden-dim <n> [^<]*default: ${encoder.hiddenDim}\\)`));
+  });
+
+  test('an interrupted run keeps what it had, and can be gone on from', async () => {
+    const io = fakeIO();
+    const { stdout } = io;
+    const write = stdout.write.bind(stdout);
+    stdout.write = (text: string): unknown => {
+      if (text.includes('"step":11')) io.interrupt();
+      return write(text);
+    };
+    const out = folder.join('interrupted');
+    const { code, stderr, stdout: text } = await cli([...TRAIN, '--out', out, '--json'], { io });
+    expect(code).toBe(130);
+    expect(jsonLines(text).at(-1)).toMatchObject({ type: 'interrupted', step: 11, epoch: 2 });
+    expect(stderr).toContain(`kept: ${join(out, 'best.safetensors')} and ${join(out, 'last.safetensors')} (step 8)\n`);
+    expect(stderr).toContain(`kept: ${join(out, 'interrupted.safetensors')} (step 11, in the middle of epoch 2)\n`);
+    expect(stderr.endsWith('interrupted\n')).toBe(true);
+    const kept = await PrefixWeights.load(join(out, 'interrupted.safetensors'));
+    expect(kept.hash).not.toBe((await PrefixWeights.load(join(out, 'last.safetensors'))).hash);
+    await using model = await loadModel(MODEL);
+    using encoder = await PrefixEncoder.load(model, join(out, 'interrupted-encoder.safetensors'));
+    expect((await encoder.prefix()).hash).toBe(kept.hash);
+  });
+
+  test('data that gives no sample says why', async () => {
+    const { code, stderr } = await cli(['train', '--model', MODEL, '--data', DATA, '--packing', 'lines', '--out', folder.join('none')]);
+    expect(code).toBe(1);
+    expect(stderr).toContain('hint: every text is shorter than 64 tokens and gives no full sample: use --keep-remainder');
+    expect(existsSync(folder.join('none'))).toBe(false);
+  });
+
+  test('a --dev-data-size that leaves no sample is refused', async () => {
+    const data = folder.join('two.jsonl');
+    writeFileSync(data, '{"text":"今日は"}\n{"text":"雨"}\n');
+    const args = ['train', '--model', MODEL, '--threads', '1', '--data', data, '--out', folder.join('none')];
+    const { code, stderr } = await cli([...args, '--dev-data-size', '2']);
+    expect(code).toBe(1);
+    expect(stderr).toContain('error: --dev-data-size 2 leaves nothing to train on: there are only 2 samples\n');
+    expect(existsSync(folder.join('none'))).toBe(false);
+  });
+
+  test('--overwrite removes what the old run left, and nothing else', async () => {
+    const data = folder.join('one.jsonl');
+    writeFileSync(data, '{"text":"今日は雨でした"}\n');
+    const out = folder.join('old run');
+    mkdirSync(out);
+    const own = ['interrupted.safetensors', 'interrupted-encoder.safetensors', '.last.safetensors.12-0123456789ab.tmp'];
+    for (const name of [...own, 'notes.txt']) writeFileSync(join(out, name), '');
+    const args = ['train', '--model', MODEL, '--threads', '1', '--data', data, '--out', out, '--n-epochs', '1', '--no-two-rows'];
+    expect((await cli(args)).code).toBe(2);
+    const { code, stdout, stderr } = await cli([...args, '--overwrite']);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^1 step in /);
+    expect(stderr).toContain('1 sample train, 0 validate');
+    expect(stderr).toContain(` --prefix '${join(out, 'best.safetensors')}' --compare\n`);
+    expect(readdirSync(out).sort()).toEqual([
+      ...['best.safetensors', 'encoder.safetensors', 'last.safetensors', 'metrics.jsonl', 'notes.txt', 'recipe.json'],
+    ]);
+  });
+
+  test('a trained prefix is no encoder to go on from', async () => {
+    const { stderr } = await cli([...TRAIN.slice(0, -4), '--checkpoint-path', BEST, '--out', folder.join('none')]);
+    expect(stderr).toMatch(/hint: .*it is the encoder\.safetensors of a run; a trained prefix is for `generate --prefix`/);
+  });
+});
