@@ -18,10 +18,7 @@ export interface SplitCounts {
  */
 export function splitDataset(samples: TokenizedDataset, counts: SplitCounts): { train: TokenizedDataset; validation: TokenizedDataset };
 export function splitDataset<T>(samples: readonly T[], counts: SplitCounts): { train: T[]; validation: T[] };
-export function splitDataset(
-  samples: TokenizedDataset | readonly unknown[],
-  counts: SplitCounts,
-): { train: unknown; validation: unknown } {
+export function splitDataset(samples: TokenizedDataset | readonly unknown[], counts: SplitCounts): { train: unknown; validation: unknown } {
   if (!Array.isArray(samples) && !(samples instanceof TokenizedDataset)) throw badArgument('samples', 'an array', samples);
   const { train, validation } = checkOptions('counts', counts, ['train', 'validation']) as unknown as SplitCounts;
   checkInteger('train', train, 1);

@@ -123,10 +123,7 @@ export class PrefixEncoder implements Sizes {
     const handle = await runNative(signal, (addon) => addon.createEncoder(model.native, { ...sizes, dropout, seed }));
     if (init === 'zero') await zeroOutput(model, handle, sizes.projection);
     if (init === 'random' || init === 'zero') return new PrefixEncoder(model, handle, sizes, undefined);
-    const ids =
-      init === 'tokens'
-        ? firstIds(sizes.prefixLength, model)
-        : textIds(model, sizes.initText as string, sizes.prefixLength);
+    const ids = init === 'tokens' ? firstIds(sizes.prefixLength, model) : textIds(model, sizes.initText as string, sizes.prefixLength);
     checkLength('The initialisation', ids.length, model.config);
     const { pastKeyValues } = await model.forward({ inputIds: [ids], logits: 'none', ...(signal === undefined ? {} : { signal }) });
     using cache: KVCache = pastKeyValues;

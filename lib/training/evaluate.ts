@@ -83,7 +83,8 @@ export async function evaluatePrefixes<Name extends string>(
   const names = Object.keys(prefixes) as Name[];
   for (const name of names) {
     const prefix: unknown = prefixes[name];
-    if (prefix !== undefined && !(prefix instanceof PrefixWeights)) throw badArgument(`prefixes.${name}`, 'PrefixWeights or undefined', prefix);
+    if (prefix !== undefined && !(prefix instanceof PrefixWeights))
+      throw badArgument(`prefixes.${name}`, 'PrefixWeights or undefined', prefix);
   }
   if (names.length === 0) throw badArgument('prefixes', 'at least one prefix', prefixes);
   const list = names.map((name) => prefixes[name]);

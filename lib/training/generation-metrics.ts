@@ -54,7 +54,10 @@ export function generationMetrics(
         for (const [m, [name, metric]] of list.entries()) {
           const value: unknown = await metric(generated);
           if (typeof value !== 'number' || !Number.isFinite(value))
-            throw new NeoXPrefixError('NEOX_BAD_ARGUMENT', `Expected a finite number from metrics.${name} but it returned ${String(value)}`);
+            throw new NeoXPrefixError(
+              'NEOX_BAD_ARGUMENT',
+              `Expected a finite number from metrics.${name} but it returned ${String(value)}`,
+            );
           sums[m] = (sums[m] as number) + value;
         }
       }

@@ -1,4 +1,4 @@
-import { badArgument, checkBoolean, checkFunction, checkOptions, checkSignal, checkString } from '../arguments';
+import { badArgument, checkBoolean, checkFunction, checkOptions, checkPath, checkSignal } from '../arguments';
 import type { Sample } from '../data/sample';
 import type { TokenizedDataset } from '../data/tokenized-dataset';
 import { NeoXPrefixError } from '../errors';
@@ -74,7 +74,7 @@ export class PrefixTrainer {
     checkModel(model);
     this.recipe = resolveRecipe(options);
     this.options = { ...options };
-    if (options.outputDir !== undefined) checkString('outputDir', options.outputDir);
+    if (options.outputDir !== undefined) checkPath('outputDir', options.outputDir);
     if (options.encoder === undefined) {
       checkEncoderOptions(model, encoderOptions(options, this.recipe.seed));
       return;
@@ -120,7 +120,10 @@ export class PrefixTrainer {
     }
   }
 
-  private async prepareAndRun(data: TrainingData, options: TrainOptions & { resume: boolean; overwrite: boolean }): Promise<TrainingResult> {
+  private async prepareAndRun(
+    data: TrainingData,
+    options: TrainOptions & { resume: boolean; overwrite: boolean },
+  ): Promise<TrainingResult> {
     const { model, recipe } = this;
     const { signal } = options;
     const { outputDir } = this.options;
@@ -169,7 +172,8 @@ export class PrefixTrainer {
 
   private async encoder(state: RunState | undefined, signal: AbortSignal | undefined): Promise<PrefixEncoder> {
     const { model, recipe, options } = this;
-    if (state === undefined) return options.encoder ?? PrefixEncoder.create(model, { ...encoderOptions(options, recipe.seed), ...given(signal) });
+    if (state === undefined)
+      return options.encoder ?? PrefixEncoder.create(model, { ...encoderOptions(options, recipe.seed), ...given(signal) });
     if (options.encoder === undefined) {
       const dropout = options.dropout === undefined ? {} : { dropout: options.dropout };
       return PrefixEncoder.fromState(model, state.encoder, { ...dropout, seed: recipe.seed });

@@ -1,12 +1,4 @@
-import {
-  badArgument,
-  checkBoolean,
-  checkInteger,
-  checkNumber,
-  checkOneOf,
-  checkOptions,
-  checkString,
-} from '../arguments';
+import { badArgument, checkBoolean, checkInteger, checkNumber, checkOneOf, checkOptions, checkString } from '../arguments';
 import { ENCODER_OPTIONS, type PrefixEncoder, type PrefixEncoderOptions } from '../prefix/encoder';
 
 /** The forms that the learning rate takes behind the warm-up. */
@@ -107,7 +99,14 @@ export interface TrainerOptions extends Omit<PrefixEncoderOptions, 'signal'> {
 }
 
 /** What `resume` may find changed: it decides when a run ends or saves, not what a step does. */
-export const CHANGEABLE = ['epochs', 'maxSeconds', 'saveEverySteps', 'keepStates', 'earlyStoppingPatience', 'earlyStoppingThreshold'] as const;
+export const CHANGEABLE = [
+  'epochs',
+  'maxSeconds',
+  'saveEverySteps',
+  'keepStates',
+  'earlyStoppingPatience',
+  'earlyStoppingThreshold',
+] as const;
 
 /** Every option decided. */
 export type Recipe = Required<Omit<TrainerOptions, keyof PrefixEncoderOptions | 'encoder' | 'outputDir'>> & { seed: number };
@@ -168,8 +167,7 @@ export function resolveRecipe(options: TrainerOptions): Recipe {
     batchSize: checkInteger('batchSize', options.batchSize ?? 4, 1),
     batchTokens: checkInteger('batchTokens', options.batchTokens ?? 0, 0),
     accumulationSteps: checkInteger('accumulationSteps', options.accumulationSteps ?? 1, 1),
-    microBatchSize:
-      options.microBatchSize === 'auto' ? 'auto' : checkInteger('microBatchSize', options.microBatchSize ?? 0, 0),
+    microBatchSize: options.microBatchSize === 'auto' ? 'auto' : checkInteger('microBatchSize', options.microBatchSize ?? 0, 0),
     gradientCheckpointing: checkBoolean('gradientCheckpointing', options.gradientCheckpointing ?? false),
     shuffle: checkBoolean('shuffle', options.shuffle ?? true),
     bucketing: checkBoolean('bucketing', options.bucketing ?? false),

@@ -33,6 +33,12 @@ export interface RunFolderOptions {
   identity: RunIdentity;
 }
 
+interface ManifestEntry {
+  bytes: number;
+  /** In lower-case hexadecimal. */
+  sha256: string;
+}
+
 export interface OpenedRun {
   folder: RunFolder;
   /** The newest state that is whole, with its file, when there is one to go on from. */
@@ -45,7 +51,7 @@ export interface OpenedRun {
  */
 export class RunFolder {
   private readonly changed = new Set<string>([RECIPE]);
-  private manifest: Record<string, { bytes: number; sha256: string }> = {};
+  private manifest = new Map<string, ManifestEntry>();
 
   private constructor(
     readonly path: string,
@@ -141,11 +147,11 @@ export class RunFolder {
       const { size } = await stat(path).catch((cause: unknown) => {
         throw fileError(cause, 'read', path);
       });
-      this.manifest[name] = { bytes: size, sha256: await sha256File(path) };
+      this.manifest.set(name, { bytes: size, sha256: await sha256File(path) });
     }
     this.changed.clear();
-    for (const name of without) delete this.manifest[name];
-    const files = Object.fromEntries(Object.entries(this.manifest).sort(([a], [b]) => (a < b ? -1 : 1)));
+    for (const name of without) this.manifest.delete(name);
+    const files = Object.fromEntries([...this.manifest].sort(([a], [b]) => (a < b ? -1 : 1)));
     await writeFileAtomic(this.file(MANIFEST), `${JSON.stringify({ formatVersion: 1, files }, null, 2)}\n`);
   }
 
@@ -201,8 +207,11 @@ function isOwnTemporary(name: string): boolean {
 
 /** The newest state that can be read. One that a failing disk damaged is passed over, as long as there is an older one. */
 async function newestState(folder: string, names: readonly string[]): Promise<OpenedRun['saved']> {
-  const states = names.filter((name) => STATE.test(name)).sort(byStep).reverse();
-  let problem: unknown;
+  const states = names
+    .filter((name) => STATE.test(name))
+    .sort(byStep)
+    .reverse();
+  let problem: NeoXPrefixError | undefined;
   for (const name of states) {
     try {
       const path = join(folder, name);
@@ -252,12 +261,12 @@ async function openMetrics(path: string, bytes: number): Promise<FileHandle> {
   }
 }
 
-async function readManifest(folder: string): Promise<Record<string, { bytes: number; sha256: string }>> {
+async function readManifest(folder: string): Promise<Map<string, ManifestEntry>> {
   try {
     const text = (await readSmallFile(join(folder, MANIFEST), 2 ** 24)).toString('utf8');
-    return (JSON.parse(text) as { files: Record<string, { bytes: number; sha256: string }> }).files;
+    return new Map(Object.entries((JSON.parse(text) as { files: Record<string, ManifestEntry> }).files));
   } catch {
     // Killed before the first one was written, or damaged: the files are checked by what they hold themselves.
-    return {};
+    return new Map();
   }
 }

@@ -65,7 +65,8 @@ export async function readRunState(path: string): Promise<RunState> {
   const tensors = new Map<string, { data: Float32Array; shape: number[] }>();
   for (const [name, entry] of header.tensors) tensors.set(name, { data: await readTensor(entry), shape: [...entry.shape] });
   const inOrder = [...tensors].map(([name, { data }]) => ({ name, data }));
-  if (digest(json, inOrder) !== header.metadata.get('neox_prefix.sha256')) throw bad('its content does not have the SHA-256 that it states');
+  if (digest(json, inOrder) !== header.metadata.get('neox_prefix.sha256'))
+    throw bad('its content does not have the SHA-256 that it states');
   // From here on the content is what writeRunState wrote.
   const { identity, progress, metricsBytes, optimizer } = parsed as unknown as RunState;
   const tensor = (name: string): Float32Array | undefined => tensors.get(name)?.data;

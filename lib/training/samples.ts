@@ -29,6 +29,10 @@ export async function writeSamples(
   const results = await model.generate(prompts, options);
   return results.map(({ text, finishReason }, i) => {
     const prompt = prompts[i] as Prompt;
-    return { prompt: typeof prompt === 'string' ? prompt : model.tokenizer.decode(prompt, { skipSpecialTokens: true }), text, finishReason };
+    return {
+      prompt: typeof prompt === 'string' ? prompt : model.tokenizer.decode(prompt, { skipSpecialTokens: true }),
+      text,
+      finishReason,
+    };
   });
 }

@@ -71,7 +71,13 @@ export async function sweep(model: NeoXModel, data: TrainingData, options: Sweep
 
 /** The runs of a grid, the last option varying fastest. */
 export function combinations(grid: unknown): SweepRun[] {
-  const given = Object.entries(checkOptions('grid', grid, TRAINER_OPTIONS.filter((name) => name !== 'outputDir' && name !== 'encoder')));
+  const given = Object.entries(
+    checkOptions(
+      'grid',
+      grid,
+      TRAINER_OPTIONS.filter((name) => name !== 'outputDir' && name !== 'encoder'),
+    ),
+  );
   if (grid === undefined || given.length === 0) throw badArgument('grid', 'at least one option with its values', grid);
   let runs: [string, unknown][][] = [[]];
   for (const [name, values] of given) {
@@ -80,8 +86,15 @@ export function combinations(grid: unknown): SweepRun[] {
     runs = runs.flatMap((run) => values.map((value: unknown): [string, unknown][] => [...run, [name, value]]));
   }
   const named = runs.map((run) => ({
-    name: run.map(([name, value]) => `${name}=${String(value).replace(/[^\w.+-]/g, '_').slice(0, 40)}`).join(','),
-    values: Object.fromEntries(run) as TrainerOptions,
+    name: run
+      .map(
+        ([name, value]) =>
+          `${name}=${String(value)
+            .replace(/[^\w.+-]/g, '_')
+            .slice(0, 40)}`,
+      )
+      .join(','),
+    values: Object.fromEntries(run),
   }));
   // Long texts (initText) may begin alike.
   const isUnique = (name: string): boolean => named.filter((other) => other.name === name).length === 1;

@@ -340,11 +340,15 @@ export class TrainingRun {
     const { encoder, model } = this.parts;
     const { numLayers, numHeads, headSize } = model.config;
     const metrics: Record<string, JsonValue> =
-      best === undefined
-        ? {}
-        : { epoch: best.epoch, step: best.step, trainLoss: best.trainLoss, ...validationMetrics(best.result) };
+      best === undefined ? {} : { epoch: best.epoch, step: best.step, trainLoss: best.trainLoss, ...validationMetrics(best.result) };
     const geometry = { prefixLength: encoder.prefixLength, numLayers, numHeads, headSize };
-    return PrefixWeights.fromTensor(data, { ...geometry, metadata: { baseModel: describeBaseModel(model.config, model.fingerprint, basename(model.checkpoint.directory)), ...this.metadata(metrics) } });
+    return PrefixWeights.fromTensor(data, {
+      ...geometry,
+      metadata: {
+        baseModel: describeBaseModel(model.config, model.fingerprint, basename(model.checkpoint.directory)),
+        ...this.metadata(metrics),
+      },
+    });
   }
 
   private metadata(metrics: Record<string, JsonValue>): { task: string; recipe: Record<string, JsonValue>; metrics: typeof metrics } {

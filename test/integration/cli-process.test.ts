@@ -62,7 +62,21 @@ test('a prompt loop through a pipe: JSON on stdout and nothing else, ends with t
 
 test('Ctrl-C stops a training run with 130, and --resume goes on with it', async () => {
   const out = folder.join('run');
-  const args = ['train', '--model', MODEL, '--threads', '1', '--data', DATA, '--out', out, '--json', '--n-training-steps', '4', '--no-samples'];
+  const args = [
+    'train',
+    '--model',
+    MODEL,
+    '--threads',
+    '1',
+    '--data',
+    DATA,
+    '--out',
+    out,
+    '--json',
+    '--n-training-steps',
+    '4',
+    '--no-samples',
+  ];
   const { code, signal, stdout, stderr } = await start(args, {
     until: (text, child) => text.includes('"type":"step"') && child.kill('SIGINT'),
   });

@@ -121,7 +121,9 @@ test('a run that is done gives its result once more, and goes on when it may hav
 function child(run: string, shell = ''): { killed: (afterLines: number) => Promise<number | null> } {
   const program = join(__dirname, '..', 'exit', 'programs', 'train.ts');
   const args = [process.execPath, '-r', join(__dirname, '..', 'typescript.cjs'), program, path, run];
-  const process_ = spawn('bash', ['-c', `${shell}exec "$@"`, 'bash', ...args], { stdio: ['ignore', 'pipe', shell === '' ? 'inherit' : 'ignore'] });
+  const process_ = spawn('bash', ['-c', `${shell}exec "$@"`, 'bash', ...args], {
+    stdio: ['ignore', 'pipe', shell === '' ? 'inherit' : 'ignore'],
+  });
   return {
     killed: (afterLines) =>
       new Promise((resolve, reject) => {
@@ -173,7 +175,7 @@ describe('what cannot go on', () => {
     ['another recipe', { options: { learningRate: 1e-3 } }, 'recipe: learningRate was 0.05 and is 0.001'],
     ['another encoder', { options: { hiddenDim: 7 } }, 'encoder: hiddenDim was 6 and is 7'],
     ['epochs that the schedule depends on', { options: { epochs: 9 } }, 'recipe: epochs was 3 and is 9'],
-    ['fewer samples', { data: { ...data, train: data.train.slice(1) as never } }, 'data: train was "'],
+    ['fewer samples', { data: { ...data, train: data.train.slice(1) } }, 'data: train was "'],
     ['no validation', { data: { train: data.train } }, 'data: validation was "'],
   ])('%s', async (_, settings, text) => {
     const before = readdirSync(stopped).map((name) => [name, readFileSync(join(stopped, name)).toString('base64')]);
@@ -229,7 +231,9 @@ test('so many states are kept, and the manifest has every file with its size and
   const run = folder.join('kept');
   await train(run, { options: { keepStates: 3 } });
   expect(states(run)).toHaveLength(3);
-  const { files } = JSON.parse(readFileSync(join(run, 'manifest.json'), 'utf8')) as { files: Record<string, { bytes: number; sha256: string }> };
+  const { files } = JSON.parse(readFileSync(join(run, 'manifest.json'), 'utf8')) as {
+    files: Record<string, { bytes: number; sha256: string }>;
+  };
   expect(Object.keys(files).sort()).toEqual(expect.arrayContaining([...PREFIXES, ...states(run), 'recipe.json']));
   for (const [name, { bytes, sha256 }] of Object.entries(files)) {
     const content = readFileSync(join(run, name));

@@ -145,7 +145,9 @@ test('options that do not go together', () => {
     }
     return 'nothing';
   };
-  expect(text({ warmupSteps: 5, warmupRatio: 0.1 })).toBe('Expected nothing beside warmupSteps for warmupRatio but received 0.1 of type number');
+  expect(text({ warmupSteps: 5, warmupRatio: 0.1 })).toBe(
+    'Expected nothing beside warmupSteps for warmupRatio but received 0.1 of type number',
+  );
   expect(text({ bucketing: true, shuffle: false })).toBe('Expected false without shuffle for bucketing but received true of type boolean');
 });
 

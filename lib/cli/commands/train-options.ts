@@ -91,10 +91,17 @@ export const splitOptions = (): Option[] => [
 export const runOptions = (): Option[] => [
   option('--out <dir>', 'folder for what the run leaves', { required: true }),
   option('--overwrite', 'replace a run that is in that folder already'),
-  option('--resume', 'go on with the run in that folder from its newest state, to the last bit as if it had never stopped; begin where there is none', {
-    conflicts: ['overwrite'],
+  option(
+    '--resume',
+    'go on with the run in that folder from its newest state, to the last bit as if it had never stopped; begin where there is none',
+    {
+      conflicts: ['overwrite'],
+    },
+  ),
+  option('--save-every-n-steps <n>', 'save the state after so many optimizer steps, besides at the end of each epoch', {
+    parse: integer(0),
+    default: 0,
   }),
-  option('--save-every-n-steps <n>', 'save the state after so many optimizer steps, besides at the end of each epoch', { parse: integer(0), default: 0 }),
   option('--keep-states <n>', 'states to keep, the newest ones', { parse: integer(1), default: resolveRecipe({}).keepStates }),
   option('--save-name <name>', "the task's name", { default: resolveRecipe({}).name }),
   option('--log-every-n-steps <n>', 'without a terminal, a line of progress after so many steps, or 30 seconds', {
@@ -115,7 +122,9 @@ export const prefixOptions = (): Option[] => [
   option('--prefix-seq-len <n>', 'prefix length: positions in front of the text', { parse: integer(1), default: 10 }),
   option('--prefix-input-dim <n>', "width of the encoder's embedding", { parse: integer(1, 65536), default: 10 }),
   option('--prefix-hidden-dim <n>', 'width of its hidden layer; a larger one learns more', { parse: integer(1, 65536), default: 10 }),
-  option('--no-projection', "train the prefix itself, without the encoder's two layers", { conflicts: ['prefixInputDim', 'prefixHiddenDim', 'initSteps', 'initLr'] }),
+  option('--no-projection', "train the prefix itself, without the encoder's two layers", {
+    conflicts: ['prefixInputDim', 'prefixHiddenDim', 'initSteps', 'initLr'],
+  }),
   option('--prefix-dropout <p>', 'dropout on its output', { parse: number(0, 0.99), default: 0 }),
   option(
     '--init <how>',
@@ -148,12 +157,19 @@ export const trainingOptions = (): Option[] => {
       conflicts: ['batchSize'],
     }),
     option('--n-accum-steps <n>', 'batches in an optimizer step', { parse: integer(1), default: recipe.accumulationSteps }),
-    option<number | 'auto'>('--micro-batch-size <n>', 'samples that go through the model at a time; auto: as many as fit in the free memory', {
-      parse: orWord(integer(0), 'auto'),
-      default: 'the whole batch',
-    }),
+    option<number | 'auto'>(
+      '--micro-batch-size <n>',
+      'samples that go through the model at a time; auto: as many as fit in the free memory',
+      {
+        parse: orWord(integer(0), 'auto'),
+        default: 'the whole batch',
+      },
+    ),
     option('--gradient-checkpointing', 'less memory for more time, with the same gradients'),
-    option('--seed <n>', 'seed of the initial values, of dropout and of the order of the samples', { parse: integer(0), default: recipe.seed }),
+    option('--seed <n>', 'seed of the initial values, of dropout and of the order of the samples', {
+      parse: integer(0),
+      default: recipe.seed,
+    }),
     option('--no-shuffle', 'keep the order of the data'),
     option('--bucketing', 'batches of samples of about the same length'),
   ];
@@ -189,7 +205,10 @@ export const evaluationOptions = (): Option[] => {
       parse: integer(0),
       default: recipe.evaluateEveryEpochs,
     }),
-    option('--early-stopping-patience <n>', 'stop after so many evaluations without a better loss; 0: never', { parse: integer(0), default: 0 }),
+    option('--early-stopping-patience <n>', 'stop after so many evaluations without a better loss; 0: never', {
+      parse: integer(0),
+      default: 0,
+    }),
     option('--early-stopping-threshold <d>', 'by how much the loss has to fall to count as better', { parse: number(0), default: 0 }),
   ];
 };
@@ -202,7 +221,8 @@ export const REFUSED: Readonly<Record<string, string>> = {
   'deepspeed-config': 'leave it out: training needs no DeepSpeed; the optimizer has options of its own (--max-lr, --adam-beta1, ...)',
   fp16: 'use --dtype float16, or better bfloat16, which has the range of float32',
   bf16: 'use --dtype bfloat16',
-  'resume-training': 'use --resume with the --out of the earlier run, or --checkpoint-path with its encoder.safetensors to start a new one from it',
+  'resume-training':
+    'use --resume with the --out of the earlier run, or --checkpoint-path with its encoder.safetensors to start a new one from it',
   'save-log': 'leave it out: --out always gets metrics.jsonl',
   'save-model': 'leave it out: --out always gets the best and the last prefix',
   'filename-note': 'use --out and --save-name',

@@ -118,7 +118,9 @@ function report(flags: TrainFlags, result: TrainingResult, events: EventView, ui
     ...{ best: events.file('best.safetensors'), last: events.file('last.safetensors') },
   });
   const reached = perplexity === undefined ? '' : `, validation perplexity ${formatNumber(perplexity)}`;
-  const why = { time: ' (the time was over)', 'early-stopping': ' (no better evaluation came)', epochs: '', steps: '', aborted: '' }[reason];
+  const why = { time: ' (the time was over)', 'early-stopping': ' (no better evaluation came)', epochs: '', steps: '', aborted: '' }[
+    reason
+  ];
   ui.print(`${plural(steps, 'step')} in ${formatSeconds(seconds)}${why}; best epoch ${bestEpoch}, step ${bestStep}${reached}`);
   ui.print(`prefix: ${events.file('best.safetensors')}`);
   ui.print(`report: ${events.file('report.html')}`);

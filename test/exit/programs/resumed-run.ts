@@ -23,7 +23,9 @@ export const RESUMED_RUN: TrainerOptions = {
 
 /** 17 samples of unequal length: an epoch ends in the middle of a step and of a batch. */
 export function resumedData(): Required<TrainingData> {
-  const sample = (i: number): { completion: number[] } => ({ completion: Array.from({ length: 4 + (i % 7) }, (_, j) => 3 + ((i * 5 + j * j) % 60)) });
+  const sample = (i: number): { completion: number[] } => ({
+    completion: Array.from({ length: 4 + (i % 7) }, (_, j) => 3 + ((i * 5 + j * j) % 60)),
+  });
   const list = (first: number, count: number): { completion: number[] }[] => Array.from({ length: count }, (_, i) => sample(first + i));
   return { train: list(0, 17), validation: list(40, 5) };
 }
