@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "core/checkpoint/joined_tensor.h"
 #include "core/checkpoint/mapped_file.h"
 #include "core/error.h"
 #include "core/kernels/kernels.h"
@@ -273,6 +274,31 @@ void test_mapped_tensors(const std::string& path) {
   is_refused("a shape whose size overflows", [](auto& bad) { bad.shape = {int64_t{1} << 40, int64_t{1} << 40}; });
   is_refused("an offset whose end overflows", [](auto& bad) { bad.offset = ~uint64_t{0} - 4; });
   is_refused("a negative size", [](auto& bad) { bad.shape = {-2, -3}; });
+
+  // Joined: two pieces of two rows each, and then pieces that claim more than any memory holds.
+  neox::TensorEntry joined;
+  joined.name = "joined";
+  joined.joined = true;
+  joined.shape = {4, 3};
+  joined.pieces = {entry, entry};
+  const at::Tensor whole = neox::read_tensor(joined, at::kFloat);
+  check(whole.sizes() == at::IntArrayRef({4, 3}) && whole.data_ptr<float>()[11] == values[5],
+        "pieces are put together along their axis");
+  const auto join_is_refused = [&](const char* what, int64_t rows, int64_t claimed) {
+    joined.shape = {claimed, 3};
+    for (auto& piece : joined.pieces) piece.shape = {rows, 3};
+    try {
+      neox::read_tensor(joined, at::kFloat);
+      check(false, std::string(what) + " are refused");
+    } catch (const neox::CoreError& error) {
+      check(error.code() == "NEOX_BAD_CHECKPOINT", std::string(what) + " have the code of a bad checkpoint");
+    } catch (const std::exception& error) {
+      check(false, std::string(what) + " are refused before there is memory for them: " + error.what());
+    }
+  };
+  join_is_refused("pieces that are larger than their files", int64_t{1} << 50, int64_t{1} << 51);
+  join_is_refused("pieces of another size than the whole", int64_t{1} << 50, 4);
+  join_is_refused("pieces whose size overflows", int64_t{1} << 61, int64_t{1} << 62);
   std::remove(path.c_str());
 }
 

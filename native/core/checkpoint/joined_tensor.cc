@@ -22,6 +22,14 @@ constexpr int64_t kTile = 64;  // rows and columns transposed at a time: two til
   throw CoreError("NEOX_BAD_CHECKPOINT", "The pieces of tensor " + entry.name + " do not fit: " + problem);
 }
 
+int64_t count_elements(const TensorEntry& entry, const std::vector<int64_t>& shape) {
+  int64_t elements = 1;
+  for (const int64_t size : shape) {
+    if (size < 0 || __builtin_mul_overflow(elements, size, &elements)) fail_join(entry, "a shape is too large");
+  }
+  return elements;
+}
+
 // Where the blocks that the dimensions other than `a` and `b` count begin, in elements of target and source.
 std::vector<std::pair<int64_t, int64_t>> block_offsets(const at::Tensor& target, const at::Tensor& source, int64_t a,
                                                        int64_t b) {
@@ -100,21 +108,21 @@ at::Tensor join(const TensorEntry& entry, at::ScalarType dtype) {
     others[axis] = sizes[axis];
     if (others != sizes) fail_join(entry, "their shapes differ");
   }
+  const int64_t elements = count_elements(entry, entry.shape);
+  const int64_t found = count_elements(entry, sizes);
+  if (elements != found) {
+    fail_join(entry, "they have " + std::to_string(found) + " elements, it has " + std::to_string(elements));
+  }
+  // Mapped, and thereby compared with their files, before there is memory for what they claim to hold.
+  std::vector<at::Tensor> pieces;
+  for (const TensorEntry& piece : entry.pieces) pieces.push_back(map_tensor(piece));
   const at::Tensor joined = at::empty(sizes, options);
   int64_t start = 0;
-  for (const TensorEntry& piece : entry.pieces) {
-    const at::Tensor mapped = map_tensor(piece);
+  for (const at::Tensor& mapped : pieces) {
     load_pages(mapped);
-    copy_piece(joined.narrow(entry.axis, start, piece.shape[axis]), mapped);
+    copy_piece(joined.narrow(entry.axis, start, mapped.size(entry.axis)), mapped);
     release_pages(mapped);
-    start += piece.shape[axis];
-  }
-  int64_t elements = 1;
-  for (const int64_t size : entry.shape) {
-    if (__builtin_mul_overflow(elements, size, &elements)) fail_join(entry, "its shape is too large");
-  }
-  if (elements != joined.numel()) {
-    fail_join(entry, "they have " + std::to_string(joined.numel()) + " elements, it has " + std::to_string(elements));
+    start += mapped.size(entry.axis);
   }
   return joined.view(entry.shape);
 }
