@@ -31,6 +31,7 @@ export interface NeoXErrorDetails {
   hint?: string;
   /** The file concerned. */
   path?: string;
+  /** The error that it comes from. */
   cause?: unknown;
 }
 

@@ -1,4 +1,4 @@
-export { NeoXPrefixError, isNeoXPrefixError, ERROR_CODES, type NeoXErrorCode } from './errors';
+export { NeoXPrefixError, isNeoXPrefixError, ERROR_CODES, type NeoXErrorCode, type NeoXErrorDetails } from './errors';
 export { NeoXModel, type LoadOptions, type ModelDType, type ModelInfo } from './model/neox-model';
 export type { Arithmetic, ArithmeticOverrides } from './model/arithmetic';
 export { KVCache } from './model/kv-cache';
@@ -12,6 +12,7 @@ export { PrefixEncoder, type PrefixEncoderOptions, type PrefixEncoderState, type
 export {
   PrefixWeights,
   type BaseModelSummary,
+  type JsonValue,
   type PrefixFormat,
   type PrefixGeometry,
   type PrefixLoadOptions,
@@ -37,7 +38,7 @@ export {
 } from './training/evaluate';
 export type { GeneratedSample, GenerationMetric } from './training/generation-metrics';
 export { Tokenizer, type DecodeOptions, type EncodeOptions, type TokenDecoder } from './tokenizer/tokenizer';
-export { formatInstruction, parseInstructionAnswer, type InstructionTurn } from './tokenizer/templates';
+export { formatInstruction, parseInstructionAnswer, type InstructionOptions, type InstructionTurn } from './tokenizer/templates';
 export { readDataset, type DatasetOptions } from './data/dataset';
 export type { Sample, TextOrIds, TokenizedSample, TokenizedTurn, Turn } from './data/sample';
 export { TokenizedDataset, type FromSamplesOptions } from './data/tokenized-dataset';
@@ -56,7 +57,8 @@ export {
 export type { VerifiedFile, VerifyOptions, VerifyReport } from './export/verify';
 export type { ExportWarning } from './export/compatibility';
 export type { ExportDType, ExportTask } from './export/export-folder';
+export type { DenseBiasRule } from './export/layout';
 export { exportTritonRepository, type TritonOptions, type TritonReport } from './export/triton-repository';
 export { doctor, type DoctorCheck, type DoctorReport } from './doctor';
-export { findLibtorch, type Libtorch } from './libtorch';
+export { findLibtorch, type FindLibtorchOptions, type Libtorch } from './libtorch';
 export { fetchLibtorch, type FetchLibtorchOptions, type FetchProgress } from './fetch-libtorch';

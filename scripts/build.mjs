@@ -5,7 +5,7 @@
 // --typescript, --native   only that half (default: both)
 // --clean                  builds the addons from nothing
 // --tests                  builds and runs the C++ tests of the core
-// --sanitize NAME          builds the addons with a sanitizer, into build/NAME/Release
+// --sanitize NAME          builds the addons with a sanitizer (address: and undefined), into build/NAME/Release
 // --target NAME            only that CMake target
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
@@ -88,7 +88,9 @@ async function buildNative(options) {
     NEOX_BUILD_TESTS: options.tests ? 'ON' : 'OFF',
   };
   for (const name of ['address', 'undefined', 'thread']) {
-    settings[`NEOX_SANITIZE_${name.toUpperCase()}`] = options.sanitize === name ? 'ON' : 'OFF';
+    // One run finds what both find: they go together.
+    const isOn = options.sanitize === name || (options.sanitize === 'address' && name === 'undefined');
+    settings[`NEOX_SANITIZE_${name.toUpperCase()}`] = isOn ? 'ON' : 'OFF';
   }
   const command = await configureCommand(build, settings);
   // CMake itself sees changes of its files; only another command line needs a new configuration.

@@ -11,6 +11,7 @@ import type * as Native from '../../types/native';
 /** Text, or token ids. An empty prompt (`''`) is the model's beginning-of-sequence token. */
 export type Prompt = string | TokenIds;
 
+/** How tokens are drawn, and when a text ends. */
 export interface SamplingOptions {
   /** Most tokens to generate. Defaults to `128`. */
   maxNewTokens?: number;
@@ -27,6 +28,7 @@ export interface SamplingOptions {
   ignoreEos?: boolean;
 }
 
+/** How to generate, and with which prefixes. */
 export interface GenerateOptions extends SamplingOptions {
   /** A prefix for all prompts, or an array with one (or undefined) for each. Defaults to none. */
   prefix?: PrefixWeights | undefined | readonly (PrefixWeights | undefined)[];
@@ -35,27 +37,32 @@ export interface GenerateOptions extends SamplingOptions {
    * it. Integers from 0 to 2^53 - 1. Defaults to a random one for each prompt.
    */
   seed?: number | readonly number[];
-  /** Stops within a token. */
+  /** Stops within a token; the promise rejects with the signal's reason. Defaults to none. */
   signal?: AbortSignal;
 }
 
 /** `'stop'`: the end-of-sequence token. `'length'`: `maxNewTokens`, or the model's last position. */
 export type FinishReason = 'stop' | 'length';
 
+/** Tokens of a request and its answer. Prompt, prefix and answer together are at most the model's positions. */
 export interface Usage {
   /** Tokens of the prompt. */
   promptTokens: number;
   /** Positions of the prefix. */
   prefixTokens: number;
+  /** New tokens, without the end-of-sequence token. */
   completionTokens: number;
 }
 
+/** The answer to one prompt. */
 export interface GenerateResult {
   /** The new text, without special tokens. Empty when the model has no tokenizer. */
   text: string;
   /** The new token ids, without the end-of-sequence token. */
   tokens: number[];
+  /** Why it ended. */
   finishReason: FinishReason;
+  /** How many tokens it took. */
   usage: Usage;
 }
 

@@ -13,21 +13,23 @@ import {
   type Usage,
 } from './generate';
 
+/** How to generate one text: {@link GenerateOptions} with one prefix and one seed. */
 export interface StreamOptions extends Omit<GenerateOptions, 'prefix' | 'seed'> {
-  /** Defaults to none. */
+  /** The prefix. Defaults to none. */
   prefix?: PrefixWeights | undefined;
-  /** Defaults to a random one. */
+  /** Seed of the draws, an integer from 0 to 2^53 - 1. Defaults to a random one. */
   seed?: number;
 }
 
+/** What a stream gives: one piece for each new token, and a last one with the rest of the text and how it ended. */
 export interface StreamPiece {
   /** Text that is certain now; '' while a character is unfinished. */
   text: string;
   /** The new token; undefined in the last piece. */
   token?: number;
-  /** In the last piece only. */
+  /** Why the text ended; in the last piece only. */
   finishReason?: FinishReason;
-  /** In the last piece only. */
+  /** How many tokens it took; in the last piece only. */
   usage?: Usage;
 }
 

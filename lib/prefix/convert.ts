@@ -6,6 +6,7 @@ import { FTExporter } from '../export/ft-exporter';
 import { kindOf } from '../files';
 import { PREFIX_LOAD_OPTIONS, PrefixWeights, formatOf, type PrefixFormat, type PrefixLoadOptions } from './weights';
 
+/** What to read, and what to write. */
 export interface ConvertOptions extends PrefixLoadOptions {
   /**
    * The format to write. Defaults to what the path says: `.safetensors`; `.checkpoint`, `.weight` or `.pt` for rinna; a folder or a name
@@ -18,12 +19,15 @@ export interface ConvertOptions extends PrefixLoadOptions {
   overwrite?: boolean;
 }
 
+/** What was read and written. */
 export interface ConvertReport {
+  /** The source as it was found. */
   readonly from: { readonly path: string; readonly format: PrefixFormat | 'fastertransformer' };
-  /** `taskId`: the id that requests send, of a task in a FasterTransformer folder. */
+  /** What was written. `taskId`: the id that requests send, of a task in a FasterTransformer folder. */
   readonly to: { readonly path: string; readonly format: PrefixFormat | 'fastertransformer'; readonly taskId?: number };
-  /** [P, L, 2, N, D] */
+  /** Shape of the prefix, [P, L, 2, N, D]. */
   readonly shape: readonly number[];
+  /** Name of the task, where it has one. */
   readonly task: string | undefined;
   /** Things worth showing to a person: from reading, and what the new format cannot hold. */
   readonly warnings: readonly string[];

@@ -22,12 +22,14 @@ import { runNative } from '../native-call';
 import type * as Native from '../../types/native';
 import { describeBaseModel, PrefixWeights, type PrefixMetadata } from './weights';
 
-/** How an encoder starts. */
+/** Names of {@link PrefixInit}. */
 export const PREFIX_INITS = ['tokens', 'text', 'random', 'zero'] as const;
+/** How an encoder starts; {@link PrefixEncoderOptions.init} says what each means. */
 export type PrefixInit = (typeof PREFIX_INITS)[number];
 
+/** Sizes of an encoder, and how it starts. */
 export interface PrefixEncoderOptions {
-  /** P. Defaults to `10`. */
+  /** P: positions of the prefix. Defaults to `10`. */
   prefixLength?: number;
   /**
    * Whether an MLP makes the prefix from an embedding while it is trained (Li & Liang 2021, rinna's recipe). Without, the prefix itself is
@@ -47,7 +49,7 @@ export interface PrefixEncoderOptions {
    * values; a zero key still takes part in the softmax, so that is not "no prefix". Defaults to `'tokens'`.
    */
   init?: PrefixInit;
-  /** The text of `init: 'text'`; repeated when it has fewer than P tokens. */
+  /** The text of `init: 'text'`, which needs it; repeated when it has fewer than P tokens. Defaults to none. */
   initText?: string;
   /** Steps of the fit. Defaults to `200`. */
   initSteps?: number;
@@ -55,6 +57,7 @@ export interface PrefixEncoderOptions {
   initLearningRate?: number;
   /** Seed of the initial values and of dropout. Defaults to `42`. */
   seed?: number;
+  /** Stops the fit; the promise rejects with the signal's reason. Defaults to none. */
   signal?: AbortSignal;
 }
 
@@ -91,6 +94,7 @@ interface Sizes {
  * train: what a model uses is its output, {@link PrefixWeights}.
  */
 export class PrefixEncoder implements Sizes {
+  /** P */
   readonly prefixLength: number;
   /** Whether it has an MLP. */
   readonly projection: boolean;
@@ -101,6 +105,7 @@ export class PrefixEncoder implements Sizes {
   private handle: Native.Encoder | undefined;
 
   private constructor(
+    /** The model that it is for. */
     readonly model: NeoXModel,
     handle: Native.Encoder,
     sizes: Sizes,
@@ -114,7 +119,10 @@ export class PrefixEncoder implements Sizes {
     this.hiddenDim = sizes.hiddenDim;
   }
 
-  /** Makes an encoder for a model and initialises it. */
+  /**
+   * Makes an encoder for a model and initialises it.
+   * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_DISPOSED; the tokenizer's error for `init: 'text'`; the reason of `signal`
+   */
   static async create(model: NeoXModel, options: PrefixEncoderOptions = {}): Promise<PrefixEncoder> {
     checkModel(model);
     const signal = checkSignal('signal', checkOptions('options', options, ENCODER_OPTIONS)['signal']);
@@ -180,7 +188,10 @@ export class PrefixEncoder implements Sizes {
     return encoder;
   }
 
-  /** Loads what {@link save} wrote. */
+  /**
+   * Loads what {@link save} wrote.
+   * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_CHECKPOINT (damaged file), NEOX_BAD_PREFIX (no encoder in it), NEOX_PREFIX_MISMATCH, NEOX_IO
+   */
   static async load(model: NeoXModel, path: string, options: { dropout?: number; seed?: number } = {}): Promise<PrefixEncoder> {
     const { tensors } = await readSafetensorsHeader(checkPath('path', path));
     if (!tensors.has('prefix_wte.weight')) {
@@ -205,21 +216,28 @@ export class PrefixEncoder implements Sizes {
     await runNative(undefined, (addon) => addon.setEncoderState(this.model.native, this.native, values));
   }
 
-  /** A copy of the parameters. */
+  /** A copy of the parameters, float32. */
   async state(): Promise<PrefixEncoderState> {
     const values = await runNative(undefined, (addon) => addon.encoderState(this.model.native, this.native));
     const shapes = shapesOf(this.model, this);
     return Object.fromEntries(Object.entries(shapes).map(([name, shape]) => [name, { data: values[name] as Float32Array, shape }]));
   }
 
-  /** Writes the parameters as safetensors under rinna's names, atomically. */
+  /**
+   * Writes the parameters as safetensors under rinna's names, atomically.
+   * @throws NEOX_DISPOSED, NEOX_IO
+   */
   async save(path: string): Promise<void> {
     const state = await this.state();
     const tensors = Object.entries(state).map(([name, { data, shape }]) => ({ name, dtype: 'F32' as const, shape, data }));
     await writeSafetensors(checkPath('path', path), tensors, { format: 'pt', kind: 'neox-prefix encoder' });
   }
 
-  /** The prefix that the encoder gives now. */
+  /**
+   * The prefix that the encoder gives now. It remembers the base model.
+   * @param metadata what else it shall remember. Defaults to nothing.
+   * @throws NEOX_DISPOSED, NEOX_BAD_ARGUMENT, NEOX_BAD_PREFIX for NaN or infinite values
+   */
   async prefix(metadata: Omit<PrefixMetadata, 'formatVersion' | 'baseModel'> = {}): Promise<PrefixWeights> {
     const { model } = this;
     const data = await runNative(undefined, (addon) => addon.encoderOutput(model.native, this.native));
@@ -238,6 +256,7 @@ export class PrefixEncoder implements Sizes {
     this.handle = undefined;
   }
 
+  /** {@link dispose}, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -17,11 +17,13 @@ export type { PrefixGeometry } from './formats/geometry';
 export { describeBaseModel, type BaseModelSummary, type JsonValue, type PrefixMetadata } from './formats/metadata';
 export type { PrefixFormat } from './formats/read';
 
+/** Shape of a tensor that becomes a prefix, and what the prefix shall remember. */
 export interface PrefixTensorOptions extends PrefixGeometry {
-  /** Defaults to nothing but the format version. */
+  /** Task, base model, recipe and results. Defaults to nothing but the format version. */
   metadata?: Omit<PrefixMetadata, 'formatVersion'>;
 }
 
+/** What a file does not say of its prefix, and what to let pass. */
 export interface PrefixLoadOptions {
   /**
    * The model that the prefix is for (anything with a `config`) or its config. Files that hold nothing but numbers (rinna's)
@@ -30,7 +32,9 @@ export interface PrefixLoadOptions {
   config?: GPTNeoXConfig | { readonly config: GPTNeoXConfig };
   /** P, for a tensor whose shape does not show it. Defaults to what the shape says. */
   prefixLength?: number;
+  /** L, for a file that does not say it. Defaults to what the file or `config` says. */
   numLayers?: number;
+  /** N, for a file that does not say it. Defaults to what the file or `config` says. */
   numHeads?: number;
   /** Which task of a FasterTransformer folder: its name, or its id. Defaults to the only one. */
   task?: string | number;
@@ -54,6 +58,7 @@ export const PREFIX_LOAD_OPTIONS: readonly (keyof PrefixLoadOptions)[] = [
   'allowNonFinite',
 ];
 
+/** How to write a prefix. */
 export interface PrefixSaveOptions {
   /**
    * `'safetensors'` keeps the metadata, `'rinna'` is one tensor [P, L*2*H] for torch.load, `'peft'` a folder for
@@ -63,10 +68,13 @@ export interface PrefixSaveOptions {
   format?: PrefixFormat;
 }
 
+/** What can be said of a prefix's values at a glance. */
 export interface PrefixStatistics {
   /** Euclidean norm of each layer's keys and values, over all positions and heads. */
   readonly layers: readonly { readonly keyNorm: number; readonly valueNorm: number }[];
+  /** Values that are NaN. */
   readonly nanCount: number;
+  /** Values that are infinite. */
   readonly infinityCount: number;
 }
 
@@ -91,6 +99,7 @@ export class PrefixWeights implements PrefixGeometry {
     /** float32, [P, L, 2, N, D] in row-major order; index 0 of the 2 is the key, 1 the value. Not to be changed. */
     readonly data: Float32Array,
     geometry: PrefixGeometry,
+    /** What it remembers of its making; {@link withMetadata} gives another. */
     readonly metadata: PrefixMetadata,
     private readonly load: {
       warnings: readonly string[];
@@ -159,7 +168,7 @@ export class PrefixWeights implements PrefixGeometry {
     return this.load.format;
   }
 
-  /** [P, L, 2, N, D] */
+  /** Shape of the values, [P, L, 2, N, D]. */
   get shape(): readonly [number, number, 2, number, number] {
     return shapeOf(this);
   }
@@ -268,6 +277,7 @@ export class PrefixWeights implements PrefixGeometry {
     }
   }
 
+  /** Norms of each layer, and how many values are not finite. */
   statistics(): PrefixStatistics {
     const size = this.numHeads * this.headSize;
     const squares = new Float64Array(2 * this.numLayers);

@@ -7,12 +7,17 @@ import {
   PrefixEncoder,
   PrefixTrainer,
   type PrefixWeights,
+  type DenseBiasRule,
   type EvaluationResult,
+  type FindLibtorchOptions,
   type FinishReason,
   type GenerateResult,
+  type InstructionOptions,
+  type JsonValue,
   type KVCache,
   type Logits,
   type NeoXErrorCode,
+  type NeoXErrorDetails,
   type PrefixEncoderState,
   type Sample,
   type StreamPiece,
@@ -127,3 +132,19 @@ export function errors(error: NeoXPrefixError): void {
   // @ts-expect-error no such code
   if (error.code === 'NEOX_OOPS') throw error;
 }
+
+/** Types of options and results that a program may want to name. */
+export interface Named {
+  denseBias: DenseBiasRule;
+  details: NeoXErrorDetails;
+  instruction: InstructionOptions;
+  search: FindLibtorchOptions;
+  recipe: Record<string, JsonValue>;
+}
+export const NAMED: Named = {
+  denseBias: 'runtime',
+  details: { hint: 'x', path: 'y' },
+  instruction: { marks: 'escape' },
+  search: { packageRoot: '.' },
+  recipe: { epochs: 1 },
+};

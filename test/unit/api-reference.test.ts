@@ -24,6 +24,27 @@ test('docs/api.md has an entry for every exported value, and no path of a machin
   expect(page).not.toContain(PACKAGE_ROOT);
 });
 
+/** The parts of a section, by their headings. */
+function entriesOf(section: string): [name: string, text: string][] {
+  const text = page.split(/^## /m).find((part) => part.startsWith(`${section}\n`))!;
+  return text
+    .split(/^### /m)
+    .slice(1)
+    .map((entry) => [entry.slice(0, entry.indexOf('\n')), entry.slice(entry.indexOf('\n'))]);
+}
+
+test.each(['Generating', 'Prefixes'])('everything under %s is described', (section) => {
+  const entries = entriesOf(section);
+  expect(entries.length).toBeGreaterThan(7);
+  const bare = entries.flatMap(([name, text]) => {
+    const properties = Array.from(text.matchAll(/^\| `(\w+)\??` .*\|  \|$/gm), ([, property]) => `${name}.${property}`);
+    const methods = Array.from(text.matchAll(/^```typescript\n([^`]*)```(?=\n\n(?:```|$))/gm), ([, signature]) => `${name}: ${signature}`);
+    const prose = text.replace(/```[^]*?```|^\|.*$|^Has all of .*$/gm, '').trim();
+    return [...properties, ...methods, ...(prose === '' ? [name] : [])];
+  });
+  expect(bare).toEqual([]);
+});
+
 test('every link within docs/api.md leads to a heading', () => {
   const taken = new Map<string, number>();
   const anchors = new Set<string>();

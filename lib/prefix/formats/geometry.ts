@@ -3,9 +3,13 @@ import { NeoXPrefixError } from '../../errors';
 
 /** The sizes of a prefix: P, L, N and D of its [P, L, 2, N, D]. */
 export interface PrefixGeometry {
+  /** P */
   readonly prefixLength: number;
+  /** L */
   readonly numLayers: number;
+  /** N */
   readonly numHeads: number;
+  /** D */
   readonly headSize: number;
 }
 

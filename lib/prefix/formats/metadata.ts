@@ -6,6 +6,7 @@ import { NeoXPrefixError } from '../../errors';
 /** Of our safetensors files; a reader refuses a higher one. */
 export const FORMAT_VERSION = 1;
 
+/** What JSON can hold. */
 export type JsonValue = null | boolean | number | string | readonly JsonValue[] | { readonly [key: string]: JsonValue };
 
 /** Entries of {@link BaseModelSummary} that are text. */
@@ -17,17 +18,23 @@ export interface BaseModelSummary {
   readonly fingerprint?: string;
   /** For people: a folder or repository name. */
   readonly name?: string;
+  /** V */
   readonly vocabSize?: number;
+  /** H */
   readonly hiddenSize?: number;
+  /** L */
   readonly numLayers?: number;
+  /** N */
   readonly numHeads?: number;
 }
 
 /** What a prefix remembers of its making; saved with our safetensors files and PEFT folders. */
 export interface PrefixMetadata {
+  /** Version of the file format, now 1. */
   readonly formatVersion: number;
   /** The name of the task. */
   readonly task?: string;
+  /** The model that it was trained on. */
   readonly baseModel?: BaseModelSummary;
   /** SHA-256 of the tokenizer's file. */
   readonly tokenizerHash?: string;
