@@ -14,6 +14,8 @@ const CRASHES = join(__dirname, 'crashes');
 /** Of V8's heap, and of all memory; libtorch alone takes some 300 MB. */
 const MAX_HEAP_MB = 256;
 const MAX_MEMORY_MB = 1500;
+/** Without a word for so long a worker waits for something that never comes, in milliseconds. */
+const MAX_SILENCE = 300_000;
 /** After so many deaths a format is given up. */
 const MAX_DEATHS = 10;
 
@@ -42,6 +44,18 @@ function memoryOf(child: ChildProcess): number {
   }
 }
 
+/** Processor time of a worker in milliseconds: on a busy machine it may wait long for its turn. */
+function timeOf(child: ChildProcess): number {
+  try {
+    const fields = readFileSync(`/proc/${child.pid ?? 0}/stat`, 'utf8')
+      .replace(/^.*\) /, '')
+      .split(' ');
+    return (Number(fields[11]) + Number(fields[12])) * 10;
+  } catch {
+    return 0;
+  }
+}
+
 /** Runs one worker until its time is up or it dies. */
 function work(format: Format, folder: string, seconds: number, seed: number): Promise<Outcome> {
   const child = fork(join(__dirname, 'worker.ts'), [format, folder, String(seconds), String(seed), CRASHES], {
@@ -50,10 +64,13 @@ function work(format: Format, folder: string, seconds: number, seed: number): Pr
   });
   let progress: Progress = { runs: 0, accepted: 0, corpus: 0, places: 0, saved: [], open: 0 };
   let heard = performance.now();
+  let busy = 0;
   let death: string | undefined;
   child.on('message', (message) => {
+    const { runs } = progress;
     progress = message as Progress;
     heard = performance.now();
+    if (progress.runs !== runs) busy = timeOf(child);
   });
   const kill = (why: string): void => {
     death ??= why;
@@ -62,7 +79,9 @@ function work(format: Format, folder: string, seconds: number, seed: number): Pr
   // A worker needs some seconds to load; from then on silence is a hang.
   const timer = setInterval(() => {
     const silent = performance.now() - heard + progress.open;
-    if (silent > (progress.runs === 0 ? 60_000 : 3 * MAX_MILLISECONDS)) kill(`it takes more than ${3 * MAX_MILLISECONDS} ms`);
+    const works = timeOf(child) - busy;
+    const isHanging = progress.runs === 0 ? works > 60_000 : silent > 3 * MAX_MILLISECONDS && works > 3 * MAX_MILLISECONDS;
+    if (isHanging || silent > MAX_SILENCE) kill(`it takes more than ${isHanging ? 3 * MAX_MILLISECONDS : MAX_SILENCE} ms`);
     const memory = memoryOf(child);
     if (memory > MAX_MEMORY_MB) kill(`it takes ${Math.round(memory)} MB`);
   }, 200);
