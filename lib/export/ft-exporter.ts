@@ -243,6 +243,8 @@ export class FTExporter {
       bytesBefore += bytesOf([job], dtype);
     }
     run.onProgress?.({ file: written.at(-1)?.name ?? '', bytesDone: bytesTotal, bytesTotal });
+    // Nothing is in its place yet, so also this call may still stop the work.
+    run.signal?.throwIfAborted();
     return written;
   }
 }

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, open, readFile, readdir, rm, stat, truncate, writeFile 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { FTExporter, type ExportOptions } from '../../lib/export/ft-exporter';
+import { FTExporter, type ExportOptions, type ExportProgress } from '../../lib/export/ft-exporter';
 import type { PrefixWeights } from '../../lib/prefix/weights';
 import { wholeNumberPrefix, writeCheckpoint, type SmallCheckpoint } from './export-helpers';
 
@@ -200,6 +200,9 @@ describe('export', () => {
     await expect(exporter.export(out, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
     const controller = new AbortController();
     await expect(exporter.export(out, { signal: controller.signal, onProgress: () => controller.abort(reason) })).rejects.toBe(reason);
+    const late = new AbortController();
+    const onProgress = ({ bytesDone, bytesTotal }: ExportProgress): void => (bytesDone === bytesTotal ? late.abort(reason) : undefined);
+    await expect(exporter.export(out, { signal: late.signal, onProgress })).rejects.toBe(reason);
     expect(await readdir(root)).toEqual(['model']);
   });
 
