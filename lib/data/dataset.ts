@@ -122,7 +122,7 @@ export async function openDataset(paths: string | readonly string[], options?: O
     problems.throwIfAny();
     const { statistics } = store;
     Object.assign(statistics, { emptyLines: reader.emptyLines, remainders: reader.remainders });
-    if (store.length === 0) throw noSample(files, reader, statistics.dropped);
+    if (store.length === 0) throw noSample(files, reader, records, statistics.dropped);
     await store.finish();
   } catch (error) {
     await store.close();
@@ -168,7 +168,7 @@ function fitted(
   }
   if (overLong === 'error') {
     const hint = "give overLong: 'truncate' or 'drop', or shorten the text";
-    problems.add(badLine(path, line, `it has ${positions} tokens, and ${maxTokens} is the most`), hint);
+    problems.add(badLine(path, line, `it takes ${positions} positions, and ${maxTokens} is the most`), hint);
     return undefined;
   }
   const truncated = truncateSample(sample, maxTokens);
@@ -183,11 +183,12 @@ function fitted(
   return truncated;
 }
 
-function noSample(files: readonly DataFile[], { remainders }: RecordReader, dropped: number): NeoXPrefixError {
-  const where = files.map(({ path }) => path).join(', ');
-  if (dropped > 0) return new NeoXPrefixError('NEOX_BAD_DATA', `There is no sample in ${where}: ${dropped} were dropped, as too long`);
-  const details = remainders === 0 ? {} : { hint: 'every text is shorter than maxLength and gives no full sample: give keepRemainder: true, or a smaller maxLength' }; // prettier-ignore
-  return new NeoXPrefixError('NEOX_BAD_DATA', `There is no sample in ${where}`, details);
+function noSample(files: readonly DataFile[], { remainders }: RecordReader, { packing }: RecordOptions, dropped: number): NeoXPrefixError {
+  const what = `There is no sample in ${files.map(({ path }) => path).join(', ')}`;
+  if (dropped > 0) return new NeoXPrefixError('NEOX_BAD_DATA', `${what}: ${dropped} were dropped, as too long`);
+  if (packing === undefined || remainders === 0) return new NeoXPrefixError('NEOX_BAD_DATA', what);
+  const hint = `every text is shorter than ${packing.maxLength} tokens and gives no full sample: give keepRemainder: true, or a smaller maxLength`;
+  return new NeoXPrefixError('NEOX_BAD_DATA', what, { hint });
 }
 
 /** Bytes in the files. Finds out that one is missing before hours are spent on the others. */

@@ -144,7 +144,7 @@ describe('what is too long', () => {
       act: () => openDataset(file, { tokenizer, maxTokens: 4 }),
       code: 'NEOX_BAD_DATA',
       text:
-        `The data has 2 problems:\n  ${file}:1: it has 5 tokens, and 4 is the most\n  ${file}:2: it has 8 tokens, and 4 is the most\n` +
+        `The data has 2 problems:\n  ${file}:1: it takes 5 positions, and 4 is the most\n  ${file}:2: it takes 8 positions, and 4 is the most\n` +
         "Hint: give overLong: 'truncate' or 'drop', or shorten the text",
     });
     // The beginning-of-sequence token counts where there is no prompt.
@@ -219,7 +219,7 @@ describe('problems', () => {
       name: '',
       act: () => openDataset(short, { tokenizer, packing: 'lines' }),
       code: 'NEOX_BAD_DATA',
-      text: `There is no sample in ${short}\nHint: every text is shorter than maxLength and gives no full sample: give keepRemainder: true, or a smaller maxLength`,
+      text: `There is no sample in ${short}\nHint: every text is shorter than 64 tokens and gives no full sample: give keepRemainder: true, or a smaller maxLength`,
     });
   });
 
