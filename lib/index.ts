@@ -38,9 +38,18 @@ export {
 } from './training/evaluate';
 export type { GeneratedSample, GenerationMetric } from './training/generation-metrics';
 export { Tokenizer, type DecodeOptions, type EncodeOptions, type TokenDecoder } from './tokenizer/tokenizer';
-export { formatInstruction, parseInstructionAnswer, type InstructionOptions, type InstructionTurn } from './tokenizer/templates';
-export { readDataset, type DatasetOptions } from './data/dataset';
-export type { Sample, TextOrIds, TokenizedSample, TokenizedTurn, Turn } from './data/sample';
+export {
+  formatInstruction,
+  parseInstructionAnswer,
+  type InstructionOptions,
+  type InstructionTurn,
+  type Message,
+  type Segment,
+  type Template,
+} from './tokenizer/templates';
+export { openDataset, readDataset, type DatasetOptions, type OpenDatasetOptions } from './data/dataset';
+export { conversationSample } from './data/conversation';
+export type { Sample, TextOrIds, TokenizedSample, TokenizedTurn, Turn, Encoder } from './data/sample';
 export { TokenizedDataset, type FromSamplesOptions } from './data/tokenized-dataset';
 export type { DatasetStatistics } from './data/statistics';
 export { BatchPlan, type BatchOrder, type BatchPlanOptions } from './data/batch-plan';

@@ -18,6 +18,9 @@ export interface ModelFlags {
   tokenizer?: string;
 }
 
+/** What the library takes as the length of a new prefix. */
+export const PREFIX_LENGTH = 10;
+
 export const MODEL_DIR = (): Option =>
   option(
     '--pretrained-model-dir, --model <dir>',

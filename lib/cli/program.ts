@@ -5,6 +5,7 @@ import type { CliIO } from './io';
 import { checkRequired, unwrap } from './options';
 import { Ui } from './ui';
 import * as convert from './commands/convert';
+import * as data from './commands/data';
 import * as doctor from './commands/doctor';
 import * as evaluate from './commands/evaluate';
 import * as exportCommand from './commands/export';
@@ -85,7 +86,8 @@ export function createProgram(io: CliIO, act: Act): Command {
       getErrHasColors: () => false,
     })
     .exitOverride();
-  for (const { register } of [train, sweep, generate, evaluate, exportCommand, convert, inspect, doctor, fetchLibtorch]) register(program, act);
+  for (const { register } of [train, sweep, generate, evaluate, data, exportCommand, convert, inspect, doctor, fetchLibtorch])
+    register(program, act);
   for (const command of allCommands(program))
     command.showHelpAfterError(`\`${fullName(command)} --help\` explains ${command === program ? 'the commands' : 'its options'}`);
   return program;

@@ -1,5 +1,6 @@
-import { badArgument, checkFunction, checkInteger, checkOneOf, checkOptions } from '../arguments';
+import { badArgument, checkFunction, checkInteger, checkOneOf, checkOptions, checkSignal } from '../arguments';
 import { EpochOrder, generator, shuffle } from './order';
+import { eventLoopTurns } from './sample';
 
 /** How samples are put into batches; see {@link BatchPlan}. */
 export const BATCH_ORDERS = ['sequential', 'shuffled', 'bucketed'] as const;
@@ -70,11 +71,18 @@ export class BatchPlan {
     this.window = batchSize !== undefined ? batchSize * WINDOW_BATCHES : this.windowOf(batchTokens as number);
   }
 
-  /** Number of batches. With `batchTokens` the first use goes over the whole epoch. */
+  /** Number of batches. With `batchTokens` the first use goes over the whole epoch, unless {@link prepare} has. */
   get length(): number {
     const { length, batchSize } = this.options;
     if (batchSize !== undefined) return Math.ceil(length / batchSize);
     return this.windowEnds().at(-1) ?? 0;
+  }
+
+  /** Goes over the epoch, where that is needed, and lets the event loop turn meanwhile: a second or two for a million samples. */
+  async prepare(signal?: AbortSignal): Promise<void> {
+    if (this.options.batchSize !== undefined || this.ends !== undefined) return;
+    const turn = eventLoopTurns(checkSignal('signal', signal));
+    for (const ends = this.counted(); ends.next().done !== true;) await turn();
   }
 
   /** The samples of a batch, which counts from 0. */
@@ -100,11 +108,19 @@ export class BatchPlan {
   }
 
   private windowEnds(): Uint32Array {
-    if (this.ends !== undefined) return this.ends;
+    for (const ends = this.counted(); this.ends === undefined;) ends.next();
+    return this.ends;
+  }
+
+  /** Counts the batches, window by window. */
+  private *counted(): Generator<void, void> {
     const ends = new Uint32Array(Math.ceil(this.options.length / this.window));
     let batches = 0;
-    for (let window = 0; window < ends.length; window++) ends[window] = batches += this.composed(window).length;
-    return (this.ends = ends);
+    for (let window = 0; window < ends.length; window++) {
+      ends[window] = batches += this.composed(window).length;
+      yield;
+    }
+    this.ends = ends;
   }
 
   private samples(first: number, end: number): number[] {

@@ -1,13 +1,24 @@
+import { stat } from 'node:fs/promises';
 import { extname } from 'node:path';
-import { badArgument, checkBoolean, checkInteger, checkOptions, checkPath, checkSignal } from '../arguments';
-import { badLine, readLines } from './lines';
-import type { Encoder, Sample, TextOrIds } from './sample';
-import { MAX_ID } from './sample';
+import { badArgument, checkBoolean, checkFunction, checkInteger, checkOneOf, checkOptions, checkPath, checkSignal } from '../arguments';
+import { isNeoXPrefixError, NeoXPrefixError } from '../errors';
+import { fileError } from '../files';
+import type { Template } from '../tokenizer/templates';
+import { checkTemplate } from './conversation';
+import type { PackOptions } from './packing';
+import { badLine, Problems } from './problems';
+import { RecordReader, type DataFile, type PlacedSample, type RecordOptions } from './records';
+import { eventLoopTurns, tokenizeSample, type Encoder, type Sample, type TokenizedSample } from './sample';
+import { largestIdOf, positionsOf, truncateSample } from './sample-codec';
+import { defaultStoreOptions, SampleStore } from './sample-store';
+import { TokenizedDataset } from './tokenized-dataset';
 
+/** How to read data files. */
 export interface DatasetOptions {
   /**
-   * `'jsonl'`: an object a line, `{"text"}`, `{"completion"}` or `{"prompt", "completion"}`; prompt and completion may be token ids.
-   * `'text'`: a sample a line. Empty lines are skipped in both. Defaults to what the extension says: .jsonl and .ndjson, or .txt.
+   * `'jsonl'`: an object a line, `{"text"}`, `{"completion"}`, `{"prompt", "completion"}` or `{"messages"}`; prompt and completion may be token ids.
+   * `'text'`: a sample a line. Empty lines are skipped in both. Defaults to what the extension says: .jsonl and .ndjson, or .txt, each also with
+   * .gz behind it.
    */
   format?: 'jsonl' | 'text';
   /**
@@ -17,41 +28,203 @@ export interface DatasetOptions {
    * `keepRemainder`). In plain text an empty line ends a document. Defaults to `'none'`.
    */
   packing?: 'none' | 'lines';
-  /** Appended to every line when packing, for example `' 😃'`. Defaults to `''`. */
+  /** With packing: appended to every line, for example `' 😃'`. Defaults to `''`. */
   suffix?: string;
-  /** Tokens in a packed sample. Defaults to `64`. */
+  /** With packing: tokens in a sample. Defaults to `64`. */
   maxLength?: number;
-  /** Whether packing keeps the rest of each document as a sample. Defaults to `false`, as the recipe. */
+  /** With packing: whether the rest of each document is kept as a sample. Defaults to `false`, as the recipe. */
   keepRemainder?: boolean;
-  /** Needed for packing. */
+  /** How the conversations of `{"messages"}` are written. Defaults to `'rinna'` where the tokenizer has a token `<NL>`; else it must be given. */
+  template?: Template;
+  /** Needed for packing; {@link openDataset} needs it for all text. */
   tokenizer?: Encoder;
   signal?: AbortSignal;
 }
 
-const OPTIONS = ['format', 'packing', 'suffix', 'maxLength', 'keepRemainder', 'tokenizer', 'signal'] as const;
+/** How to read data files as token ids. */
+export interface OpenDatasetOptions extends DatasetOptions {
+  /**
+   * Positions of a sample at most: its tokens, and the beginning-of-sequence token where it has no prompt. A model takes its
+   * `maxPositionEmbeddings` without the prefix's length. Defaults to no limit.
+   */
+  maxTokens?: number;
+  /**
+   * What becomes of a sample that is longer: `'error'`, the reading fails and says where; `'truncate'`, the end of its completion is cut off, and no
+   * end of the text is learned there; `'drop'`, it is left out. The statistics count both. Defaults to `'error'`.
+   */
+  overLong?: 'error' | 'truncate' | 'drop';
+  /** Number of ids of the model, to find others in the data. Defaults to no limit. */
+  vocabSize?: number;
+  /** Bytes of token ids, 4 each, that are kept in memory; more, and all go into a temporary file. Defaults to `67108864`, 64 MiB. */
+  inMemoryLimit?: number;
+  /** Folder of that file. It needs 4 bytes a token. Defaults to the system's for temporary files. */
+  cacheDir?: string;
+  /** Called while files are read, with bytes as they are in the files. `totalBytes` is 0 where it is not known. */
+  onProgress?: (progress: { bytes: number; totalBytes: number; samples: number }) => void;
+}
+
+const OPTIONS = ['format', 'packing', 'suffix', 'maxLength', 'keepRemainder', 'template', 'tokenizer', 'signal'] as const;
+const OPEN_OPTIONS = [...OPTIONS, 'maxTokens', 'overLong', 'vocabSize', 'inMemoryLimit', 'cacheDir', 'onProgress'] as const;
 const FORMATS: Readonly<Record<string, 'jsonl' | 'text'>> = { '.jsonl': 'jsonl', '.ndjson': 'jsonl', '.txt': 'text' };
 
 /**
- * Reads training samples from one or more files, in order, line by line. Packed samples are token ids, all others are as the file has them.
+ * Reads training samples from one or more files into memory, in order. Packed samples are token ids, conversations are written by their template,
+ * all others are as the file has them.
  *
- * @throws NEOX_BAD_DATA with file, line number and what is wrong with it; NEOX_FILE_NOT_FOUND; NEOX_BAD_ARGUMENT for an option.
+ * @throws NEOX_BAD_DATA with file, line number and what is wrong with it, for the first ten lines; NEOX_FILE_NOT_FOUND; NEOX_BAD_ARGUMENT for an
+ * option.
  */
 export async function readDataset(paths: string | readonly string[], options?: DatasetOptions): Promise<Sample[]> {
-  const {
-    format,
-    packing = 'none',
-    suffix = '',
-    maxLength = 64,
-    keepRemainder = false,
-    tokenizer,
-    signal,
-  } = checkOptions('options', options, OPTIONS) as DatasetOptions;
+  checkOptions('options', options, OPTIONS);
+  const { files, records } = resolveOptions(paths, options ?? {});
+  await sizeOf(files);
+  const problems = new Problems();
+  const samples: Sample[] = [];
+  for await (const { sample } of new RecordReader(files, records, problems).samples()) samples.push(sample);
+  problems.throwIfAny();
+  return samples;
+}
+
+/**
+ * Reads training samples from one or more files as token ids, in one pass and in constant memory: what is more than `inMemoryLimit` goes into a
+ * temporary file, which has no name and is gone when the dataset is closed or the process ends. In memory stay about 2.5 bytes a sample.
+ *
+ * @throws NEOX_BAD_DATA with file, line number and what is wrong with it, for the first ten places, and when there is no sample; NEOX_FILE_NOT_FOUND;
+ * NEOX_IO, a full disk for example; NEOX_BAD_ARGUMENT for an option; the reason of `signal`.
+ */
+export async function openDataset(paths: string | readonly string[], options?: OpenDatasetOptions): Promise<TokenizedDataset> {
+  checkOptions('options', options, OPEN_OPTIONS);
+  const { maxTokens, overLong = 'error', vocabSize, onProgress, tokenizer } = options ?? {};
+  if (maxTokens !== undefined) checkInteger('maxTokens', maxTokens, 1);
+  checkOneOf('overLong', overLong, ['error', 'truncate', 'drop']);
+  if (vocabSize !== undefined) checkInteger('vocabSize', vocabSize, 1);
+  if (onProgress !== undefined) checkFunction('onProgress', onProgress);
+  const defaults = defaultStoreOptions();
+  const inMemoryLimit = checkLimit(options?.inMemoryLimit ?? defaults.inMemoryLimit);
+  const cacheDir = checkPath('cacheDir', options?.cacheDir ?? defaults.cacheDir);
+  const { files, records } = resolveOptions(paths, options ?? {});
+
+  const store = new SampleStore({ inMemoryLimit, cacheDir });
+  const totalBytes = await sizeOf(files);
+  let bytes = 0;
+  const onBytes = (more: number): void => onProgress?.({ bytes: (bytes += more), totalBytes, samples: store.length });
+  const problems = new Problems();
+  const reader = new RecordReader(files, { ...records, onBytes }, problems);
+  const encoder = tokenizer ?? { encode: () => { throw badArgument('tokenizer', 'a tokenizer (the data is text)', tokenizer); } }; // prettier-ignore
+  const turn = eventLoopTurns(records.signal);
+  try {
+    for await (const placed of reader.samples()) {
+      await turn();
+      const sample = fitted(tokenized(placed, encoder, vocabSize, problems), placed, { maxTokens, overLong }, store, problems);
+      if (sample !== undefined) await store.add(sample);
+    }
+    for (const path of reader.emptyFiles) problems.add(new NeoXPrefixError('NEOX_BAD_DATA', `${path}: it has no text`, { path }));
+    problems.throwIfAny();
+    const { statistics } = store;
+    Object.assign(statistics, { emptyLines: reader.emptyLines, remainders: reader.remainders });
+    if (store.length === 0) throw noSample(files, reader, records, statistics.dropped);
+    await store.finish();
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
+  return TokenizedDataset.of(store);
+}
+
+function tokenized(
+  { sample, path, line }: PlacedSample,
+  encoder: Encoder,
+  vocabSize: number | undefined,
+  problems: Problems,
+): TokenizedSample | undefined {
+  let result: TokenizedSample;
+  try {
+    result = tokenizeSample(sample, encoder);
+  } catch (error) {
+    if (!isNeoXPrefixError(error) || error.code !== 'NEOX_BAD_DATA') throw error;
+    problems.add(badLine(path, line, error.message));
+    return undefined;
+  }
+  const largestId = vocabSize === undefined ? -1 : largestIdOf(result);
+  if (vocabSize === undefined || largestId < vocabSize) return result;
+  problems.add(badLine(path, line, `it has the token id ${largestId}, and the model's ids end at ${vocabSize - 1}`));
+  return undefined;
+}
+
+/** A sample within the limit, or undefined. */
+function fitted(
+  sample: TokenizedSample | undefined,
+  { path, line }: PlacedSample,
+  { maxTokens = Infinity, overLong }: { maxTokens: number | undefined; overLong: 'error' | 'truncate' | 'drop' },
+  { statistics }: SampleStore,
+  problems: Problems,
+): TokenizedSample | undefined {
+  if (sample === undefined) return undefined;
+  const positions = positionsOf(sample);
+  if (positions <= maxTokens) return sample;
+  if (overLong === 'drop') {
+    statistics.dropped++;
+    return undefined;
+  }
+  if (overLong === 'error') {
+    const hint = "give overLong: 'truncate' or 'drop', or shorten the text";
+    problems.add(badLine(path, line, `it takes ${positions} positions, and ${maxTokens} is the most`), hint);
+    return undefined;
+  }
+  const truncated = truncateSample(sample, maxTokens);
+  if (truncated === undefined) {
+    problems.add(
+      badLine(path, line, `its prompt has ${sample.prompt.length} tokens of ${maxTokens} at most, so nothing would be left to learn`),
+    );
+    return undefined;
+  }
+  statistics.truncated++;
+  statistics.truncatedTokens += positions - positionsOf(truncated);
+  return truncated;
+}
+
+function noSample(files: readonly DataFile[], { remainders }: RecordReader, { packing }: RecordOptions, dropped: number): NeoXPrefixError {
+  const what = `There is no sample in ${files.map(({ path }) => path).join(', ')}`;
+  if (dropped > 0) return new NeoXPrefixError('NEOX_BAD_DATA', `${what}: ${dropped} were dropped, as too long`);
+  if (packing === undefined || remainders === 0) return new NeoXPrefixError('NEOX_BAD_DATA', what);
+  const hint = `every text is shorter than ${packing.maxLength} tokens and gives no full sample: give keepRemainder: true, or a smaller maxLength`;
+  return new NeoXPrefixError('NEOX_BAD_DATA', what, { hint });
+}
+
+/** Bytes in the files. Finds out that one is missing before hours are spent on the others. */
+async function sizeOf(files: readonly DataFile[]): Promise<number> {
+  let total = 0;
+  for (const { path } of files) {
+    try {
+      total += (await stat(path)).size;
+    } catch (error) {
+      throw fileError(error, 'read', path);
+    }
+  }
+  return total;
+}
+
+/** Infinity is a limit too. */
+function checkLimit(bytes: number): number {
+  return bytes === Infinity ? bytes : checkInteger('inMemoryLimit', bytes, 0);
+}
+
+/** What both readers have in common, checked. */
+function resolveOptions(paths: unknown, options: DatasetOptions): { files: DataFile[]; records: RecordOptions } {
+  const { format, packing = 'none', suffix, maxLength, keepRemainder, template, tokenizer } = options;
   if (format !== undefined && format !== 'jsonl' && format !== 'text') throw badArgument('format', "'jsonl' or 'text'", format);
   if (packing !== 'none' && packing !== 'lines') throw badArgument('packing', "'none' or 'lines'", packing);
-  if (typeof suffix !== 'string') throw badArgument('suffix', 'a string', suffix);
-  checkInteger('maxLength', maxLength, 1);
-  checkBoolean('keepRemainder', keepRemainder);
-  checkSignal('signal', signal);
+  if (suffix !== undefined && typeof suffix !== 'string') throw badArgument('suffix', 'a string', suffix);
+  if (maxLength !== undefined) checkInteger('maxLength', maxLength, 1);
+  if (keepRemainder !== undefined) checkBoolean('keepRemainder', keepRemainder);
+  checkTemplate(template);
+  if (tokenizer !== undefined && typeof tokenizer.encode !== 'function') throw badArgument('tokenizer', 'a tokenizer', tokenizer);
+  const signal = checkSignal('signal', options.signal);
+  const without = packing === 'lines' ? { template } : { suffix, maxLength, keepRemainder };
+  for (const [name, value] of Object.entries(without)) {
+    if (value !== undefined) throw badArgument(name, `nothing ${packing === 'lines' ? 'with' : 'without'} packing: 'lines'`, value);
+  }
+  if (packing === 'lines' && tokenizer === undefined) throw badArgument('tokenizer', 'a tokenizer (packing counts tokens)', tokenizer);
   signal?.throwIfAborted();
   const list = (Array.isArray(paths) ? paths : [paths]) as readonly unknown[];
   if (list.length === 0) throw badArgument('paths', 'a path or a non-empty array of paths', paths);
@@ -59,126 +232,14 @@ export async function readDataset(paths: string | readonly string[], options?: D
     const name = checkPath(Array.isArray(paths) ? `paths[${i}]` : 'path', path);
     return { path: name, format: format ?? formatOf(name) };
   });
-
-  const samples: Sample[] = [];
-  if (packing === 'none') {
-    for (const file of files) for await (const record of readRecords(file.path, file.format, signal)) samples.push(toSample(record));
-    return samples;
-  }
-  if (typeof tokenizer?.encode !== 'function') throw badArgument('tokenizer', 'a tokenizer (packing counts tokens)', tokenizer);
-  for (const file of files) {
-    for await (const lines of readDocuments(file.path, file.format, signal)) {
-      for (const completion of packLines(lines, tokenizer, { suffix, maxLength, keepRemainder })) samples.push({ completion });
-    }
-  }
-  return samples;
+  const lines: PackOptions = { suffix: suffix ?? '', maxLength: maxLength ?? 64, keepRemainder: keepRemainder ?? false };
+  return { files, records: { packing: packing === 'lines' ? lines : undefined, template, tokenizer, signal } };
 }
 
 /** The format that a file's name says. */
 export function formatOf(path: string): 'jsonl' | 'text' {
-  const format = FORMATS[extname(path).toLowerCase()];
-  if (format === undefined)
-    throw badArgument('path', `a file named ${Object.keys(FORMATS).join(', ')}`, path, "pass format: 'jsonl' or 'text' for another name");
-  return format;
-}
-
-/** A line of a file as it stands there, checked. */
-type DataRecord = { text: string } | { prompt?: TextOrIds; completion: TextOrIds };
-
-function toSample(record: DataRecord): Sample {
-  return 'text' in record ? { completion: record.text } : record;
-}
-
-async function* readRecords(path: string, format: 'jsonl' | 'text', signal?: AbortSignal): AsyncGenerator<DataRecord> {
-  for await (const { number, text } of readLines(path, signal)) {
-    if (text.trim() === '') continue;
-    if (format === 'text') {
-      yield { text };
-      continue;
-    }
-    const record = parseRecord(text, path, number);
-    if ('text' in record && record.text === '') throw badLine(path, number, 'its text is empty');
-    yield record;
-  }
-}
-
-/** The lines of each document: of each text in JSON Lines, between empty lines in plain text. */
-async function* readDocuments(path: string, format: 'jsonl' | 'text', signal?: AbortSignal): AsyncGenerator<string[]> {
-  let lines: string[] = [];
-  for await (const { number, text } of readLines(path, signal)) {
-    const blank = text.trim() === '';
-    if (format === 'text') {
-      if (!blank) lines.push(text);
-      else if (lines.length > 0) {
-        yield lines;
-        lines = [];
-      }
-    } else if (!blank) {
-      const record = parseRecord(text, path, number);
-      if (!('text' in record)) throw badLine(path, number, 'packing needs {"text"}, but this line has a completion');
-      yield record.text.split('\n');
-    }
-  }
-  if (lines.length > 0) yield lines;
-}
-
-function parseRecord(line: string, path: string, number: number): DataRecord {
-  const bad = (what: string, cause?: unknown): Error => badLine(path, number, what, cause);
-  let value: unknown;
-  try {
-    value = JSON.parse(line);
-  } catch (error) {
-    throw bad(`it is not valid JSON: ${(error as Error).message}`, error);
-  }
-  if (value === null || typeof value !== 'object' || Array.isArray(value)) throw bad('it is not a JSON object');
-  const { text, prompt, completion } = value as { text?: unknown; prompt?: unknown; completion?: unknown };
-  if (text !== undefined) {
-    if (completion !== undefined || prompt !== undefined) throw bad('it has "text" beside "prompt" or "completion"; one form or the other');
-    if (typeof text !== 'string') throw bad(`"text" is ${describe(text)}, not a string`);
-    return { text };
-  }
-  if (completion === undefined)
-    throw bad(prompt === undefined ? 'it has neither "text" nor "completion"' : 'it has a "prompt" but no "completion"');
-  const checked = checkTextOrIds(completion, 'completion', bad);
-  if (checked.length === 0) throw bad('its "completion" is empty');
-  return prompt === undefined ? { completion: checked } : { prompt: checkTextOrIds(prompt, 'prompt', bad), completion: checked };
-}
-
-function checkTextOrIds(value: unknown, name: string, bad: (what: string) => Error): string | number[] {
-  if (typeof value === 'string') return value;
-  if (!Array.isArray(value)) throw bad(`"${name}" is ${describe(value)}, not a string or a list of token ids`);
-  const wrong = value.findIndex((id: unknown) => typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id > MAX_ID);
-  if (wrong >= 0) throw bad(`"${name}"[${wrong}] is not a token id (an integer of at least 0)`);
-  return value as number[];
-}
-
-function describe(value: unknown): string {
-  if (value === null) return 'null';
-  return Array.isArray(value) ? 'a list' : typeof value === 'object' ? 'an object' : `a ${typeof value}`;
-}
-
-interface PackOptions {
-  suffix: string;
-  maxLength: number;
-  keepRemainder: boolean;
-}
-
-/** Packs the lines of one document; `packing: 'lines'` above says how. */
-export function packLines(lines: readonly string[], tokenizer: Encoder, { suffix, maxLength, keepRemainder }: PackOptions): Int32Array[] {
-  const samples: Int32Array[] = [];
-  const flush = (ids: Int32Array): void => {
-    if (ids.length > 0) samples.push(ids);
-  };
-  let packed = '';
-  for (const line of lines) {
-    const longer = `${packed}\n${line}${suffix}`;
-    if (tokenizer.encode(longer).length > maxLength) {
-      flush(tokenizer.encode(packed));
-      packed = `${line}${suffix}`;
-    } else {
-      packed = longer;
-    }
-  }
-  if (keepRemainder) flush(tokenizer.encode(packed));
-  return samples;
+  const format = FORMATS[extname(path.replace(/\.gz$/i, '')).toLowerCase()];
+  if (format !== undefined) return format;
+  const names = Object.keys(FORMATS).join(', ');
+  throw badArgument('path', `a file named ${names}, or that and .gz,`, path, "pass format: 'jsonl' or 'text' for another name");
 }

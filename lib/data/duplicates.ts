@@ -26,13 +26,14 @@ export class DuplicateCounter {
       return;
     }
     const capacity = this.slots.length / 2;
-    if (this.used < LOAD * capacity) return this.put(slot, high, low);
-    if (capacity >= this.maxCapacity) {
+    if (this.used < LOAD * capacity) {
+      this.put(slot, high, low);
+    } else if (capacity < this.maxCapacity) {
+      this.grow();
+      this.put(this.find(high, low), high, low);
+    } else {
       this.isLowerBound = true;
-      return;
     }
-    this.grow();
-    this.put(this.find(high, low), high, low);
   }
 
   /** The slot that holds the number, or the empty one where it belongs. */

@@ -1,23 +1,31 @@
 import { createReadStream } from 'node:fs';
+import { Readable, pipeline } from 'node:stream';
+import { createGunzip } from 'node:zlib';
 import { NeoXPrefixError } from '../errors';
+import { badLine } from './problems';
 
+/** A line of a file, without its end. */
 export interface Line {
   /** Counts from 1. */
   number: number;
   text: string;
 }
 
+/** Called for each piece that is read, with its number of bytes as they are in the file. */
+export type OnBytes = (bytes: number) => void;
+
 /** A longer line is refused: it is more likely a file without line breaks than a sample. */
 const MAX_LINE_BYTES = 64 * 2 ** 20;
 const NEW_LINE = 0x0a;
+const GZIP = [0x1f, 0x8b];
 
 /**
- * The lines of a UTF-8 file, read piece by piece. A line ends in "\n" or "\r\n" (not in U+2028, which may stand inside a JSON string);
- * a byte order mark at the start of the file is dropped.
+ * The lines of a UTF-8 file, which may be compressed by gzip (its first two bytes say so), read piece by piece. A line ends in "\n" or "\r\n" (not
+ * in U+2028, which may stand inside a JSON string); a byte order mark at the start of the file is dropped.
  *
- * @throws NEOX_FILE_NOT_FOUND, NEOX_IO, or NEOX_BAD_DATA with file and line for bytes that are not UTF-8.
+ * @throws NEOX_FILE_NOT_FOUND, NEOX_IO, or NEOX_BAD_DATA with file and line for bytes that are not UTF-8 and for damaged gzip data.
  */
-export async function* readLines(path: string, signal?: AbortSignal): AsyncGenerator<Line> {
+export async function* readLines(path: string, signal?: AbortSignal, onBytes?: OnBytes): AsyncGenerator<Line> {
   const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
   let number = 0;
   const toLine = (bytes: Uint8Array): Line => {
@@ -32,13 +40,13 @@ export async function* readLines(path: string, signal?: AbortSignal): AsyncGener
 
   let held: Buffer[] = [];
   let heldBytes = 0;
-  const stream = createReadStream(path);
   try {
-    for await (const chunk of stream as AsyncIterable<Buffer>) {
+    for await (const chunk of uncompressed(path, onBytes)) {
       signal?.throwIfAborted();
       let from = 0;
       for (let end = chunk.indexOf(NEW_LINE); end >= 0; end = chunk.indexOf(NEW_LINE, from)) {
-        yield toLine(Buffer.concat([...held, chunk.subarray(from, end)]));
+        const last = chunk.subarray(from, end);
+        yield toLine(heldBytes === 0 ? last : Buffer.concat([...held, last]));
         held = [];
         heldBytes = 0;
         from = end + 1;
@@ -47,22 +55,60 @@ export async function* readLines(path: string, signal?: AbortSignal): AsyncGener
       heldBytes += chunk.length - from;
       if (heldBytes > MAX_LINE_BYTES) throw badLine(path, number + 1, `it is longer than ${MAX_LINE_BYTES} bytes`);
     }
-    if (heldBytes > 0) yield toLine(Buffer.concat(held));
   } catch (error) {
-    throw asReadError(error, path);
+    throw asReadError(error, path, number + 1);
+  }
+  if (heldBytes > 0) yield toLine(Buffer.concat(held));
+}
+
+/** The bytes of a file, without its gzip compression. */
+async function* uncompressed(path: string, onBytes: OnBytes | undefined): AsyncGenerator<Buffer, void> {
+  const bytes = fileBytes(path, onBytes);
+  try {
+    // A pipe may give its first bytes one by one.
+    let start = Buffer.alloc(0);
+    while (start.length < GZIP.length) {
+      const next = await bytes.next();
+      if (next.done === true) break;
+      start = Buffer.concat([start, next.value]);
+    }
+    const all = async function* (): AsyncGenerator<Buffer, void> {
+      if (start.length > 0) yield start;
+      yield* bytes;
+    };
+    if (GZIP.every((byte, i) => start[i] === byte)) {
+      // The error of either stream ends the iteration of the second.
+      const gunzip = pipeline(Readable.from(all(), { objectMode: false }), createGunzip(), () => undefined);
+      for await (const chunk of gunzip as AsyncIterable<Buffer>) yield chunk;
+    } else if (/\.gz$/i.test(path)) {
+      throw badLine(path, 1, 'the file is named .gz but is not compressed by gzip');
+    } else {
+      yield* all();
+    }
+  } finally {
+    // Whoever leaves early may not have begun with it.
+    await bytes.return();
+  }
+}
+
+async function* fileBytes(path: string, onBytes: OnBytes | undefined): AsyncGenerator<Buffer, void> {
+  const stream = createReadStream(path);
+  try {
+    for await (const chunk of stream as AsyncIterable<Buffer>) {
+      onBytes?.(chunk.length);
+      yield chunk;
+    }
   } finally {
     stream.destroy();
   }
 }
 
-/** The one form of an error in a data file. */
-export function badLine(path: string, line: number, what: string, cause?: unknown): NeoXPrefixError {
-  return new NeoXPrefixError('NEOX_BAD_DATA', `${path}:${line}: ${what}`, { path, cause });
-}
-
-function asReadError(error: unknown, path: string): unknown {
-  const code = (error as NodeJS.ErrnoException).code;
-  if ((error as NodeJS.ErrnoException).syscall === undefined) return error;
+function asReadError(error: unknown, path: string, line: number): unknown {
+  const { code, syscall, message } = error as NodeJS.ErrnoException;
+  if (code === 'Z_BUF_ERROR') return badLine(path, line, 'the gzip data ends too early, here or a little behind', error);
+  if (typeof code === 'string' && code.startsWith('Z_'))
+    return badLine(path, line, `the gzip data is damaged, here or a little behind: ${message}`, error);
+  if (syscall === undefined) return error;
   if (code === 'ENOENT') return new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `${path} does not exist`, { path, cause: error });
-  return new NeoXPrefixError('NEOX_IO', `Cannot read ${path}: ${(error as Error).message}`, { path, cause: error });
+  return new NeoXPrefixError('NEOX_IO', `Cannot read ${path}: ${message}`, { path, cause: error });
 }

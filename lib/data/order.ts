@@ -42,7 +42,7 @@ export function shuffle(list: unknown[], random: () => number): void {
   }
 }
 
-const ROUNDS = 8;
+const ROUNDS = 4;
 
 /**
  * A pseudo-random permutation of 0 ... count - 1 that needs no list: a Feistel network over the pairs (left, right) with left < a and right < b,

@@ -46,6 +46,12 @@ export function measureSample(stored: Int32Array): { largestId: number; learned:
   return { largestId, learned };
 }
 
+/** The largest id of a sample. */
+export function largestIdOf({ prompt, completion, turns = [] }: TokenizedSample): number {
+  const parts = [prompt, completion, ...turns.flatMap((turn) => [turn.prompt, turn.completion])];
+  return parts.reduce((largest, ids) => ids.reduce((a, b) => Math.max(a, b), largest), 0);
+}
+
 /** Positions of a sample's longest row: its tokens, and the beginning-of-sequence token where it has no prompt. */
 export function positionsOf({ prompt, completion, turns = [] }: TokenizedSample): number {
   const later = turns.reduce((sum, turn) => sum + turn.prompt.length + turn.completion.length, 0);

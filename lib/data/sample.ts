@@ -40,6 +40,8 @@ export interface TokenizedSample {
 export interface Encoder {
   /** The ids of a text, without special tokens of the tokenizer's own. */
   encode(text: string): Int32Array;
+  /** The id of a token, or undefined. Asked which template of conversations is the model's. */
+  tokenToId?(token: string): number | undefined;
 }
 
 /** The largest token id. The two bits above it are used where samples are stored. */

@@ -108,7 +108,7 @@ describe('train', () => {
   test('data that gives no sample says why', async () => {
     const { code, stderr } = await cli(['train', '--model', MODEL, '--data', DATA, '--packing', 'lines', '--out', folder.join('none')]);
     expect(code).toBe(1);
-    expect(stderr).toContain('hint: every text is shorter than 64 tokens and gives no full sample: use --keep-remainder');
+    expect(stderr).toContain('hint: every text is shorter than 64 tokens and gives no full sample: give --keep-remainder');
     expect(existsSync(folder.join('none'))).toBe(false);
   });
 

@@ -1,8 +1,9 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { packLines, readDataset } from '../../lib/data/dataset';
+import { readDataset } from '../../lib/data/dataset';
 import { readLines } from '../../lib/data/lines';
+import { packLines } from '../../lib/data/packing';
 import { sampleRows, tokenizeSample } from '../../lib/data/sample';
 import type { Sample } from '../../lib/data/sample';
 import { splitDataset } from '../../lib/data/split';
@@ -46,7 +47,7 @@ describe('readDataset', () => {
     expect(await readDataset(text)).toEqual([{ completion: '一' }, { completion: ' 二 ' }]);
     expect(await readDataset([text, text])).toHaveLength(4);
     expect(await readDataset([other], { format: 'jsonl' })).toEqual([{ completion: '三' }]);
-    await expect(readDataset(other)).rejects.toThrow('Expected a file named .jsonl, .ndjson, .txt for path but received');
+    await expect(readDataset(other)).rejects.toThrow('Expected a file named .jsonl, .ndjson, .txt, or that and .gz, for path but received');
   });
 
   test.each<[string, string | Uint8Array, number, string]>([
@@ -125,13 +126,16 @@ describe('lines', () => {
 describe('packing', () => {
   test('as the reference recipe: the rest of a document is dropped, a long line stands alone', () => {
     const pack = (lines: string[], keepRemainder = false): number[][] =>
-      packLines(lines, characters, { suffix: '!', maxLength: 6, keepRemainder }).map((sample) => [...sample]);
+      packLines(lines, characters, { suffix: '!', maxLength: 6, keepRemainder }).samples.map((sample) => [...sample]);
     expect(pack(['ab', 'cd', 'ef'])).toEqual([ids('ab!cd!')]);
     expect(pack(['ab', 'cd', 'ef'], true)).toEqual([ids('ab!cd!'), ids('ef!')]);
     expect(pack(['longer than six', 'ab'])).toEqual([ids('longerthansix!')]);
     expect(pack(['ab'])).toEqual([]);
     expect(pack([''], true)).toEqual([ids('!')]);
-    expect(packLines(['', ''], characters, { suffix: '', maxLength: 6, keepRemainder: true })).toEqual([]);
+    expect(packLines(['', ''], characters, { suffix: '', maxLength: 6, keepRemainder: true })).toEqual({
+      samples: [],
+      hasRemainder: false,
+    });
   });
 
   test('the first sample of a document starts with a line break, later ones do not', () => {

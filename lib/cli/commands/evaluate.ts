@@ -50,12 +50,13 @@ export async function run(flags: EvaluateFlags, ui: Ui): Promise<number> {
   await checkPrefixes(flags);
   await using model = await loadModel(flags, ui);
   const prefixes = await loadPrefixes(flags, model, ui);
-  const all = await readSamples(flags.data, flags, model, ui);
+  const longest = Math.max(0, ...prefixes.map(({ prefix }) => prefix.prefixLength));
+  await using all = await readSamples(flags.data, flags, model, longest, ui);
   const { devDataSize = all.length, batchSize, twoRows } = flags;
   if (devDataSize > all.length) {
     throw new NeoXPrefixError('NEOX_BAD_DATA', `The last ${devDataSize} samples were asked for, but there are only ${all.length} samples`);
   }
-  const samples = all.slice(all.length - devDataSize);
+  const samples = all.slice(all.length - devDataSize, all.length);
   const subjects = [...(flags.base === false ? [] : [{ label: 'base model', path: null, prefix: undefined }]), ...prefixes];
   if (subjects.length === 0) throw new UsageError('--no-base leaves nothing to evaluate', 'give a --prefix');
   const measured = await ui.withProgress({ title: 'evaluating', total: samples.length, unit: 'samples' }, (update) =>

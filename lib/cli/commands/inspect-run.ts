@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { parseJsonObject } from '../../checkpoint/json';
-import { badLine, readLines } from '../../data/lines';
+import { readLines } from '../../data/lines';
+import { badLine } from '../../data/problems';
 import { kindOf, readSmallFile } from '../../files';
 import type { TrainingEvent } from '../../training/events';
 import { fields, formatNumber, formatSeconds, inline, table } from '../format';

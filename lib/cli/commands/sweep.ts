@@ -3,7 +3,7 @@ import { InvalidArgumentError, type Command, type Option } from 'commander';
 import { combinations, sweep, type SweepGrid, type SweepRunResult } from '../../training/sweep';
 import { dataOptions, type DataFlags } from '../data';
 import { formatNumber, formatSeconds, plural, table } from '../format';
-import { loadModel, modelOptions, type ModelFlags } from '../model';
+import { loadModel, modelOptions, PREFIX_LENGTH, type ModelFlags } from '../model';
 import { addOptions, given, integer, number, option, refuseOptions, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
@@ -105,7 +105,8 @@ export async function run(flags: SweepFlags, ui: Ui): Promise<number> {
   const count = combinations(grid).length;
   await checkTrainingFlags(flags);
   await using model = await loadModel(flags, ui);
-  const data = await loadData(flags, model, ui);
+  const longest = Math.max(...(flags.prefixSeqLens ?? [flags.prefixSeqLen ?? PREFIX_LENGTH]));
+  await using data = await loadData(flags, model, longest, ui);
   let view: { name: string; events: EventView } | undefined;
   let started = 0;
   const result = await ui.withProgress(

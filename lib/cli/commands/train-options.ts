@@ -1,6 +1,7 @@
 import type { Option } from 'commander';
 import { PREFIX_INITS, type PrefixInit } from '../../prefix/encoder';
 import { resolveRecipe, SCHEDULES, type Schedule, type TrainerOptions } from '../../training/recipe';
+import { PREFIX_LENGTH } from '../model';
 import { collect, given, integer, number, option } from '../options';
 
 export interface TrainingFlags {
@@ -119,7 +120,7 @@ export const runOptions = (): Option[] => [
 const ENCODER_FLAGS = ['prefixSeqLen', 'prefixInputDim', 'prefixHiddenDim', 'init', 'initText', 'initSteps', 'initLr'];
 
 export const prefixOptions = (): Option[] => [
-  option('--prefix-seq-len <n>', 'prefix length: positions in front of the text', { parse: integer(1), default: 10 }),
+  option('--prefix-seq-len <n>', 'prefix length: positions in front of the text', { parse: integer(1), default: PREFIX_LENGTH }),
   option('--prefix-input-dim <n>', "width of the encoder's embedding", { parse: integer(1, 65536), default: 10 }),
   option('--prefix-hidden-dim <n>', 'width of its hidden layer; a larger one learns more', { parse: integer(1, 65536), default: 10 }),
   option('--no-projection', "train the prefix itself, without the encoder's two layers", {

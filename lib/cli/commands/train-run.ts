@@ -1,5 +1,5 @@
-import type { Sample } from '../../data/sample';
 import { splitDataset } from '../../data/split';
+import type { TokenizedDataset } from '../../data/tokenized-dataset';
 import { NeoXPrefixError } from '../../errors';
 import { kindOf } from '../../files';
 import type { NeoXModel } from '../../model/neox-model';
@@ -22,19 +22,34 @@ export async function checkTrainingFlags(flags: TrainingFlags & DataFlags): Prom
   }
 }
 
-/** Training and validation samples: from two files, or split by count as rinna's script does. */
-export async function loadData(flags: TrainingFlags & DataFlags, model: NeoXModel, ui: Ui): Promise<TrainingData> {
-  const samples = await readSamples(flags.data, flags, model, ui);
-  const ownValidation = flags.validation === undefined ? undefined : await readSamples(flags.validation, flags, model, ui);
-  // Without --dev-data-size: rinna's 10, or a tenth of few samples.
-  const count = flags.devDataSize ?? (ownValidation === undefined ? Math.min(10, Math.floor(samples.length / 10)) : 0);
-  const validation = (train: Sample[], dev: Sample[]): TrainingData => ({ train, validation: ownValidation ?? dev });
-  if (flags.trainDataSize === undefined && samples.length <= count) {
-    throw new NeoXPrefixError(
-      'NEOX_BAD_DATA',
-      `--dev-data-size ${count} leaves nothing to train on: there ${samples.length === 1 ? 'is' : 'are'} only ${plural(samples.length, 'sample')}`,
-    );
+/** Samples that are read, to be closed in the end. */
+export interface LoadedData extends TrainingData, AsyncDisposable {}
+
+/**
+ * Training and validation samples: from two files, or split by count as rinna's script does.
+ * @param prefixLength of the longest prefix that is to be trained
+ */
+export async function loadData(flags: TrainingFlags & DataFlags, model: NeoXModel, prefixLength: number, ui: Ui): Promise<LoadedData> {
+  const samples = await readSamples(flags.data, flags, model, prefixLength, ui);
+  let ownValidation: TokenizedDataset | undefined;
+  const close = async (): Promise<void> => {
+    await samples.close();
+    await ownValidation?.close();
+  };
+  try {
+    if (flags.validation !== undefined) ownValidation = await readSamples(flags.validation, flags, model, prefixLength, ui);
+    // Without --dev-data-size: rinna's 10, or a tenth of few samples.
+    const count = flags.devDataSize ?? (ownValidation === undefined ? Math.min(10, Math.floor(samples.length / 10)) : 0);
+    if (flags.trainDataSize === undefined && samples.length <= count) {
+      throw new NeoXPrefixError(
+        'NEOX_BAD_DATA',
+        `--dev-data-size ${count} leaves nothing to train on: there ${samples.length === 1 ? 'is' : 'are'} only ${plural(samples.length, 'sample')}`,
+      );
+    }
+    const { train, validation } = splitDataset(samples, { train: flags.trainDataSize ?? samples.length - count, validation: count });
+    return { train, validation: ownValidation ?? validation, [Symbol.asyncDispose]: close };
+  } catch (error) {
+    await close();
+    throw error;
   }
-  const split = splitDataset(samples, { train: flags.trainDataSize ?? samples.length - count, validation: count });
-  return validation(split.train, split.validation);
 }

@@ -6,7 +6,7 @@ import type { TrainingResult } from '../../training/training-run';
 import { dataOptions, type DataFlags } from '../data';
 import { UsageError } from '../errors';
 import { formatNumber, formatSeconds, plural, shellWord } from '../format';
-import { loadModel, modelOptions, type ModelFlags } from '../model';
+import { loadModel, modelOptions, PREFIX_LENGTH, type ModelFlags } from '../model';
 import { addOptions, given, refuseOptions, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
@@ -77,9 +77,9 @@ export async function run(flags: TrainFlags, ui: Ui): Promise<number> {
   }
   await checkTrainingFlags(flags);
   await using model = await loadModel(flags, ui);
-  const data = await loadData(flags, model, ui);
   const { checkpointPath, prefixDropout: dropout, seed } = flags;
   const encoder = checkpointPath === undefined ? undefined : await PrefixEncoder.load(model, checkpointPath, given({ dropout, seed }));
+  await using data = await loadData(flags, model, encoder?.prefixLength ?? flags.prefixSeqLen ?? PREFIX_LENGTH, ui);
   const trainer = new PrefixTrainer(model, { ...trainerOptions(flags), ...given({ encoder }), outputDir: flags.out });
   const events = new EventView(flags.out, ui);
   let result: TrainingResult;

@@ -1,0 +1,50 @@
+import { isNeoXPrefixError, NeoXPrefixError } from '../errors';
+
+/** How many are told. */
+const LISTED = 10;
+/** More, and it is not worth going on. */
+const ENOUGH = 1000;
+
+/** The one form of an error in a data file. */
+export function badLine(path: string, line: number, what: string, cause?: unknown): NeoXPrefixError {
+  return new NeoXPrefixError('NEOX_BAD_DATA', `${path}:${line}: ${what}`, { path, cause });
+}
+
+/** What is wrong with data files, collected, so that one reading finds it all. */
+export class Problems {
+  private readonly listed: NeoXPrefixError[] = [];
+  private hint: string | undefined;
+  private count = 0;
+
+  /** @throws all problems, when they are so many that it is not worth going on */
+  add(error: NeoXPrefixError, hint?: string): void {
+    this.count++;
+    if (this.listed.length < LISTED) this.listed.push(error);
+    this.hint ??= hint;
+    if (this.count >= ENOUGH) this.throwIfAny();
+  }
+
+  /** An error that ended the reading: with the problems before it where it is one of the data, else itself. */
+  ending(error: unknown): unknown {
+    if (this.count === 0 || this.count >= ENOUGH || !isNeoXPrefixError(error) || error.code !== 'NEOX_BAD_DATA') return error;
+    this.count++;
+    if (this.listed.length < LISTED) this.listed.push(error);
+    return this.asError();
+  }
+
+  /** @throws NEOX_BAD_DATA with the first ten problems and their number */
+  throwIfAny(): void {
+    if (this.count > 0) throw this.asError();
+  }
+
+  private asError(): NeoXPrefixError {
+    const first = this.listed[0] as NeoXPrefixError;
+    const { path } = first as { path: string };
+    const details = { path, ...(this.hint === undefined ? {} : { hint: this.hint }) };
+    if (this.count === 1) return new NeoXPrefixError('NEOX_BAD_DATA', first.message, { ...details, cause: first.cause });
+    const number = this.count >= ENOUGH ? `${this.count} problems or more` : `${this.count} problems`;
+    const which = this.count > LISTED ? `, of which the first ${LISTED}` : '';
+    const list = this.listed.map(({ message }) => `\n  ${message}`).join('');
+    return new NeoXPrefixError('NEOX_BAD_DATA', `The data has ${number}${which}:${list}`, details);
+  }
+}
