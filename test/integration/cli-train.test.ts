@@ -10,6 +10,10 @@ const folder = temporaryFolder();
 const RUN = folder.join('run');
 const BEST = join(RUN, 'best.safetensors');
 
+/** What every run leaves besides its states. */
+const FILES = ['best.safetensors', 'encoder.safetensors', 'last.safetensors', 'manifest.json', 'metrics.jsonl', 'recipe.json'];
+const filesOf = (run: string): string[] => readdirSync(run).sort();
+
 let trained: CliResult;
 
 jest.setTimeout(120_000);
@@ -21,24 +25,22 @@ beforeAll(async () => {
 describe('train', () => {
   test('says what it does on stderr and where the prefix is on stdout', () => {
     expect(trained.code).toBe(0);
-    expect(trained.stdout).toMatch(/^16 steps in [\d.]+s; best epoch 2, validation perplexity [\d.]+\nprefix: /);
+    expect(trained.stdout).toMatch(/^16 steps in [\d.]+s; best epoch 2, step 16, validation perplexity [\d.]+\nprefix: /);
     expect(trained.stdout).toContain(`prefix: ${BEST}\n`);
     const { stderr } = trained;
     expect(stderr).toMatch(/^tiny-ja-neox: 2\.57 M parameters, 4 layers of 192, float32 on cpu/);
     expect(stderr).toContain('32 samples train, 8 validate; 101 k trainable parameters; initial fit: mean squared error ');
-    expect(stderr).toMatch(/^training: 31% \| 5 of 16 steps \| ETA .* \| epoch 1\/2 \| loss [\d.]+ \| lr 0\.0096 \| \d+ tok\/s$/m);
-    expect(stderr).toMatch(/^epoch 2\/2 \| step 16 \| train loss [\d.]+ \| validation loss [\d.]+, perplexity [\d.]+ \(best\)/m);
-    expect(readdirSync(RUN).sort()).toEqual([
-      'best.safetensors',
-      'encoder.safetensors',
-      'last.safetensors',
-      'metrics.jsonl',
-      'recipe.json',
-    ]);
+    expect(stderr).toMatch(/^memory: about [\d.]+ MB at the peak, the model included$/m);
+    expect(stderr).toMatch(
+      /^training: 31% \| 5 of 16 steps \| ETA .* \| epoch 1\/2 \| loss [\d.]+ \| ppl [\d.]+ \| lr 0\.0096 \| \d+ tok\/s \| \d+ MB$/m,
+    );
+    expect(stderr).toMatch(/^step 16 \| validation loss [\d.]+, perplexity [\d.]+, accuracy [\d.]+% \(best\)$/m);
+    expect(stderr).toMatch(/^epoch 2\/2 \| step 16 \| train loss [\d.]+ \|/m);
+    expect(filesOf(RUN)).toEqual([...FILES, 'state-000000008.safetensors', 'state-000000016.safetensors']);
   });
 
   test('the options reach the trainer', async () => {
-    expect(JSON.parse(readFileSync(join(RUN, 'recipe.json'), 'utf8'))).toEqual({
+    expect(JSON.parse(readFileSync(join(RUN, 'recipe.json'), 'utf8'))).toMatchObject({
       ...{ name: 'smile', epochs: 2, trainingSteps: 100, batchSize: 4, accumulationSteps: 1, learningRate: 0.01, warmupSteps: 0 },
       ...{ adamBeta1: 0.9, adamBeta2: 0.99, adamEpsilon: 1e-8, weightDecay: 0.01, gradClip: 1, shuffle: true, twoRows: true, seed: 42 },
     });
@@ -50,7 +52,10 @@ describe('train', () => {
     expect(code).toBe(0);
     const events = jsonLines(stdout);
     expect(events.map(({ type }) => type).filter((type) => type !== 'step')).toEqual([
-      ...['start', 'evaluation', 'checkpoint', 'checkpoint', 'epoch', 'evaluation', 'checkpoint', 'checkpoint', 'epoch', 'result'],
+      ...['start', 'prefix', 'samples'],
+      ...['evaluation', 'prefix', 'checkpoint', 'epoch', 'checkpoint', 'checkpoint'],
+      ...['evaluation', 'prefix', 'checkpoint', 'epoch', 'checkpoint', 'checkpoint'],
+      ...['samples', 'end', 'result'],
     ]);
     expect(events.filter(({ type }) => type === 'step')).toHaveLength(16);
     const [first, second] = await Promise.all([PrefixWeights.load(BEST), PrefixWeights.load(folder.join('again', 'best.safetensors'))]);
@@ -83,7 +88,7 @@ describe('train', () => {
     expect(help.replace(/\s+/g, ' ')).toMatch(new RegExp(`--prefix-hidden-dim <n> [^<]*default: ${encoder.hiddenDim}\\)`));
   });
 
-  test('an interrupted run keeps what it had, and can be gone on from', async () => {
+  test('an interrupted run is saved, and goes on with --resume to the same prefix', async () => {
     const io = fakeIO();
     const { stdout } = io;
     const write = stdout.write.bind(stdout);
@@ -92,17 +97,19 @@ describe('train', () => {
       return write(text);
     };
     const out = folder.join('interrupted');
-    const { code, stderr, stdout: text } = await cli([...TRAIN, '--out', out, '--json'], { io });
+    const args = [...TRAIN, '--n-epochs', '2', '--n-training-steps', '100', '--out', out];
+    const { code, stderr, stdout: text } = await cli([...args, '--json'], { io });
     expect(code).toBe(130);
-    expect(jsonLines(text).at(-1)).toMatchObject({ type: 'interrupted', step: 11, epoch: 2 });
-    expect(stderr).toContain(`kept: ${join(out, 'best.safetensors')} and ${join(out, 'last.safetensors')} (step 8)\n`);
-    expect(stderr).toContain(`kept: ${join(out, 'interrupted.safetensors')} (step 11, in the middle of epoch 2)\n`);
-    expect(stderr.endsWith('interrupted\n')).toBe(true);
-    const kept = await PrefixWeights.load(join(out, 'interrupted.safetensors'));
-    expect(kept.hash).not.toBe((await PrefixWeights.load(join(out, 'last.safetensors'))).hash);
-    await using model = await loadModel(MODEL);
-    using encoder = await PrefixEncoder.load(model, join(out, 'interrupted-encoder.safetensors'));
-    expect((await encoder.prefix()).hash).toBe(kept.hash);
+    expect(jsonLines(text).at(-1)).toEqual({ type: 'interrupted', step: 11 });
+    expect(stderr.endsWith('saved at step 11; the same command with --resume goes on from there\ninterrupted\n')).toBe(true);
+    expect((await cli(args)).code).toBe(2);
+    const resumed = await cli([...args, '--resume']);
+    expect(resumed.code).toBe(0);
+    expect(resumed.stderr).toMatch(/^resumed at step 11, epoch 2, after [\d.]+s$/m);
+    expect((await PrefixWeights.load(join(out, 'best.safetensors'))).hash).toBe((await PrefixWeights.load(BEST)).hash);
+    const other = await cli([...args, '--resume', '--weight-decay', '0.5']);
+    expect(other.code).toBe(1);
+    expect(other.stderr).toContain('recipe: weightDecay was 0.01 and is 0.5');
   });
 
   test('data that gives no sample says why', async () => {
@@ -127,7 +134,7 @@ describe('train', () => {
     writeFileSync(data, '{"text":"今日は雨でした"}\n');
     const out = folder.join('old run');
     mkdirSync(out);
-    const own = ['interrupted.safetensors', 'interrupted-encoder.safetensors', '.last.safetensors.12-0123456789ab.tmp'];
+    const own = ['best.safetensors', 'state-000000123.safetensors', '.last.safetensors.12-0123456789ab.tmp'];
     for (const name of [...own, 'notes.txt']) writeFileSync(join(out, name), '');
     const args = ['train', '--model', MODEL, '--threads', '1', '--data', data, '--out', out, '--n-epochs', '1', '--no-two-rows'];
     expect((await cli(args)).code).toBe(2);
@@ -136,9 +143,7 @@ describe('train', () => {
     expect(stdout).toMatch(/^1 step in /);
     expect(stderr).toContain('1 sample train, 0 validate');
     expect(stderr).toContain(` --prefix '${join(out, 'best.safetensors')}' --compare\n`);
-    expect(readdirSync(out).sort()).toEqual([
-      ...['best.safetensors', 'encoder.safetensors', 'last.safetensors', 'metrics.jsonl', 'notes.txt', 'recipe.json'],
-    ]);
+    expect(filesOf(out)).toEqual([...FILES, 'notes.txt', 'state-000000001.safetensors'].sort());
   });
 
   test('a trained prefix is no encoder to go on from', async () => {

@@ -71,7 +71,8 @@ export function trainerOptions(flags: TrainingFlags & { twoRows?: boolean }): Tr
     ...{ evaluateEverySteps: flags.evaluateEveryNSteps, evaluateEveryEpochs: flags.evaluateEveryNEpochs },
     ...{ earlyStoppingPatience: flags.earlyStoppingPatience, earlyStoppingThreshold: flags.earlyStoppingThreshold },
     ...{ saveEverySteps: flags.saveEveryNSteps, keepStates: flags.keepStates },
-    ...{ prefixLength: flags.prefixSeqLen, projection: flags.projection, dropout: flags.prefixDropout },
+    // The option is --no-projection, and commander says true where it is not given.
+    ...{ prefixLength: flags.prefixSeqLen, projection: flags.projection === false ? false : undefined, dropout: flags.prefixDropout },
     ...{ inputDim: flags.prefixInputDim, hiddenDim: flags.prefixHiddenDim },
     ...{ init: flags.init, initText: flags.initText, initSteps: flags.initSteps, initLearningRate: flags.initLr },
   });

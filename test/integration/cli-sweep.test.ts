@@ -1,0 +1,47 @@
+import { readdirSync } from 'node:fs';
+import { PrefixWeights } from '../../lib/prefix/weights';
+import { temporaryFolder } from '../helpers';
+import { cli, jsonLines } from '../unit/cli-helpers';
+import { TRAIN } from './cli-run';
+
+const folder = temporaryFolder();
+const OUT = folder.join('sweep');
+const [, ...REST] = TRAIN;
+// TRAIN ends with a single learning rate, and these are several.
+const SWEEP = ['sweep', ...REST.slice(0, -2), '--n-training-steps', '3', '--no-samples', '--out', OUT];
+const LISTS = ['--max-lrs', '1e-3,1e-2', '--prefix-seq-lens', '2,5'];
+
+jest.setTimeout(120_000);
+
+test('trains each combination over one loaded model, and prints a table with the best one first', async () => {
+  const { code, stdout, stderr } = await cli([...SWEEP, ...LISTS]);
+  expect({ code, errors: stderr.includes('error') && !stderr.includes('squared error') }).toEqual({ code: 0, errors: false });
+  expect(stderr.match(/loaded in/g)).toHaveLength(1);
+  expect(stderr).toMatch(/^run 4 of 4: learningRate=0\.01,prefixLength=5$/m);
+  const [heading, first, ...others] = stdout.split('\n');
+  expect(heading).toMatch(/^ +loss +perplexity +best epoch +steps +time$/);
+  const losses = [first, ...others.slice(0, 3)].map((line) => Number((line as string).split(/ +/)[1]));
+  expect(losses).toEqual([...losses].sort((a, b) => a - b));
+  const best = (first as string).split(' ')[0] as string;
+  expect(stdout).toContain(`best of 4 runs: ${OUT}/${best}/best.safetensors\n`);
+  expect((await PrefixWeights.load(`${OUT}/${best}/best.safetensors`)).prefixLength).toBe(Number(best.slice(-1)));
+  expect(readdirSync(OUT)).toHaveLength(4);
+
+  const resumed = await cli([...SWEEP, ...LISTS, '--resume', '--json']);
+  expect(resumed.code).toBe(0);
+  const events = jsonLines(resumed.stdout);
+  expect(events.some(({ type }) => type === 'step')).toBe(false);
+  expect((events.at(-1) as { runs: { loss: number }[] }).runs.map(({ loss }) => loss.toFixed(4))).toEqual(losses.map((loss) => loss.toFixed(4)));
+});
+
+test.each([
+  [[], /error: Expected at least one option with its values for grid/],
+  [['--max-lrs', '1e-3,1e-3'], /Expected each value once\./],
+  [['--max-lrs', '1e-3', '--max-lr', '1'], /cannot be used with option/],
+  [['--max-lrs', '1e-3,x'], /Expected a number of at least 0\./],
+])('%j is refused before anything is loaded', async (args, text) => {
+  const { code, stderr } = await cli([...SWEEP.slice(0, -1), folder.join('none'), ...args]);
+  expect(code).toBeGreaterThan(0);
+  expect(stderr).toMatch(text);
+  expect(stderr).not.toContain('loaded in');
+});
