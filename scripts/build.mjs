@@ -49,7 +49,10 @@ function removeStale(folder, sources) {
     if (entry.isDirectory()) {
       if (existsSync(join(sources, entry.name))) removeStale(path, join(sources, entry.name));
       else rmSync(path, { recursive: true });
-    } else if (!existsSync(join(sources, entry.name)) && !existsSync(join(sources, entry.name.replace(/(\.d\.ts|\.js|\.js\.map)$/, '.ts')))) {
+    } else if (
+      !existsSync(join(sources, entry.name)) &&
+      !existsSync(join(sources, entry.name.replace(/(\.d\.ts|\.js|\.js\.map)$/, '.ts')))
+    ) {
       rmSync(path);
     }
   }
