@@ -27,6 +27,8 @@ export type { TrainingResult } from './training/training-run';
 export type { EndReason, EpochMetrics } from './training/progress';
 export type { Recipe, Schedule, TrainerOptions } from './training/recipe';
 export type { TrainingEvent } from './training/events';
+export { renderReport, type ReportBase, type ReportOptions } from './report/report';
+export { TensorBoardWriter, type TensorBoardOptions } from './training/tensorboard';
 export { trainTasks, type TrainingTask, type TrainTasksOptions } from './training/tasks';
 export { sweep, type SweepGrid, type SweepOptions, type SweepResult, type SweepRun, type SweepRunResult } from './training/sweep';
 export {

@@ -8,7 +8,7 @@
 // --sanitize NAME          builds the addons with a sanitizer (address: and undefined), into build/NAME/Release
 // --target NAME            only that CMake target
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { availableParallelism } from 'node:os';
 import { createInterface } from 'node:readline';
@@ -33,6 +33,8 @@ async function buildTypeScript() {
   const status = await run(process.execPath, [require.resolve('typescript/bin/tsc'), '-p', fromRoot('tsconfig.json')]);
   if (status !== 0) return false;
   removeStale(dist, fromRoot('lib'));
+  // What a report's page is made of is no part of the program.
+  cpSync(fromRoot('lib', 'report', 'assets'), join(dist, 'report', 'assets'), { recursive: true });
   writeModuleEntry();
   writeFileSync(stamp, '');
   // Older than any file saved while the compiler ran.
@@ -47,7 +49,10 @@ function removeStale(folder, sources) {
     if (entry.isDirectory()) {
       if (existsSync(join(sources, entry.name))) removeStale(path, join(sources, entry.name));
       else rmSync(path, { recursive: true });
-    } else if (!existsSync(join(sources, entry.name.replace(/(\.d\.ts|\.js|\.js\.map)$/, '.ts')))) {
+    } else if (
+      !existsSync(join(sources, entry.name)) &&
+      !existsSync(join(sources, entry.name.replace(/(\.d\.ts|\.js|\.js\.map)$/, '.ts')))
+    ) {
       rmSync(path);
     }
   }

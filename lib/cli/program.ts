@@ -12,6 +12,7 @@ import * as exportCommand from './commands/export';
 import * as fetchLibtorch from './commands/fetch-libtorch';
 import * as generate from './commands/generate';
 import * as inspect from './commands/inspect';
+import * as report from './commands/report';
 import * as sweep from './commands/sweep';
 import * as train from './commands/train';
 
@@ -86,7 +87,7 @@ export function createProgram(io: CliIO, act: Act): Command {
       getErrHasColors: () => false,
     })
     .exitOverride();
-  for (const { register } of [train, sweep, generate, evaluate, data, exportCommand, convert, inspect, doctor, fetchLibtorch])
+  for (const { register } of [train, sweep, report, generate, evaluate, data, exportCommand, convert, inspect, doctor, fetchLibtorch])
     register(program, act);
   for (const command of allCommands(program))
     command.showHelpAfterError(`\`${fullName(command)} --help\` explains ${command === program ? 'the commands' : 'its options'}`);

@@ -55,6 +55,8 @@ test('the package holds what is needed', () => {
     'dist/index.mjs',
     'dist/index.d.mts',
     'dist/cli/main.js',
+    'dist/report/assets/page.js',
+    'dist/report/assets/page.css',
     'types/native.d.ts',
     'native/addon.cc',
     'native/preload/preload.c',
@@ -69,7 +71,7 @@ test('the package holds what is needed', () => {
 
 test('the package holds nothing else', () => {
   const allowed =
-    /^(dist\/.*\.(js|mjs|d\.ts|d\.mts)|native\/(core|binding|preload)\/.*\.(c|cc|h)|native\/addon\.cc|docs\/.*\.md|prebuilds\/.*\.node|types\/native\.d\.ts|scripts\/(build|common|tools)\.mjs|scripts\/unpack-wheel\.py|CMakeLists\.txt|binding\.gyp|package\.json|README\.md|LICENSE)$/;
+    /^(dist\/.*\.(js|mjs|d\.ts|d\.mts|css)|native\/(core|binding|preload)\/.*\.(c|cc|h)|native\/addon\.cc|docs\/.*\.md|prebuilds\/.*\.node|types\/native\.d\.ts|scripts\/(build|common|tools)\.mjs|scripts\/unpack-wheel\.py|CMakeLists\.txt|binding\.gyp|package\.json|README\.md|LICENSE)$/;
   expect(packed.filter((path) => !allowed.test(path))).toEqual([]);
 });
 
