@@ -29,13 +29,7 @@ export type { Recipe, Schedule, TrainerOptions } from './training/recipe';
 export type { TrainingEvent } from './training/events';
 export { trainTasks, type TrainingTask, type TrainTasksOptions } from './training/tasks';
 export { sweep, type SweepGrid, type SweepOptions, type SweepResult, type SweepRun, type SweepRunResult } from './training/sweep';
-export {
-  evaluate,
-  evaluatePrefixes,
-  type EvaluateOptions,
-  type EvaluatePrefixesOptions,
-  type EvaluationResult,
-} from './training/evaluate';
+export { evaluate, evaluatePrefixes, type EvaluateOptions, type EvaluatePrefixesOptions, type EvaluationResult } from './training/evaluate';
 export type { GeneratedSample, GenerationMetric } from './training/generation-metrics';
 export { Tokenizer, type DecodeOptions, type EncodeOptions, type TokenDecoder } from './tokenizer/tokenizer';
 export { formatInstruction, parseInstructionAnswer, type InstructionOptions, type InstructionTurn } from './tokenizer/templates';
