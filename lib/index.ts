@@ -31,13 +31,7 @@ export { renderReport, type ReportBase, type ReportOptions } from './report/repo
 export { TensorBoardWriter, type TensorBoardOptions } from './training/tensorboard';
 export { trainTasks, type TrainingTask, type TrainTasksOptions } from './training/tasks';
 export { sweep, type SweepGrid, type SweepOptions, type SweepResult, type SweepRun, type SweepRunResult } from './training/sweep';
-export {
-  evaluate,
-  evaluatePrefixes,
-  type EvaluateOptions,
-  type EvaluatePrefixesOptions,
-  type EvaluationResult,
-} from './training/evaluate';
+export { evaluate, evaluatePrefixes, type EvaluateOptions, type EvaluatePrefixesOptions, type EvaluationResult } from './training/evaluate';
 export type { GeneratedSample, GenerationMetric } from './training/generation-metrics';
 export { Tokenizer, type DecodeOptions, type EncodeOptions, type TokenDecoder } from './tokenizer/tokenizer';
 export {

@@ -67,7 +67,9 @@ describe('arguments are looked at before a model is loaded', () => {
     const out = command === 'train' ? ['--out', folder.join('none')] : [];
     const { code, stderr } = await cli([command, ...model, '--data', data, ...out]);
     expect(code).toBe(1);
-    expect(stderr).toMatch(/^error: Expected a file named \.jsonl, \.ndjson, \.txt for path .*\nhint: give --format jsonl or --format text\n$/);
+    expect(stderr).toMatch(
+      /^error: Expected a file named \.jsonl, \.ndjson, \.txt for path .*\nhint: give --format jsonl or --format text\n$/,
+    );
     expect((await cli([command, ...model, '--data', data, '--format', 'jsonl', ...out])).stderr).toContain('nowhere');
   });
 
