@@ -1,7 +1,8 @@
 import { join, resolve } from 'node:path';
 import { isObject, parseJsonObject, type JsonObject } from '../checkpoint/json';
 import { readSafetensorsHeader } from '../checkpoint/safetensors';
-import { badLine, readLines } from '../data/lines';
+import { readLines } from '../data/lines';
+import { badLine } from '../data/problems';
 import { isNeoXPrefixError, NeoXPrefixError } from '../errors';
 import { kindOf, readSmallFile, writeFileAtomic } from '../files';
 import { metadataFromStrings } from '../prefix/formats/metadata';
@@ -20,7 +21,7 @@ const FIELDS: { readonly [Type in TrainingEvent['type']]: Readonly<Record<string
     ...{ totalSteps: 'number', stepsPerEpoch: 'number', epochs: 'number', trainSamples: 'number', validationSamples: 'number' },
     ...{ trainableParameters: 'number', predictedMemoryBytes: 'number', microBatchSize: 'number', 'initError?': 'value' },
   },
-  resume: { step: 'number', epoch: 'number', seconds: 'number', from: 'string' },
+  resume: { step: 'number', epoch: 'number', seconds: 'number', from: 'string', totalSteps: 'number', epochs: 'number' },
   step: {
     ...{ step: 'number', epoch: 'number', loss: 'value', tokens: 'number', learningRate: 'value', gradNorm: 'value' },
     ...{ tokensPerSecond: 'value', seconds: 'number', etaSeconds: 'value', memoryBytes: 'number', applied: 'boolean' },
@@ -126,12 +127,11 @@ async function readBase(folder: string): Promise<ReportBase | undefined> {
 }
 
 /**
- * Writes `report.html` of a run's folder, and with `about` first `about.json`, which later reports of the folder take from there.
+ * Writes `report.html` of a run's folder.
  * @returns the path of the report
  * @throws as {@link readRun}
  */
-export async function writeReport(folder: string, about?: ReportAbout): Promise<string> {
-  if (about !== undefined) await writeFileAtomic(join(folder, 'about.json'), `${JSON.stringify(about, null, 2)}\n`);
+export async function writeReport(folder: string): Promise<string> {
   const path = resolve(folder, 'report.html');
   await writeFileAtomic(path, renderReport(await readRun(folder)));
   return path;

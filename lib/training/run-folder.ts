@@ -5,20 +5,24 @@ import { isNeoXPrefixError, NeoXPrefixError } from '../errors';
 import { fileError, kindOf, makeFolder, readSmallFile, sha256File, writeFileAtomic } from '../files';
 import type { PrefixEncoder } from '../prefix/encoder';
 import type { PrefixWeights } from '../prefix/weights';
+import { readEvents, writeReport, type ReportAbout } from '../report/run';
 import type { TrainingEvent } from './events';
 import type { Recipe } from './recipe';
 import { RunLock } from './run-lock';
+import { TensorBoardWriter } from './tensorboard';
 import { describeDifference, readRunState, writeRunState, type RunIdentity, type RunState } from './run-state';
 
 const RECIPE = 'recipe.json';
 const METRICS = 'metrics.jsonl';
 const MANIFEST = 'manifest.json';
+const ABOUT = 'about.json';
+const REPORT = 'report.html';
 const LOCK = 'run.lock';
 const STATE = /^state-\d{9}(-\d+)?\.safetensors$/;
 
 /** The files that a run may leave. Nothing else in its folder is ever touched. */
 const OWN = new RegExp(
-  `^(${RECIPE}|${METRICS}|${MANIFEST}|report\\.html|(best|last|encoder)\\.safetensors|${STATE.source.slice(1, -1)}|events\\.out\\.tfevents\\..*)$`,
+  `^(${RECIPE}|${METRICS}|${MANIFEST}|${ABOUT}|${REPORT}|(best|last|encoder)\\.safetensors|${STATE.source.slice(1, -1)}|events\\.out\\.tfevents\\..*)$`,
 );
 
 /** The file that a temporary one of writeFileAtomic was to become. */
@@ -57,6 +61,7 @@ export class RunFolder {
     readonly path: string,
     private readonly lock: RunLock,
     private readonly metrics: FileHandle,
+    private readonly board: TensorBoardWriter,
   ) {}
 
   /**
@@ -86,7 +91,8 @@ export class RunFolder {
       }
       if (saved === undefined) for (const name of existing) await rm(join(absolute, name), { force: true });
       const metrics = await openMetrics(join(absolute, METRICS), saved?.state.metricsBytes ?? 0);
-      const folder = new RunFolder(absolute, lock, metrics);
+      const board = await TensorBoardWriter.rebuild(absolute, saved === undefined ? [] : readEvents(join(absolute, METRICS)), { recipe });
+      const folder = new RunFolder(absolute, lock, metrics, board);
       if (saved !== undefined) folder.manifest = await readManifest(absolute);
       await writeFileAtomic(folder.file(RECIPE), `${JSON.stringify(recipe, null, 2)}\n`);
       return { folder, saved };
@@ -96,18 +102,14 @@ export class RunFolder {
     }
   }
 
-  /** Adds a line to metrics.jsonl. */
+  /** Adds a line to metrics.jsonl, and scalars for TensorBoard. */
   async log(event: TrainingEvent): Promise<void> {
+    this.board.event(event);
     try {
       await this.metrics.appendFile(`${JSON.stringify(event)}\n`);
     } catch (cause) {
       throw fileError(cause, 'write', this.file(METRICS));
     }
-  }
-
-  /** The events so far, from metrics.jsonl. */
-  async events(): Promise<TrainingEvent[]> {
-    return readEvents(this.path);
   }
 
   async savePrefix(kind: 'best' | 'last', prefix: PrefixWeights): Promise<string> {
@@ -118,8 +120,16 @@ export class RunFolder {
     await this.write('encoder.safetensors', (path) => encoder.save(path));
   }
 
-  async saveReport(html: string): Promise<string> {
-    return this.write('report.html', (path) => writeFileAtomic(path, html));
+  /** Writes what the report tells besides recipe and events. */
+  async saveAbout(about: ReportAbout): Promise<void> {
+    await this.write(ABOUT, (path) => writeFileAtomic(path, `${JSON.stringify(about, null, 2)}\n`));
+  }
+
+  /** Writes the report of what there is so far. */
+  async saveReport(): Promise<void> {
+    await this.board.flush();
+    await this.write(REPORT, () => writeReport(this.path));
+    await this.saveManifest();
   }
 
   /** Saves a state, brings the manifest up to date, and only then removes states beyond the newest `keep`. */
@@ -156,11 +166,15 @@ export class RunFolder {
   }
 
   async close(): Promise<void> {
-    await this.metrics.close();
-    await this.lock.release();
+    try {
+      await this.board.close();
+      await this.metrics.close();
+    } finally {
+      await this.lock.release();
+    }
   }
 
-  private async write(name: string, write: (path: string) => Promise<void>): Promise<string> {
+  private async write(name: string, write: (path: string) => Promise<unknown>): Promise<string> {
     const path = this.file(name);
     await write(path);
     this.changed.add(name);
@@ -182,16 +196,6 @@ export class RunFolder {
 /** Whether a folder has files of a training run. */
 export async function hasRun(path: string): Promise<boolean> {
   return (await kindOf(path)) === 'folder' && (await listFolder(path)).some((name) => OWN.test(name));
-}
-
-/** The events of a run, from the metrics.jsonl in its folder. A last line that a killed process left unfinished is left out. */
-export async function readEvents(folder: string): Promise<TrainingEvent[]> {
-  const text = (await readSmallFile(join(folder, METRICS), 2 ** 30)).toString('utf8');
-  return text
-    .slice(0, text.lastIndexOf('\n') + 1)
-    .split('\n')
-    .filter((line) => line !== '')
-    .map((line) => JSON.parse(line) as TrainingEvent);
 }
 
 async function listFolder(path: string): Promise<string[]> {

@@ -139,6 +139,7 @@ export class TrainingRun {
       predictedMemoryBytes,
       microBatchSize: progress.microBatchSize,
     });
+    await this.saveAbout();
     await this.showPrefix(await this.currentPrefix());
     await this.showSamples(undefined);
   }
@@ -285,6 +286,7 @@ export class TrainingRun {
     const bestStep = progress.best?.step ?? step;
     await this.showSamples(best);
     await this.emit({ type: 'end', reason, step, epoch, seconds: this.seconds(), bestStep });
+    await parts.folder?.saveReport();
     return {
       ...{ best, last, encoder: parts.encoder, bestEpoch: progress.best?.epoch ?? epoch, bestStep, bestLoss: progress.best?.result.loss },
       ...{ epochs: history, steps: step, reason, seconds: this.seconds() },
@@ -315,6 +317,18 @@ export class TrainingRun {
     await this.emit({ type: 'checkpoint', step, epoch, kind: 'best', path: await folder.savePrefix('best', prefix) });
   }
 
+  /** For the report: the base model, how it does without a prefix, the data. */
+  private async saveAbout(): Promise<void> {
+    const { folder, model, train, validation, signal } = this.parts;
+    if (folder === undefined) return;
+    const { numLayers: layers, hiddenSize: hidden } = model.config;
+    const base = { name: basename(model.checkpoint.directory), layers, hidden, parameters: model.info().parameters };
+    const parts = { train: train.dataset.statistics, ...(validation === undefined ? {} : { validation: validation.dataset.statistics }) };
+    const [baseline] =
+      validation === undefined ? [] : await evaluateSource(model, validation, [undefined], { batchSize: this.recipe.batchSize, signal });
+    await folder.saveAbout({ base, baseline, data: parts });
+  }
+
   /** What a run that is stopped keeps. The reason to stop stays the error that the caller gets, unless this fails as well. */
   private async saveAborted(): Promise<void> {
     const { folder } = this.parts;
@@ -322,6 +336,7 @@ export class TrainingRun {
     if (folder === undefined) return;
     await this.save();
     await this.emit({ type: 'end', reason: 'aborted', step, epoch, seconds: this.seconds(), bestStep: best?.step ?? step });
+    await folder.saveReport();
   }
 
   // ---- figures ----

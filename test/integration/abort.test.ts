@@ -169,12 +169,14 @@ test('training that is stopped saves its state, and leaves nothing half-written'
   expect(await failureOf(trainer.train({ train: SAMPLES.slice(0, 8) }, { signal: controller.signal, onEvent }))).toBe('stop');
   const names = readdirSync(outputDir).sort();
   expect(names.filter((name) => !name.startsWith('events.out'))).toEqual([
+    'about.json',
     'best.safetensors',
     'encoder.safetensors',
     'last.safetensors',
     'manifest.json',
     'metrics.jsonl',
     'recipe.json',
+    'report.html',
     'state-000000002.safetensors',
     'state-000000003.safetensors',
   ]);

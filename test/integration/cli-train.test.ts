@@ -11,8 +11,14 @@ const RUN = folder.join('run');
 const BEST = join(RUN, 'best.safetensors');
 
 /** What every run leaves besides its states. */
-const FILES = ['best.safetensors', 'encoder.safetensors', 'last.safetensors', 'manifest.json', 'metrics.jsonl', 'recipe.json'];
-const filesOf = (run: string): string[] => readdirSync(run).sort();
+const FILES = [
+  ...['about.json', 'best.safetensors', 'encoder.safetensors', 'events.out.tfevents', 'last.safetensors', 'manifest.json'],
+  ...['metrics.jsonl', 'recipe.json', 'report.html'],
+];
+const filesOf = (run: string): string[] =>
+  readdirSync(run)
+    .map((name) => name.replace(/^(events\.out\.tfevents)\..*/, '$1'))
+    .sort();
 
 let trained: CliResult;
 
