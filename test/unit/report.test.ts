@@ -390,11 +390,12 @@ describe('the page of a run', () => {
 
   test('a resume is marked, and told', () => {
     const events = runEvents();
-    events.splice(10, 0, { type: 'resume', step: 7, epoch: 1, seconds: 1.4, from: 'state', totalSteps: 60, epochs: 3 });
+    events.splice(10, 0, { type: 'resume', step: 7, epoch: 1, seconds: 1.4, from: 'state', totalSteps: 80, epochs: 4 });
     const shown = renderReport({ events });
     expect(dataOf(shown).resumes).toEqual([7]);
     expect(shown).toContain('dotted: resumed');
     expect(cellsOf(shown)).toContain('resumed once');
+    expect(cellsOf(shown)).toContain('of 80, 4 epochs of 20');
   });
 
   test('a long run stays small: at most 2,000 points a curve', () => {
