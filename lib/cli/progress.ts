@@ -1,5 +1,5 @@
 import { SingleBar } from 'cli-progress';
-import { formatBytes, formatSeconds, plural } from './format';
+import { displayWidth, formatBytes, formatSeconds, plural } from './format';
 import type { OutputStream } from './io';
 
 export interface ProgressOptions {
@@ -19,6 +19,10 @@ export interface ProgressOptions {
 /** A bar is not worth its flicker for work that ends sooner. */
 const BAR_AFTER_SECONDS = 0.3;
 
+/** Terminals narrower than this have a shorter bar, or none: what the line says matters more. */
+const WIDE = 100;
+const NARROW = 60;
+
 /** The progress of one long operation: a bar on a terminal, a plain line now and then elsewhere. */
 export class Progress {
   private readonly started: number;
@@ -26,7 +30,8 @@ export class Progress {
   private lineDone = 0;
   private total: number;
   private done = 0;
-  private text = '';
+  /** What there is to say, the most important first. */
+  private parts: readonly string[] = [];
   private bar: SingleBar | undefined;
   private hidden = false;
 
@@ -40,12 +45,15 @@ export class Progress {
     this.total = options.total;
   }
 
-  /** @param detail what else there is to say, for example the loss */
-  update(done: number, detail = '', total = this.total): void {
+  /**
+   * @param details what else there is to say (the loss, for example), the most important first: a narrow terminal does not show the last
+   * @param secondsLeft until the end. Defaults to an estimate by the time so far
+   */
+  update(done: number, details: string | readonly string[] = '', total = this.total, secondsLeft?: number): void {
     this.done = done;
     this.total = total;
     const seconds = (this.now() - this.started) / 1000;
-    this.text = this.describe(seconds, detail);
+    this.parts = this.describe(seconds, secondsLeft, typeof details === 'string' ? [details] : details);
     if (this.stream.isTTY === true) this.draw(seconds);
     else this.line();
   }
@@ -66,10 +74,14 @@ export class Progress {
     this.hidden = false;
   }
 
-  private describe(seconds: number, detail: string): string {
+  private get share(): number | undefined {
+    return this.total > 0 ? Math.min(1, this.done / this.total) : undefined;
+  }
+
+  private describe(seconds: number, secondsLeft: number | undefined, details: readonly string[]): string[] {
     const { unit, rate = true } = this.options;
+    const { share } = this;
     const show = (value: number): string => (unit === 'bytes' ? formatBytes(value) : String(value));
-    const share = this.total > 0 ? Math.min(1, this.done / this.total) : undefined;
     const amount =
       unit === 'share'
         ? ''
@@ -78,34 +90,26 @@ export class Progress {
           : `${show(this.done)} of ${unit === 'bytes' ? show(this.total) : plural(this.total, unit.slice(0, -1))}`;
     const speed = this.done / Math.max(seconds, 1e-3);
     const shownSpeed = unit === 'bytes' ? `${formatBytes(speed)}/s` : `${speed >= 10 ? speed.toFixed(0) : speed.toFixed(1)} ${unit}/s`;
-    const left = share === undefined || share === 0 ? undefined : (seconds / share) * (1 - share);
+    const left = secondsLeft ?? (share === undefined || share === 0 ? NaN : (seconds / share) * (1 - share));
     return [
       share === undefined ? '' : `${Math.floor(share * 100)}%`,
       amount,
-      left === undefined || share === 1 ? '' : `ETA ${formatSeconds(left)}`,
+      !Number.isFinite(left) || share === 1 ? '' : `ETA ${formatSeconds(left)}`,
       rate && unit !== 'share' ? shownSpeed : '',
-      detail,
-    ]
-      .filter((part) => part !== '')
-      .join(' | ');
+      ...details,
+    ].filter((part) => part !== '');
   }
 
   private draw(seconds: number): void {
-    const payload = { title: this.options.title, text: this.text };
-    const total = this.total > 0 ? this.total : 1;
-    const value = this.total > 0 ? this.done : 0;
     if (this.bar !== undefined) {
-      this.bar.setTotal(total);
-      this.bar.update(value, payload);
+      this.bar.update(this.done);
       return;
     }
     if (seconds < BAR_AFTER_SECONDS) return;
     this.hidden = false;
     this.bar = new SingleBar({
-      format: '{title} {bar} {text}',
-      barCompleteChar: '█',
-      barIncompleteChar: '░',
-      barsize: 16,
+      // Made when it is drawn, for the terminal as wide as it is then; 0 is what a terminal says that does not know.
+      format: () => this.text(this.stream.columns === undefined || this.stream.columns === 0 ? 80 : this.stream.columns),
       stream: this.stream as NodeJS.WritableStream,
       // Lines are cut to the width of the terminal instead; the terminal's modes stay as they are.
       linewrap: true,
@@ -113,7 +117,22 @@ export class Progress {
       // Ctrl-C belongs to the program.
       gracefulExit: false,
     });
-    this.bar.start(total, value, payload);
+    this.bar.start(1, this.done);
+  }
+
+  /** Title, bar, and as much as fits: a line that is too long would leave its rest on the screen. */
+  private text(columns: number): string {
+    const size = columns >= WIDE ? 16 : columns >= NARROW ? 8 : 0;
+    const full = Math.round((this.share ?? 0) * size);
+    let text = [this.options.title, '█'.repeat(full) + '░'.repeat(size - full)].filter((part) => part !== '').join(' ');
+    for (const [i, part] of this.parts.entries()) {
+      const longer = `${text}${i === 0 ? ' ' : ' | '}${part}`;
+      // The last column stays free: some terminals break the line there.
+      if (displayWidth(longer) >= columns) break;
+      text = longer;
+    }
+    while (text !== '' && displayWidth(text) >= columns) text = Array.from(text).slice(0, -1).join('');
+    return text;
   }
 
   private line(): void {
@@ -122,6 +141,6 @@ export class Progress {
     if (this.done - this.lineDone < lineUnits && now - this.lineAt < lineSeconds * 1000) return;
     this.lineAt = now;
     this.lineDone = this.done;
-    this.stream.write(`${title}: ${this.text}\n`);
+    this.stream.write(`${title}: ${this.parts.join(' | ')}\n`);
   }
 }

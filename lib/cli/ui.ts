@@ -68,7 +68,7 @@ export class Ui {
     const progress = new Progress(this.io.stderr, options, this.now);
     this.active = progress;
     try {
-      return await operation((done, detail, total) => progress.update(done, detail, total));
+      return await operation((...now) => progress.update(...now));
     } finally {
       progress.stop();
       this.active = undefined;

@@ -66,6 +66,8 @@ export function tiles({ history, baseline }: TableRun): Html {
   const trainLoss = finite(epochs.at(-1)?.trainLoss ?? steps.loss.at(-1));
   const peak = peakMemory(history);
   const initError = finite(start?.initError);
+  // A run may be given more when it is resumed.
+  const again = history.resumes.at(-1);
   const { tokens, perSecond } = throughput(history);
   const all: (Tile | undefined)[] = [
     best && {
@@ -88,7 +90,7 @@ export function tiles({ history, baseline }: TableRun): Html {
     start && {
       title: 'Steps',
       figure: count(lastStep),
-      more: `of ${count(start.totalSteps)}, ${plural(start.epochs, 'epoch')} of ${count(start.stepsPerEpoch)}`,
+      more: `of ${count((again ?? start).totalSteps)}, ${plural((again ?? start).epochs, 'epoch')} of ${count(start.stepsPerEpoch)}`,
     },
     history.seconds > 0
       ? {

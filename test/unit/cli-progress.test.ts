@@ -1,5 +1,6 @@
 import { displayWidth, fields, formatBytes, formatCount, formatNumber, formatSeconds, inline, plural, table } from '../../lib/cli/format';
 import { Progress, type ProgressOptions } from '../../lib/cli/progress';
+import type { OutputStream } from '../../lib/cli/io';
 import { Ui } from '../../lib/cli/ui';
 import { fakeIO } from './cli-helpers';
 
@@ -7,11 +8,12 @@ import { fakeIO } from './cli-helpers';
 function watch(
   options: Partial<ProgressOptions>,
   isTTY = false,
+  stream: { columns?: number } = { columns: 100 },
 ): { progress: Progress; written: string[]; at: (seconds: number) => Progress } {
   const written: string[] = [];
   let milliseconds = 0;
-  const stream = { write: (text: string) => written.push(text), isTTY, columns: 100 };
-  const progress = new Progress(stream, { title: 'work', total: 100, unit: 'steps', ...options }, () => milliseconds);
+  Object.assign(stream, { write: (text: string) => written.push(text), isTTY });
+  const progress = new Progress(stream as OutputStream, { title: 'work', total: 100, unit: 'steps', ...options }, () => milliseconds);
   const at = (seconds: number): Progress => {
     milliseconds = seconds * 1000;
     return progress;
@@ -38,6 +40,16 @@ describe('without a terminal', () => {
     expect(written).toEqual(['work: 20% | 20 of 100 steps | ETA 1m20s | loss 20\n', 'work: 40% | 40 of 100 steps | ETA 1m00s | loss 40\n']);
   });
 
+  test('a line tells everything, with the time that is left where it is known better', () => {
+    const { written, at } = watch({ total: 300, rate: false });
+    at(10).update(100, ['loss 0.8948', '1.2 GB'], 300, 17);
+    at(20).update(200, ['loss 0.8948', '1.2 GB'], 300, NaN);
+    expect(written).toEqual([
+      'work: 33% | 100 of 300 steps | ETA 17s | loss 0.8948 | 1.2 GB\n',
+      'work: 66% | 200 of 300 steps | loss 0.8948 | 1.2 GB\n',
+    ]);
+  });
+
   test('an unknown total shows what is done', () => {
     const { written, at } = watch({ unit: 'bytes', total: 0 });
     at(10).update(5e6, 'download');
@@ -57,6 +69,42 @@ describe('on a terminal', () => {
     const count = written.length;
     progress.show();
     expect(written.length).toBe(count);
+  });
+
+  const DETAILS = ['loss 0.8948', 'ppl 2.447', 'epoch 1/3', '6715 tok/s', 'lr 0.0067', '1.2 GB'];
+  /** What is drawn last on a terminal so wide. */
+  function drawn(columns: number | undefined, title = 'training'): string {
+    const { progress, written, at } = watch({ title, total: 300, rate: false }, true, columns === undefined ? {} : { columns });
+    at(10).update(100, DETAILS, 300, 17);
+    progress.stop();
+    return written.filter((text) => !/^\x1b/.test(text)).at(-1)!;
+  }
+
+  test.each([
+    [
+      200,
+      'training █████░░░░░░░░░░░ 33% | 100 of 300 steps | ETA 17s | loss 0.8948 | ppl 2.447 | epoch 1/3 | 6715 tok/s | lr 0.0067 | 1.2 GB',
+    ],
+    [122, 'training █████░░░░░░░░░░░ 33% | 100 of 300 steps | ETA 17s | loss 0.8948 | ppl 2.447 | epoch 1/3 | 6715 tok/s | lr 0.0067'],
+    [80, 'training ███░░░░░ 33% | 100 of 300 steps | ETA 17s | loss 0.8948 | ppl 2.447'],
+    [undefined, 'training ███░░░░░ 33% | 100 of 300 steps | ETA 17s | loss 0.8948 | ppl 2.447'],
+    [0, 'training ███░░░░░ 33% | 100 of 300 steps | ETA 17s | loss 0.8948 | ppl 2.447'],
+    [59, 'training 33% | 100 of 300 steps | ETA 17s | loss 0.8948'],
+    [20, 'training 33%'],
+    [5, 'trai'],
+  ])('%s columns show as much as fits, the most important first', (columns, line) => {
+    expect(drawn(columns)).toBe(line);
+    if (columns !== undefined && columns > 0) expect(displayWidth(drawn(columns, '笑顔のタスク'))).toBeLessThan(columns);
+  });
+
+  test('a terminal that is made narrower gets shorter lines', () => {
+    const stream = { columns: 200 };
+    const { progress, written, at } = watch({ title: 'training', total: 300, rate: false }, true, stream);
+    at(10).update(100, DETAILS, 300, 17);
+    stream.columns = 30;
+    at(20).update(101, DETAILS, 300, 17);
+    progress.stop();
+    expect(written.filter((text) => text.startsWith('training')).map((text) => text.length)).toEqual([130, 12]);
   });
 
   test('what is said meanwhile takes the bar off, and the bar comes back', async () => {

@@ -6,9 +6,10 @@ import { comparisonCharts, runCharts, type Chart } from '../../lib/report/charts
 import { historyOf } from '../../lib/report/history';
 import { decimate, smooth, smoothingSpan } from '../../lib/report/points';
 import { renderComparison, renderReport, type ReportOptions } from '../../lib/report/report';
-import { readEvents, readRun, writeReport } from '../../lib/report/run';
+import { readRun, writeReport } from '../../lib/report/run';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import type { TrainingEvent } from '../../lib/training/events';
+import { readEvents } from '../../lib/training/read-events';
 import { expectRefusal, Random, temporaryFolder, wrong } from '../helpers';
 import { cli, jsonLines } from './cli-helpers';
 
@@ -140,7 +141,7 @@ describe('the history of a run', () => {
     const events = runEvents({ steps: 30, end: false });
     const from = events.findIndex((event) => event.type === 'step' && event.step === 16);
     const again = events.slice(from).map((event) => (event.type === 'step' ? { ...event, loss: 9 } : event));
-    const resume: TrainingEvent = { type: 'resume', step: 15, epoch: 2, seconds: 3, from: 'state.safetensors' };
+    const resume: TrainingEvent = { type: 'resume', step: 15, epoch: 2, seconds: 3, from: 'state.safetensors', totalSteps: 30, epochs: 3 };
     const { steps, evaluations, prefixes, resumes } = historyOf([...events, resume, ...again]);
     expect(steps.step).toEqual(Array.from({ length: 30 }, (_, i) => i + 1));
     expect(steps.loss.slice(15)).toEqual(Array<number>(15).fill(9));
@@ -389,11 +390,12 @@ describe('the page of a run', () => {
 
   test('a resume is marked, and told', () => {
     const events = runEvents();
-    events.splice(10, 0, { type: 'resume', step: 7, epoch: 1, seconds: 1.4, from: 'state' });
+    events.splice(10, 0, { type: 'resume', step: 7, epoch: 1, seconds: 1.4, from: 'state', totalSteps: 80, epochs: 4 });
     const shown = renderReport({ events });
     expect(dataOf(shown).resumes).toEqual([7]);
     expect(shown).toContain('dotted: resumed');
     expect(cellsOf(shown)).toContain('resumed once');
+    expect(cellsOf(shown)).toContain('of 80, 4 epochs of 20');
   });
 
   test('a long run stays small: at most 2,000 points a curve', () => {
@@ -512,9 +514,7 @@ function writeRun(name: string, events: readonly TrainingEvent[], recipe: object
 
 async function read(text: string): Promise<TrainingEvent[]> {
   writeFileSync(folder.join('metrics.jsonl'), text);
-  const events: TrainingEvent[] = [];
-  for await (const event of readEvents(folder.join('metrics.jsonl'))) events.push(event);
-  return events;
+  return readEvents(folder.join('metrics.jsonl'));
 }
 
 describe('the folder of a run', () => {

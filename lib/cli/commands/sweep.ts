@@ -110,7 +110,7 @@ export async function run(flags: SweepFlags, ui: Ui): Promise<number> {
   let view: { name: string; events: EventView } | undefined;
   let started = 0;
   const result = await ui.withProgress(
-    { title: 'training', total: 0, unit: 'steps', rate: false, lineUnits: flags.logEveryNSteps ?? 100, lineSeconds: 30 },
+    { title: 'training', total: 0, unit: 'steps', rate: false, ...given({ lineUnits: flags.logEveryNSteps }) },
     (update) =>
       sweep(model, data, {
         base: { ...trainerOptions(flags), outputDir: flags.out },

@@ -11,6 +11,8 @@ export class EventView {
   private loss: number | undefined;
   private epochs = 0;
   private totalSteps = 0;
+  /** Steps whose float16 gradient overflowed. */
+  private skipped = 0;
 
   /** @param folder of the run */
   constructor(
@@ -39,17 +41,18 @@ export class EventView {
         break;
       case 'step': {
         // A single step's loss jumps too much to be read.
-        this.loss = this.loss === undefined ? event.loss : 0.9 * this.loss + 0.1 * event.loss;
-        const speed = `${formatNumber(Math.round(event.tokensPerSecond))} tok/s`;
-        const detail = [
+        if (Number.isFinite(event.loss)) this.loss = this.loss === undefined ? event.loss : 0.9 * this.loss + 0.1 * event.loss;
+        if (!event.applied) this.skipped++;
+        const loss = this.loss === undefined ? [] : [`loss ${this.loss.toFixed(4)}`, `ppl ${formatNumber(Math.exp(this.loss))}`];
+        const details = [
+          ...loss,
           `epoch ${event.epoch}/${this.epochs}`,
-          `loss ${this.loss.toFixed(4)}`,
-          `ppl ${formatNumber(Math.exp(this.loss))}`,
+          `${formatNumber(Math.round(event.tokensPerSecond))} tok/s`,
           `lr ${formatNumber(event.learningRate)}`,
-          speed,
           formatBytes(event.memoryBytes),
-        ].join(' | ');
-        update(event.step, detail, this.totalSteps);
+          ...(this.skipped === 0 ? [] : [`${this.skipped} skipped`]),
+        ];
+        update(event.step, details, this.totalSteps, event.etaSeconds);
         break;
       }
       case 'evaluation':
@@ -60,7 +63,7 @@ export class EventView {
         break;
       case 'epoch': {
         ui.note(
-          `epoch ${event.epoch}/${this.epochs} | step ${event.step} | train loss ${event.trainLoss.toFixed(4)} | ${formatSeconds(event.seconds)}`,
+          `epoch ${event.epoch}/${this.epochs} | step ${event.step} | train loss ${event.trainLoss.toFixed(4)}, perplexity ${formatNumber(event.trainPerplexity)} | ${formatSeconds(event.seconds)}`,
         );
       }
     }

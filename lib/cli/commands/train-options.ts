@@ -106,9 +106,8 @@ export const runOptions = (): Option[] => [
   }),
   option('--keep-states <n>', 'states to keep, the newest ones', { parse: integer(1), default: resolveRecipe({}).keepStates }),
   option('--save-name <name>', "the task's name", { default: resolveRecipe({}).name }),
-  option('--log-every-n-steps <n>', 'without a terminal, a line of progress after so many steps, or 30 seconds', {
+  option('--log-every-n-steps <n>', 'without a terminal, a line of progress after so many steps too, not only after 10 seconds', {
     parse: integer(1),
-    default: 100,
   }),
   option<string[]>('--sample-prompt <text>', 'a prompt to continue before and after the training, for the report; may be repeated', {
     parse: collect,

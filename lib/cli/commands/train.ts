@@ -85,7 +85,7 @@ export async function run(flags: TrainFlags, ui: Ui): Promise<number> {
   let result: TrainingResult;
   try {
     result = await ui.withProgress(
-      { title: 'training', total: 0, unit: 'steps', rate: false, lineUnits: flags.logEveryNSteps ?? 100, lineSeconds: 30 },
+      { title: 'training', total: 0, unit: 'steps', rate: false, ...given({ lineUnits: flags.logEveryNSteps }) },
       (update) =>
         trainer.train(data, {
           ...given({ resume: flags.resume, overwrite: flags.overwrite, samplePrompts: flags.samples === false ? [] : flags.samplePrompt }),

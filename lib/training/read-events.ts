@@ -1,0 +1,79 @@
+import { isObject } from '../checkpoint/json';
+import { badLine } from '../data/problems';
+import type { NeoXPrefixError } from '../errors';
+import { readSmallFile } from '../files';
+import type { TrainingEvent } from './events';
+
+/** `value`: a number, or `null`, which stands for NaN and infinity. */
+type Kind = 'number' | 'value' | 'values' | 'string' | 'boolean' | 'samples' | 'object';
+
+/** Fields of each event; those with a question mark may be missing. */
+const FIELDS: { readonly [Type in TrainingEvent['type']]: Readonly<Record<string, Kind>> } = {
+  start: {
+    ...{ totalSteps: 'number', stepsPerEpoch: 'number', epochs: 'number', trainSamples: 'number', validationSamples: 'number' },
+    ...{ trainableParameters: 'number', predictedMemoryBytes: 'number', microBatchSize: 'number', 'initError?': 'value' },
+  },
+  resume: { step: 'number', epoch: 'number', seconds: 'number', from: 'string', totalSteps: 'number', epochs: 'number' },
+  step: {
+    ...{ step: 'number', epoch: 'number', loss: 'value', tokens: 'number', learningRate: 'value', gradNorm: 'value' },
+    ...{ tokensPerSecond: 'value', seconds: 'number', etaSeconds: 'value', memoryBytes: 'number', applied: 'boolean' },
+    'lossScale?': 'value',
+  },
+  evaluation: {
+    ...{ step: 'number', epoch: 'number', best: 'boolean', loss: 'value', perplexity: 'value', accuracy: 'value', tokens: 'number' },
+    ...{ seconds: 'number', 'metrics?': 'object' },
+  },
+  prefix: { step: 'number', epoch: 'number', keyNorms: 'values', valueNorms: 'values' },
+  samples: { step: 'number', epoch: 'number', samples: 'samples' },
+  checkpoint: { step: 'number', epoch: 'number', kind: 'string', path: 'string' },
+  epoch: { step: 'number', epoch: 'number', trainLoss: 'value', trainPerplexity: 'value', seconds: 'number' },
+  end: { reason: 'string', step: 'number', epoch: 'number', seconds: 'number', bestStep: 'number' },
+};
+
+function isKind(value: unknown, kind: Kind): boolean {
+  switch (kind) {
+    case 'value':
+      return typeof value === 'number' || value === null;
+    case 'values':
+      return Array.isArray(value) && value.every((item) => isKind(item, 'value'));
+    case 'samples':
+      return Array.isArray(value) && value.every((item) => isObject(item) && SAMPLE.every((name) => typeof item[name] === 'string'));
+    case 'object':
+      return isObject(value);
+    default:
+      return typeof value === kind;
+  }
+}
+
+const SAMPLE = ['prompt', 'text', 'finishReason'];
+
+/**
+ * The events of a `metrics.jsonl`. A last line that was cut off when the process ended is left out; events of a kind that is not known, of a later
+ * version say, are passed over.
+ * @throws NEOX_FILE_NOT_FOUND, NEOX_IO; NEOX_BAD_DATA naming the line
+ */
+export async function readEvents(path: string): Promise<TrainingEvent[]> {
+  const lines = (await readSmallFile(path, 2 ** 30)).toString('utf8').split('\n');
+  const events: TrainingEvent[] = [];
+  for (const [i, line] of lines.entries()) {
+    if (line.trim() === '') continue;
+    const bad = (what: string, cause?: unknown): NeoXPrefixError => badLine(path, i + 1, what, cause);
+    let event: unknown;
+    try {
+      event = JSON.parse(line);
+    } catch (error) {
+      if (i === lines.length - 1) break;
+      throw bad('it is no event of a training run', error);
+    }
+    if (!isObject(event) || typeof event['type'] !== 'string') throw bad('it is no event of a training run');
+    const { type } = event;
+    if (!Object.hasOwn(FIELDS, type)) continue;
+    for (const [field, kind] of Object.entries(FIELDS[type as TrainingEvent['type']])) {
+      const name = field.replace('?', '');
+      if (name !== field && event[name] === undefined) continue;
+      if (!isKind(event[name], kind)) throw bad(`the event '${type}' has no usable ${name}`);
+    }
+    events.push(event as unknown as TrainingEvent);
+  }
+  return events;
+}
