@@ -49,7 +49,6 @@ export type { Sample, TextOrIds, TokenizedSample, TokenizedTurn, Turn, Encoder }
 export { TokenizedDataset, type FromSamplesOptions } from './data/tokenized-dataset';
 export type { DatasetStatistics } from './data/statistics';
 export { BatchPlan, type BatchOrder, type BatchPlanOptions } from './data/batch-plan';
-export { EpochOrder } from './data/order';
 export { splitDataset, type SplitCounts } from './data/split';
 export {
   FTExporter,

@@ -68,7 +68,7 @@ describe('arguments are looked at before a model is loaded', () => {
     const { code, stderr } = await cli([command, ...model, '--data', data, ...out]);
     expect(code).toBe(1);
     expect(stderr).toMatch(
-      /^error: Expected a file named \.jsonl, \.ndjson, \.txt for path .*\nhint: give --format jsonl or --format text\n$/,
+      /^error: Expected a file named \.jsonl, \.ndjson, \.txt, or that and \.gz, for path .*\nhint: give --format jsonl or --format text\n$/,
     );
     expect((await cli([command, ...model, '--data', data, '--format', 'jsonl', ...out])).stderr).toContain('nowhere');
   });

@@ -7,7 +7,7 @@ import { readLines } from '../../lib/data/lines';
 import { Problems, badLine } from '../../lib/data/problems';
 import type { TokenizedSample } from '../../lib/data/sample';
 import type { NeoXPrefixError } from '../../lib/errors';
-import { expectRefusal, failureOf, temporaryFolder, watchEventLoop, wrong } from '../helpers';
+import { expectRefusal, failureOf, runProgram, temporaryFolder, watchEventLoop, wrong } from '../helpers';
 
 const folder = temporaryFolder();
 /** One id a character that is not white space. */
@@ -357,4 +357,15 @@ describe('the temporary file', () => {
       text: `No such file or folder: ${folder.join('none')}`,
     });
   }); // prettier-ignore
+});
+
+test('a file of 60 MB is read with a few MB of memory', async () => {
+  const { stdout, stderr, code } = await runProgram('dataset', [folder.path, '60']);
+  expect({ stderr, code }).toEqual({ stderr: '', code: 0 });
+  const found = JSON.parse(stdout) as { samples: number; ids: number; last: string; live: number; rss: number };
+  expect(found).toMatchObject({ samples: 223_000, last: 'qeto 299' });
+  // As ids alone it is 107 MB.
+  expect(4 * found.ids).toBeGreaterThan(100e6);
+  expect(found.live).toBeLessThan(4e6);
+  expect(found.rss).toBeLessThan(30e6);
 });

@@ -52,13 +52,13 @@ export async function run(flags: DataCommandFlags, ui: Ui): Promise<number> {
   const { statistics, hash } = dataset;
   const percentiles = percentilesOf(dataset);
   ui.json({ files, ...statistics, percentiles, maxPositions: maxPositions(config), vocabSize: config.vocabSize, hash });
-  const tokens = (count: number, ids: number): string => `${count}  (${(count / ids).toFixed(1)} a sample)`;
   const { samples, duplicates, duplicatesAreLowerBound, truncated, truncatedTokens } = statistics;
+  const tokens = (count: number): string => (count === 0 ? '0' : `${count}  (${(count / samples).toFixed(1)} a sample)`);
   ui.print(
     fields([
       ['samples', samples],
-      ['tokens to learn', tokens(statistics.completionTokens, samples)],
-      ['tokens of prompts', tokens(statistics.promptTokens, samples)],
+      ['tokens to learn', tokens(statistics.completionTokens)],
+      ['tokens of prompts', tokens(statistics.promptTokens)],
       ['tokens of a sample', `${statistics.shortest} to ${statistics.longest}; the model takes ${maxPositions(config)}, prefix included`],
       ['half of them have', `${percentiles.p50} or fewer, 90 % ${percentiles.p90}, 99 % ${percentiles.p99}`],
       ['largest id', `${statistics.largestId} of ${config.vocabSize - 1}`],
