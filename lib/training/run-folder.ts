@@ -18,7 +18,7 @@ const METRICS = 'metrics.jsonl';
 const MANIFEST = 'manifest.json';
 const ABOUT = 'about.json';
 const REPORT = 'report.html';
-const LOCK = 'run.lock';
+export const LOCK = 'run.lock';
 const STATE = /^state-\d{9}(-\d+)?\.safetensors$/;
 
 /** The files that a run may leave. Nothing else in its folder is ever touched. */
@@ -38,7 +38,8 @@ export interface RunFolderOptions {
   identity: RunIdentity;
 }
 
-interface ManifestEntry {
+/** A file that is complete, as manifest.json knows it. */
+export interface ManifestEntry {
   bytes: number;
   /** In lower-case hexadecimal. */
   sha256: string;
@@ -126,10 +127,10 @@ export class RunFolder {
     await this.write(ABOUT, (path) => writeFileAtomic(path, `${JSON.stringify(about, null, 2)}\n`));
   }
 
-  /** Writes the report of what there is so far. */
+  /** Writes the report of what there is so far. It can be made again at any time, so the manifest does not know it. */
   async saveReport(): Promise<void> {
     await this.board.flush();
-    await this.write(REPORT, () => writeReport(this.path));
+    await writeReport(this.path);
     await this.saveManifest();
   }
 
@@ -175,7 +176,7 @@ export class RunFolder {
     }
   }
 
-  private async write(name: string, write: (path: string) => Promise<unknown>): Promise<string> {
+  private async write(name: string, write: (path: string) => Promise<void>): Promise<string> {
     const path = this.file(name);
     await write(path);
     this.changed.add(name);
@@ -211,7 +212,7 @@ function isOwnTemporary(name: string): boolean {
 }
 
 /** The newest state that can be read. One that a failing disk damaged is passed over, as long as there is an older one. */
-async function newestState(folder: string, names: readonly string[]): Promise<OpenedRun['saved']> {
+export async function newestState(folder: string, names: readonly string[]): Promise<OpenedRun['saved']> {
   const states = names
     .filter((name) => STATE.test(name))
     .sort(byStep)
@@ -266,7 +267,8 @@ async function openMetrics(path: string, bytes: number): Promise<FileHandle> {
   }
 }
 
-async function readManifest(folder: string): Promise<Map<string, ManifestEntry>> {
+/** What manifest.json says, by name. */
+export async function readManifest(folder: string): Promise<Map<string, ManifestEntry>> {
   try {
     const text = (await readSmallFile(join(folder, MANIFEST), 2 ** 24)).toString('utf8');
     return new Map(Object.entries((JSON.parse(text) as { files: Record<string, ManifestEntry> }).files));

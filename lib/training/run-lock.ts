@@ -41,8 +41,8 @@ export class RunLock {
   }
 }
 
-/** The number of the living process that holds a lock. */
-async function holderOf(path: string): Promise<number | undefined> {
+/** The number of the living process that holds a lock; undefined where there is none. */
+export async function holderOf(path: string): Promise<number | undefined> {
   const text = await readFile(path, 'utf8').catch(() => '');
   const match = /^\{"pid":(\d{1,10}),"process":"([^"]{1,200})"\}$/.exec(text);
   if (match === null) return undefined;

@@ -11,6 +11,7 @@ import type { RowSource } from './row-source';
 import { evaluateSource, type EvaluationResult } from './evaluate';
 import type { TrainingEvent } from './events';
 import { LossScale } from './loss-scale';
+import { meanNorms } from './prefix-norms';
 import type { EndReason, EpochMetrics, Progress } from './progress';
 import type { Recipe } from './recipe';
 import type { OpenedRun, RunFolder } from './run-folder';
@@ -323,10 +324,12 @@ export class TrainingRun {
     if (folder === undefined) return;
     const { numLayers: layers, hiddenSize: hidden } = model.config;
     const base = { name: basename(model.checkpoint.directory), layers, hidden, parameters: model.info().parameters };
-    const parts = { train: train.dataset.statistics, ...(validation === undefined ? {} : { validation: validation.dataset.statistics }) };
+    const data = { train: aboutData(train), ...(validation === undefined ? {} : { validation: aboutData(validation) }) };
+    // Parts of one dataset have the statistics of the whole.
+    const whole = train.length === train.dataset.statistics.samples ? {} : { all: train.dataset.statistics };
     const [baseline] =
       validation === undefined ? [] : await evaluateSource(model, validation, [undefined], { batchSize: this.recipe.batchSize, signal });
-    await folder.saveAbout({ base, baseline, data: parts });
+    await folder.saveAbout({ base, baseline, data: { ...data, ...whole } });
   }
 
   /** What a run that is stopped keeps. The reason to stop stays the error that the caller gets, unless this fails as well. */
@@ -394,9 +397,7 @@ export class TrainingRun {
 
   private async showPrefix(prefix: PrefixWeights): Promise<void> {
     const { step, epoch } = this.progress;
-    const { layers } = prefix.statistics();
-    const [keyNorms, valueNorms] = [layers.map(({ keyNorm }) => keyNorm), layers.map(({ valueNorm }) => valueNorm)];
-    await this.emit({ type: 'prefix', step, epoch, keyNorms, valueNorms });
+    await this.emit({ type: 'prefix', step, epoch, ...meanNorms(prefix) });
   }
 
   private async showSamples(prefix: PrefixWeights | undefined): Promise<void> {
@@ -409,6 +410,10 @@ export class TrainingRun {
     this.parts.onEvent?.(event);
     await this.parts.folder?.log(event);
   }
+}
+
+function aboutData({ dataset, length }: RowSource): object {
+  return dataset.statistics.samples === length ? dataset.statistics : { samples: length };
 }
 
 function validationMetrics({ loss, perplexity }: EvaluationResult): Record<string, JsonValue> {

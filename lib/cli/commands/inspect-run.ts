@@ -1,70 +1,182 @@
-import { join } from 'node:path';
+import { stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { parseJsonObject } from '../../checkpoint/json';
-import { readLines } from '../../data/lines';
-import { badLine } from '../../data/problems';
-import { kindOf, readSmallFile } from '../../files';
-import type { TrainingEvent } from '../../training/events';
-import { fields, formatNumber, formatSeconds, inline, table } from '../format';
+import { isNeoXPrefixError } from '../../errors';
+import { listFolder } from '../../export/export-folder';
+import { kindOf, readSmallFile, sha256File } from '../../files';
+import { finite, historyOf, type History } from '../../report/history';
+import { peakMemory, statusOf, throughput } from '../../report/tables';
+import { readEvents } from '../../training/read-events';
+import { LOCK, newestState, readManifest, type ManifestEntry } from '../../training/run-folder';
+import { holderOf } from '../../training/run-lock';
+import { fields, formatBytes, formatNumber, formatSeconds, inline, table } from '../format';
 import type { Finding } from './inspect';
-const RUN_FILES = ['best.safetensors', 'last.safetensors', 'encoder.safetensors'];
 
 /** The folder that `train --out` made. */
 export async function inspectRun(path: string): Promise<Finding> {
   const recipePath = join(path, 'recipe.json');
   const recipe = parseJsonObject(await readSmallFile(recipePath, 2 ** 20), 'NEOX_BAD_DATA', 'The recipe', recipePath);
-  const epochs = await readEpochs(join(path, 'metrics.jsonl'));
-  const files: string[] = [];
-  for (const name of RUN_FILES) if ((await kindOf(join(path, name))) === 'file') files.push(name);
-  const rows = epochs.map(({ epoch, step, trainLoss, validationLoss, validationPerplexity, seconds, best }) => [
-    `${epoch}${best ? ' *' : ''}`,
-    String(step),
-    trainLoss.toFixed(4),
-    validationLoss?.toFixed(4) ?? '',
-    validationPerplexity === undefined ? '' : formatNumber(validationPerplexity),
-    formatSeconds(seconds),
-  ]);
+  const history = historyOf(await readEvents(join(path, 'metrics.jsonl')));
+  const process = await holderOf(join(path, LOCK));
+  const files = await listFiles(path, process !== undefined);
+  const resumable = await findState(path);
+  const epochs = epochsOf(history);
+  const warnings = files.filter(({ state }) => state !== 'ok').map(({ name, state }) => `${join(path, name)} ${state}`);
   return {
     kind: 'run',
     path,
-    data: { recipe, epochs, files },
-    text: `${fields([
-      ['training run', path],
-      ['task', String(recipe['name'])],
-      ['recipe', inline(recipe)],
-      ['files', files.join(', ') || 'none'],
-    ])}\n\n${table(['epoch', 'step', 'train loss', 'validation loss', 'perplexity', 'time'], rows)}`,
+    data: { recipe, ...progressOf(history), process: process ?? null, resumable, epochs, files },
+    text: [
+      fields([
+        ['training run', path],
+        ['task', String(recipe['name'])],
+        ['state', process === undefined ? statusOf(history).text : `at work: process ${process}`],
+        ...progressFields(history),
+        ['resumable', 'problem' in resumable ? `no: ${resumable.problem}` : `yes, at step ${resumable.step}, from ${resumable.file}`],
+        ['recipe', inline(recipe)],
+      ]),
+      table(
+        ['epoch', 'step', 'train loss', 'validation loss', 'perplexity', 'time'],
+        epochs.map(({ epoch, step, trainLoss, validationLoss, validationPerplexity, seconds, best }) => [
+          `${epoch}${best ? ' *' : ''}`,
+          String(step),
+          shown(trainLoss),
+          shown(validationLoss),
+          validationPerplexity === undefined ? '' : formatNumber(validationPerplexity ?? NaN),
+          formatSeconds(seconds),
+        ]),
+      ),
+      table(
+        ['file', 'size', 'as the manifest says'],
+        files.map(({ name, bytes, known, state }) => [
+          name,
+          bytes === null ? '' : formatBytes(bytes),
+          process !== undefined ? '' : state !== 'ok' ? state : known ? 'yes' : '',
+        ]),
+      ),
+    ].join('\n\n'),
+    warnings,
   };
+}
+
+/** A loss; `null` is what was not finite. */
+function shown(loss: number | null | undefined): string {
+  return loss === undefined ? '' : (loss ?? NaN).toFixed(4);
+}
+
+interface Progress {
+  state: string;
+  step: number;
+  totalSteps: number | null;
+  best: { step: number; epoch: number; loss: number | null; perplexity: number | null; accuracy: number | null } | null;
+  seconds: number;
+  tokensPerSecond: number | null;
+  peakMemoryBytes: number | null;
+}
+
+function progressOf(history: History): Progress {
+  const { best, end, lastStep, seconds } = history;
+  return {
+    state: end?.reason ?? 'not finished',
+    step: lastStep,
+    totalSteps: planOf(history)?.totalSteps ?? null,
+    best:
+      best === undefined
+        ? null
+        : {
+            step: best.step,
+            epoch: best.epoch,
+            loss: finite(best.loss),
+            perplexity: finite(best.perplexity),
+            accuracy: finite(best.accuracy),
+          },
+    seconds,
+    tokensPerSecond: throughput(history).perSecond,
+    peakMemoryBytes: peakMemory(history),
+  };
+}
+
+/** What the run is to do at most; that may have changed when it was resumed. */
+function planOf({ start, resumes }: History): { totalSteps: number; epochs: number } | undefined {
+  return resumes.at(-1) ?? start;
+}
+
+function progressFields(history: History): [string, string | undefined][] {
+  const { step, best, seconds, tokensPerSecond, peakMemoryBytes } = progressOf(history);
+  const plan = planOf(history);
+  const speed = tokensPerSecond === null ? '' : `, ${tokensPerSecond.toFixed(0)} tokens a second`;
+  const memory = peakMemoryBytes === null ? '' : `, ${formatBytes(peakMemoryBytes)} of memory at the peak`;
+  const figures =
+    best === null
+      ? undefined
+      : `step ${best.step}, epoch ${best.epoch}: validation loss ${shown(best.loss)}, perplexity ${formatNumber(best.perplexity ?? NaN)}`;
+  return [
+    ['steps', plan === undefined ? String(step) : `${step} of ${plan.totalSteps}, in ${plan.epochs} epochs`],
+    ['best', figures],
+    ['time', step === 0 ? undefined : `${formatSeconds(seconds)}${speed}${memory}`],
+  ];
+}
+
+interface RunFile {
+  name: string;
+  bytes: number | null;
+  /** Whether the manifest has it. */
+  known: boolean;
+  /** `'ok'`, or what is wrong with it. */
+  state: string;
+}
+
+/** The files of the run. While it is at work they change from one moment to the next, and are not compared. */
+async function listFiles(path: string, isAtWork: boolean): Promise<RunFile[]> {
+  const manifest = await readManifest(path);
+  const own = (await listFolder(path)).filter((name) =>
+    /^(metrics\.jsonl|report\.html|manifest\.json|events\.out\.tfevents\..*)$/.test(name),
+  );
+  const files: RunFile[] = [];
+  for (const name of [...new Set([...manifest.keys(), ...own])].sort()) {
+    const place = join(path, name);
+    const bytes = (await kindOf(place)) === 'file' ? (await stat(place)).size : null;
+    const entry = manifest.get(name);
+    const state = entry === undefined || isAtWork ? 'ok' : await compare(place, bytes, entry);
+    files.push({ name, bytes, known: entry !== undefined, state });
+  }
+  return files;
+}
+
+async function compare(path: string, bytes: number | null, expected: ManifestEntry): Promise<string> {
+  if (bytes === null) return 'is missing';
+  if (bytes !== expected.bytes) return `has changed: ${bytes} bytes, expected ${expected.bytes}`;
+  return (await sha256File(path)) === expected.sha256 ? 'ok' : 'has changed: its SHA-256 is another one';
+}
+
+/** The state that `--resume` would go on from, or why there is none. */
+async function findState(path: string): Promise<{ step: number; file: string } | { problem: string }> {
+  try {
+    const found = await newestState(path, await listFolder(path));
+    if (found === undefined) return { problem: 'no state was saved' };
+    return { step: found.state.progress.step, file: basename(found.path) };
+  } catch (error) {
+    if (isNeoXPrefixError(error)) return { problem: error.message.split('\n')[0] ?? '' };
+    throw error;
+  }
 }
 
 interface Epoch {
   epoch: number;
   step: number;
-  trainLoss: number;
-  validationLoss?: number;
-  validationPerplexity?: number;
+  trainLoss: number | null;
+  validationLoss?: number | null;
+  validationPerplexity?: number | null;
   seconds: number;
   /** Whether the validation loss was the lowest so far. */
   best: boolean;
 }
 
-async function readEpochs(path: string): Promise<Epoch[]> {
-  const epochs: Epoch[] = [];
-  let evaluation: Extract<TrainingEvent, { type: 'evaluation' }> | undefined;
-  for await (const { number, text } of readLines(path)) {
-    const event = parseEvent(text, path, number);
-    if (event.type === 'evaluation') evaluation = event;
-    if (event.type !== 'epoch') continue;
-    const { epoch, step, trainLoss, seconds } = event;
-    const own = evaluation?.epoch === epoch ? { validationLoss: evaluation.loss, validationPerplexity: evaluation.perplexity } : {};
-    epochs.push({ epoch, step, trainLoss, ...own, seconds, best: evaluation?.epoch === epoch && evaluation.best });
-  }
-  return epochs;
-}
-
-function parseEvent(text: string, path: string, number: number): TrainingEvent {
-  try {
-    return JSON.parse(text) as TrainingEvent;
-  } catch (error) {
-    throw badLine(path, number, 'it is no event of a training run', error);
-  }
+function epochsOf({ epochs, evaluations }: History): Epoch[] {
+  return epochs.map(({ epoch, step, trainLoss, seconds }) => {
+    const evaluation = evaluations.find((other) => other.step === step);
+    const own =
+      evaluation === undefined ? {} : { validationLoss: finite(evaluation.loss), validationPerplexity: finite(evaluation.perplexity) };
+    return { epoch, step, trainLoss: finite(trainLoss), ...own, seconds, best: evaluation?.best ?? false };
+  });
 }
