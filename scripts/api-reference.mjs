@@ -15,7 +15,7 @@ const AREAS = [
   ['Forward', /^model\/(?!neox-model|arithmetic)/],
   ['Generating', /^generation\//],
   ['Prefixes', /^prefix\//],
-  ['Training', /^training\/(?!evaluate)/],
+  ['Training', /^(training\/(?!evaluate)|report\/)/],
   ['Evaluation', /^training\/evaluate\.ts$/],
   ['Data', /^data\//],
   ['Tokenizer', /^tokenizer\//],
