@@ -77,7 +77,7 @@ export type TrainingEvent =
       type: 'prefix';
       step: number;
       epoch: number;
-      /** Of each layer: the L2 norm of the prefix's keys, over all positions and heads. */
+      /** Of each layer: the mean L2 norm of the prefix's keys, over positions and heads. */
       keyNorms: number[];
       /** The same of its values. */
       valueNorms: number[];

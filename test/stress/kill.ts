@@ -37,13 +37,13 @@ async function main(kills: number): Promise<void> {
       // Some moments are before the first state, some within the writing of one.
       done = await run(model, killed, Math.random() * 150);
       if (done) rmSync(killed, { recursive: true });
-      else console.log(`killed ${++count} times; ${readdirSync(killed).filter((name) => name.startsWith('state-')).join(', ') || 'no state'}`);
+      else process.stdout.write(`killed ${++count} times; ${readdirSync(killed).filter((name) => name.startsWith('state-')).join(', ') || 'no state'}\n`);
     }
     await run(model, killed, Infinity);
     for (const name of FILES) {
       if (!readFileSync(join(whole, name)).equals(readFileSync(join(killed, name)))) throw new Error(`${name} differs`);
     }
-    console.log(`killed ${kills} times, and the same bytes in ${FILES.join(', ')}`);
+    process.stdout.write(`killed ${kills} times, and the same bytes in ${FILES.join(', ')}\n`);
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

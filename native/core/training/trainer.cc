@@ -71,8 +71,8 @@ LossSum Trainer::accumulate(const GPTNeoX& model, const TrainingBatch& batch, do
                             const CancelFlag& cancel) {
   if (!prefix_) prefix_ = make_prefix(model.config(), pass().output, model.tensor_options());
   auto rows = rows_of(batch, model, prefix_.get());
-  const auto result = model.loss_and_gradient(ids_of(batch, model), batch.targets, rows,
-                                              {loss_scale, options_.checkpointing}, cancel);
+  const auto result =
+      model.loss_and_gradient(ids_of(batch, model), batch.targets, rows, {loss_scale, options_.checkpointing}, cancel);
   if (prefix_grad_.defined()) {
     prefix_grad_.add_(result.prefix);
   } else {
@@ -113,7 +113,8 @@ void Trainer::reset() {
 
 TrainerState Trainer::state() const {
   const AdamW::State& optimizer = optimizer_.state();
-  const at::Tensor gradient = prefix_grad_.defined() ? prefix_grad_.to(at::kCPU, at::kFloat, false, true) : at::Tensor();
+  const at::Tensor gradient =
+      prefix_grad_.defined() ? prefix_grad_.to(at::kCPU, at::kFloat, false, true) : at::Tensor();
   return {{optimizer.steps, optimizer.mean.clone(), optimizer.square.clone()}, gradient, loss_, tokens_};
 }
 
