@@ -1,22 +1,34 @@
 import { checkSignal } from '../arguments';
 import type { NeoXModel } from '../model/neox-model';
 import type { PrefixWeights } from '../prefix/weights';
-import { prepare, run, usageOf, type FinishReason, type GenerateOptions, type Prompt, type Usage } from './generate';
+import { prepare, type GenerateOptions, type Prompt } from './generate';
+import { run, type FinishReason, type RowPiece, type Usage } from './run';
+import { SAMPLING_OPTIONS, type SamplingOptions } from './sampling-options';
+import type { ScoredToken } from './token-scores';
 
-export interface StreamOptions extends Omit<GenerateOptions, 'prefix' | 'seed'> {
+export interface StreamOptions extends SamplingOptions {
   /** Defaults to none. */
   prefix?: PrefixWeights | undefined;
-  /** Defaults to a random one. */
+  /** Integers from 0 to 2^53 - 1. Defaults to a random one. */
   seed?: number;
+  /** Stops within a token. */
+  signal?: AbortSignal;
 }
 
+const STREAM_OPTIONS = [...SAMPLING_OPTIONS, 'prefix', 'seed', 'signal'] as const satisfies readonly (keyof StreamOptions &
+  keyof GenerateOptions)[];
+
 export interface StreamPiece {
-  /** Text that is certain now; '' while a character is unfinished. */
+  /** Text that is certain now; '' while a character is unfinished, or what may be a stop string. */
   text: string;
   /** The new token; undefined in the last piece. */
   token?: number;
+  /** Of the new token, with `logprobs`. */
+  logprob?: ScoredToken;
   /** In the last piece only. */
   finishReason?: FinishReason;
+  /** In the last piece only: the stop string that ended the text. */
+  stop?: string;
   /** In the last piece only. */
   usage?: Usage;
 }
@@ -25,17 +37,18 @@ export async function* stream(model: NeoXModel, prompt: Prompt, options: StreamO
   const outer = checkSignal('signal', options.signal);
   const left = new AbortController();
   const signal = outer === undefined ? left.signal : AbortSignal.any([outer, left.signal]);
-  const request = prepare(model, [prompt], { ...options, signal });
-  const decoder = model.hasTokenizer ? model.tokenizer.createDecoder({ skipSpecialTokens: true }) : undefined;
+  const request = prepare(model, [prompt], { ...options, signal }, STREAM_OPTIONS);
 
-  // Tokens wait here until the consumer asks for them.
-  const waiting: number[] = [];
+  // Pieces wait here until the consumer asks for them.
+  const waiting: RowPiece[] = [];
   let wake: () => void = () => undefined;
   let settled = false;
-  const work = run(model, request, (_row, token) => {
-    waiting.push(token);
-    wake();
-  });
+  const work = model.track(
+    run(model, request, (_row, piece) => {
+      waiting.push(piece);
+      wake();
+    }),
+  );
   const ended = work.then(
     () => undefined,
     () => undefined,
@@ -45,21 +58,23 @@ export async function* stream(model: NeoXModel, prompt: Prompt, options: StreamO
     wake();
   });
   try {
-    let count = 0;
     for (;;) {
-      const token = waiting.shift();
-      if (token !== undefined) {
-        count++;
-        yield { text: decoder?.push(token) ?? '', token };
+      const piece = waiting.shift();
+      if (piece?.token !== undefined) {
+        yield piece;
         continue;
       }
-      if (settled) break;
+      if (settled) {
+        const [result] = await work;
+        const { stop, usage } = result ?? {};
+        yield { ...(piece as RowPiece), ...(stop !== undefined && { stop }), ...(usage && { usage }) };
+        return;
+      }
+      if (piece !== undefined) waiting.unshift(piece); // the last one, which waits for the result
       await new Promise<void>((resolve) => {
         wake = resolve;
       });
     }
-    const [result] = await work;
-    yield { text: decoder?.end() ?? '', finishReason: result?.finishReason ?? 'length', usage: usageOf(request, 0, count) };
   } finally {
     // Reached also when the consumer leaves its loop: the native work ends within a token, and is waited for.
     left.abort();

@@ -69,24 +69,25 @@ at::Tensor GPTNeoX::block_forward(const Block& block, const at::Tensor& x, const
   return mlp(block, norm(config_.parallel_residual ? x : middle, block.post_attention_norm), middle);
 }
 
-at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, const CancelFlag& cancel) const {
+at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, const CancelFlag& cancel,
+                            HiddenLayer* layer) const {
   for (const Row& row : rows) {
     if (row.start_position() + row.tokens > config_.max_positions) {
       throw CoreError("NEOX_TOO_LONG", "A row of " + std::to_string(row.start_position() + row.tokens) +
                                            " positions (prefix included) is longer than the model's " +
                                            std::to_string(config_.max_positions));
     }
-    if (row.cache != nullptr) row.cache->reserve(config_, row.tokens, tensor_options());
+    if (row.cache != nullptr) row.cache->claim(config_, row.tokens, tensor_options());
   }
   at::Tensor x = at::embedding(embedding_, ids);  // [M, H]
-  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+  for (int64_t i = 0; i < config_.num_layers; ++i) {
     cancel.check();
-    x = block_forward(blocks_[static_cast<size_t>(layer)], x, rows, layer);
+    if (layer != nullptr && layer->layer == i) layer->states = x;
+    x = block_forward(blocks_[static_cast<size_t>(i)], x, rows, i);
   }
+  if (layer != nullptr && layer->layer == config_.num_layers) layer->states = norm(x, final_norm_);
   for (Row& row : rows) {
-    if (row.cache == nullptr) continue;
-    row.cache->length += row.tokens;
-    row.cache->storage->used = row.cache->length;
+    if (row.cache != nullptr) row.cache->length += row.tokens;
   }
   return x;
 }
