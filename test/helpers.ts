@@ -126,6 +126,16 @@ function upperHalves(values: Float32Array): Uint16Array {
   return upper;
 }
 
+/** The base model that comes with the repository: 2,048 tokens, with a tokenizer. */
+export const EXAMPLE_MODEL = join(__dirname, '..', 'examples', 'models', 'tiny-ja-neox');
+
+/** Logits, nearly normal: those of scripts/golden/generation.py. */
+export function drawLogits(seed: number, vocabulary: number, deviation: number): Float32Array {
+  const random = new Random(seed);
+  const next = (): number => random.next() + random.next() + random.next() + random.next() - 2;
+  return Float32Array.from({ length: vocabulary }, () => deviation * 3 ** 0.5 * next());
+}
+
 /** One compute thread, and the given dtype, unless told otherwise. */
 export function loadModel(folder: string, options: LoadOptions = {}): Promise<NeoXModel> {
   return NeoXModel.load(folder, { threads: 1, ...options });
@@ -156,15 +166,16 @@ export interface Refusal {
   act: () => unknown;
   /** Defaults to NEOX_BAD_ARGUMENT. */
   code?: string;
-  /** The whole text, hint included. */
-  text: string | (() => string);
+  /** The whole text, hint included, or a pattern of it. */
+  text: string | RegExp | (() => string);
 }
 
 export async function expectRefusal({ act, code = 'NEOX_BAD_ARGUMENT', text }: Refusal): Promise<void> {
   const error = await failureOf(act);
   expect(error).toBeInstanceOf(NeoXPrefixError);
   const { code: actual, message } = error as NeoXPrefixError;
-  expect({ code: actual, text: message }).toEqual({ code, text: typeof text === 'string' ? text : text() });
+  const expected = text instanceof RegExp ? (expect.stringMatching(text) as string) : typeof text === 'string' ? text : text();
+  expect({ code: actual, text: message }).toEqual({ code, text: expected });
 }
 
 /** How the event loop fared while an operation ran. */
