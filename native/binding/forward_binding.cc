@@ -103,10 +103,12 @@ class GenerateWorker final : public ModelWorker {
       GenerationRequest request;
       request.prompt = std::move(rows[i]);
       request.prefix = std::move(prefixes[i]);
-      request.sampling = {get_number(o, "temperature"), get_int(o, "topK"), get_number(o, "topP"),
-                          static_cast<uint64_t>(get_int(o, "seed"))};
+      request.sampling.temperature = get_number(o, "temperature");
+      request.sampling.top_k = get_int(o, "topK");
+      request.sampling.top_p = get_number(o, "topP");
+      request.sampling.seed = static_cast<uint64_t>(get_int(o, "seed"));
+      request.sampling.end_ids = get_ids(o, "stopIds");
       request.max_new_tokens = get_int(o, "maxNewTokens");
-      request.stop_ids = get_ids(o, "stopIds");
       requests_.push_back(std::move(request));
     }
   }

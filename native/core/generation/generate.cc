@@ -3,10 +3,6 @@
 #include <ATen/ops/from_blob.h>
 
 #include <algorithm>
-#include <limits>
-#include <string>
-
-#include "core/error.h"
 
 namespace neox {
 namespace {
@@ -41,18 +37,6 @@ at::Tensor advance(const GPTNeoX& model, ActiveRow* rows, size_t count, const Ca
   return model.logits(hidden.index_select(0, last_tensor)).to(at::kCPU);
 }
 
-// Nothing can be drawn from NaN, from +inf, or where all is -inf; single -inf (a token that cannot come) are as good as any score.
-void check_finite(const float* logits, int64_t count, size_t row) {
-  constexpr float kInf = std::numeric_limits<float>::infinity();
-  unsigned wrong = 0, finite = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    wrong |= static_cast<unsigned>(!(logits[i] < kInf));  // true of NaN too
-    finite |= static_cast<unsigned>(logits[i] > -kInf);
-  }
-  if (wrong != 0 || finite == 0)
-    throw CoreError("NEOX_NOT_FINITE", "The model gives logits that are not finite for row " + std::to_string(row));
-}
-
 }  // namespace
 
 std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<GenerationRequest>& requests,
@@ -63,7 +47,7 @@ std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<G
   std::vector<ActiveRow> active;
   for (size_t i = 0; i < requests.size(); ++i) {
     if (requests[i].max_new_tokens == 0) continue;
-    ActiveRow row{i, {}, Sampler(requests[i].sampling), requests[i].prompt};
+    ActiveRow row{i, {}, Sampler(requests[i].sampling, requests[i].prompt), requests[i].prompt};
     row.cache.prefix = requests[i].prefix;
     // The whole of what the row may need, so that its cache is never copied.
     const int64_t room = config.max_positions - row.cache.positions();
@@ -75,14 +59,13 @@ std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<G
   // Takes one token for each of `count` rows from their logits; true where the row goes on.
   const auto take = [&](const at::Tensor& logits, ActiveRow* rows, size_t count) {
     std::vector<bool> going(count);
-    const auto* data = logits.const_data_ptr<float>();
+    auto* data = logits.data_ptr<float>();
     for (size_t i = 0; i < count; ++i) {
       const GenerationRequest& request = requests[rows[i].request];
       GenerationResult& result = results[rows[i].request];
-      const float* const row = data + static_cast<int64_t>(i) * config.vocab_size;
-      check_finite(row, config.vocab_size, rows[i].request);
-      const int64_t token = rows[i].sampler.next(row, config.vocab_size, result.tokens.size());
-      if (std::find(request.stop_ids.begin(), request.stop_ids.end(), token) != request.stop_ids.end()) {
+      const int64_t token =
+          rows[i].sampler.next(data + static_cast<int64_t>(i) * config.vocab_size, config.vocab_size).token;
+      if (rows[i].sampler.ends(token)) {
         result.reason = FinishReason::kStop;
         continue;
       }

@@ -3,11 +3,18 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <utility>
 
 namespace neox {
 
-double uniform_at(uint64_t seed, uint64_t counter) {
-  std::array<uint32_t, 4> x = {static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0, 0};
+Sampler::Sampler(SamplingOptions options, const std::vector<int64_t>& /*prompt*/) : options_(std::move(options)) {}
+
+bool Sampler::ends(int64_t token) const {
+  return std::find(options_.end_ids.begin(), options_.end_ids.end(), token) != options_.end_ids.end();
+}
+
+double uniform_at(uint64_t seed, uint64_t counter, uint32_t stream) {
+  std::array<uint32_t, 4> x = {static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), stream, 0};
   uint32_t key0 = static_cast<uint32_t>(seed);
   uint32_t key1 = static_cast<uint32_t>(seed >> 32);
   for (int round = 0; round < 10; ++round) {
@@ -22,8 +29,13 @@ double uniform_at(uint64_t seed, uint64_t counter) {
   return static_cast<double>(bits) * 0x1.0p-53;
 }
 
-int64_t Sampler::next(const float* logits, int64_t vocab, uint64_t step) {
-  if (options_.temperature == 0.0) return std::max_element(logits, logits + vocab) - logits;
+TokenChoice Sampler::next(float* logits, int64_t vocab, const uint32_t* /*allowed*/) {
+  const auto step = static_cast<uint64_t>(generated_++);
+  TokenChoice choice;
+  if (options_.temperature == 0.0) {
+    choice.token = std::max_element(logits, logits + vocab) - logits;
+    return choice;
+  }
   candidates_.clear();
   for (int64_t i = 0; i < vocab; ++i) candidates_.push_back({logits[i], static_cast<int32_t>(i)});
   // Ties go to the lower id, so that the order is total and the result does not depend on the sort.
@@ -57,12 +69,15 @@ int64_t Sampler::next(const float* logits, int64_t vocab, uint64_t step) {
       }
     }
   }
-  double target = uniform_at(options_.seed, step) * total;
+  double target = uniform_at(options_.seed, step, options_.stream) * total;
+  choice.token = candidates_[kept - 1].id;
   for (size_t i = 0; i < kept; ++i) {
     target -= weights_[i];
-    if (target < 0.0) return candidates_[i].id;
+    if (target >= 0.0) continue;
+    choice.token = candidates_[i].id;
+    break;
   }
-  return candidates_[kept - 1].id;
+  return choice;
 }
 
 }  // namespace neox

@@ -1,26 +1,37 @@
-// Choosing the next token from a row of logits: greedy, or temperature, top-k and top-p in Hugging Face's order and by its rules, then a
-// draw.
+// Choosing the next token of a row from its logits.
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
+
+#include "core/generation/sampling_options.h"
 
 namespace neox {
 
-struct SamplingOptions {
-  double temperature = 1.0;  // 0: greedy
-  int64_t top_k = 0;         // 0: off
-  double top_p = 1.0;        // 1: off
-  uint64_t seed = 0;
+struct TokenChoice {
+  int64_t token = 0;
+  // Only when the options ask for them: the token's log-probability, and the most likely tokens with theirs, best first.
+  float logprob = 0.0F;
+  std::vector<std::pair<int32_t, float>> top;
 };
 
+// One row: its options, how many tokens it has drawn, and what penalties look back at. A copy goes on by itself.
 class Sampler {
  public:
-  explicit Sampler(const SamplingOptions& options) : options_(options) {}
+  // `prompt`: the row's token ids before the first generated one; the prefix has none.
+  Sampler(SamplingOptions options, const std::vector<int64_t>& prompt);
 
-  // `logits` has `vocab` entries. `step` counts the tokens that the row has drawn so far: the draw depends on seed and step alone,
-  // never on what other rows do.
-  int64_t next(const float* logits, int64_t vocab, uint64_t step);
+  // Chooses from the row's logits [vocab], which it may change, and remembers the token. The draw depends on seed, stream and the number of
+  // tokens drawn before alone, never on other rows. `allowed`: null, or a bit per token (bit i % 32 of word i / 32), 0: banned.
+  // Throws NEOX_NOT_FINITE for logits with NaN or +infinity or with nothing but -infinity, and NEOX_BAD_ARGUMENT when the options and `allowed`
+  // leave no token.
+  TokenChoice next(float* logits, int64_t vocab, const uint32_t* allowed = nullptr);
+
+  // True for a token that ends the row.
+  bool ends(int64_t token) const;
+  // Tokens chosen so far.
+  int64_t generated() const { return generated_; }
 
  private:
   struct Candidate {
@@ -28,11 +39,12 @@ class Sampler {
     int32_t id;
   };
   SamplingOptions options_;
+  int64_t generated_ = 0;
   std::vector<Candidate> candidates_;
   std::vector<double> weights_;
 };
 
 // Uniform in [0, 1) from a counter: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
-double uniform_at(uint64_t seed, uint64_t counter);
+double uniform_at(uint64_t seed, uint64_t counter, uint32_t stream = 0);
 
 }  // namespace neox
