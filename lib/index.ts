@@ -2,11 +2,18 @@ export { NeoXPrefixError, isNeoXPrefixError, ERROR_CODES, type NeoXErrorCode, ty
 export { NeoXModel, type LoadOptions, type ModelDType, type ModelInfo } from './model/neox-model';
 export type { Arithmetic, ArithmeticOverrides } from './model/arithmetic';
 export { KVCache } from './model/kv-cache';
-export type { ForwardOptions, ForwardResult, Logits } from './model/forward';
+export type { ForwardOptions, ForwardResult, HiddenStates, Logits } from './model/forward';
 export type { TokenIds } from './model/rows';
 export type { GPTNeoXConfig, HiddenAct } from './checkpoint/config';
 export { openCheckpoint, type Checkpoint, type CheckpointFormat, type CheckpointOptions } from './checkpoint/checkpoint';
-export type { FinishReason, GenerateOptions, GenerateResult, Prompt, SamplingOptions, Usage } from './generation/generate';
+export type { GenerateOptions, Prompt } from './generation/generate';
+export type { SamplingOptions } from './generation/sampling-options';
+export type { BeamOptions } from './generation/beam-search';
+export type { Completion, FinishReason, GenerateResult, Usage } from './generation/run';
+export type { ScoredToken, TokenLogprob } from './generation/token-scores';
+export { TokenSampler, type TokenChoice, type TokenSamplerOptions } from './generation/token-sampler';
+export type { ContinuationScore, PerplexityOptions, PerplexityResult, ScoreOptions } from './generation/score';
+export type { EmbedOptions } from './generation/embed';
 export type { StreamOptions, StreamPiece } from './generation/stream';
 export { PrefixEncoder, type PrefixEncoderOptions, type PrefixEncoderState, type PrefixInit } from './prefix/encoder';
 export {

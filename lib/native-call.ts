@@ -33,6 +33,15 @@ export async function runNative<T>(
   }
 }
 
+/** A native operation that takes no time, with the same errors. */
+export function runNativeNow<T>(call: (addon: NativeAddon) => T): T {
+  try {
+    return call(native());
+  } catch (error) {
+    throw fromNative(error, new Error().stack);
+  }
+}
+
 /** An error of the addon, which has one of our codes, as an error of this package. Others stay what they are: a callback's own. */
 function fromNative(error: unknown, stack: string | undefined): unknown {
   if (!(error instanceof Error) || error instanceof NeoXPrefixError || !('code' in error)) return error;

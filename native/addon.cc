@@ -3,6 +3,7 @@
 
 #include "binding/export_binding.h"
 #include "binding/forward_binding.h"
+#include "binding/generation_binding.h"
 #include "binding/model_binding.h"
 #include "binding/napi_setup.h"
 #include "binding/system_binding.h"
@@ -18,6 +19,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   neox::binding::export_system_functions(env, exports);
   neox::binding::export_model_functions(env, exports);
   neox::binding::export_forward_functions(env, exports);
+  neox::binding::export_generation_functions(env, exports);
   neox::binding::export_training_functions(env, exports);
   neox::binding::export_fastertransformer_functions(env, exports);
   return exports;

@@ -13,6 +13,7 @@ interface Handle<Name extends string> {
 export type Model = Handle<'model'>;
 export type Prefix = Handle<'prefix'>;
 export type Cache = Handle<'cache'>;
+export type Sampler = Handle<'sampler'>;
 export type Encoder = Handle<'encoder'>;
 export type Trainer = Handle<'trainer'>;
 export type CancelFlag = Handle<'cancel'>;
@@ -90,45 +91,118 @@ export interface ModelInfo {
   weightBytes: number;
 }
 
-export interface ForwardOptions {
+/** Rows of tokens, and what stands in front of each. */
+export interface RowsOptions {
   tokens: Int32Array;
   lengths: Int32Array;
   /** One for each row; ignored with a cache, which knows its own. */
   prefixes: (Prefix | null)[];
+  /** A cache with as many rows; it stays as it is. */
   cache?: Cache | undefined;
-  logits: 'all' | 'last' | 'none';
   cancel?: CancelFlag | undefined;
+}
+
+export interface ForwardOptions extends RowsOptions {
+  logits: 'all' | 'last' | 'none';
+  /** Also gives the hidden states of a layer: 0 is the embedding, numLayers the last block's behind the final layer norm. */
+  hiddenLayer?: number | undefined;
 }
 
 export interface ForwardResult {
   /** float32, row-major: [sum of lengths, V] for 'all', [rows, V] for 'last'; null for 'none'. */
   logits: Float32Array | null;
+  /** [sum of lengths, H]; null when not asked for. */
+  hiddenStates: Float32Array | null;
   /** A new cache; the one that was given is unchanged. */
   cache: Cache;
 }
 
-export interface GenerateRowSettings {
+/** How a row chooses its tokens: SamplingOptions of native/core/generation/sampling_options.h. */
+export interface SamplingSettings {
   temperature: number;
   topK: number;
   topP: number;
+  topPRule: 'huggingface' | 'rinna';
+  minP: number;
+  typicalP: number;
   seed: number;
-  maxNewTokens: number;
-  stopIds: Int32Array;
+  stream: number;
+  /** Parallel: tokens, and what is added to their logits. */
+  biasedIds: Int32Array;
+  biases: Float32Array;
+  repetitionPenalty: number;
+  presencePenalty: number;
+  frequencyPenalty: number;
+  noRepeatNgramSize: number;
+  badWords: readonly Int32Array[];
+  minNewTokens: number;
+  /** They end a row and are no part of its tokens. */
+  endIds: Int32Array;
+  /** -1: none; else the tokens' log-probabilities and those of as many of the most likely tokens. */
+  logprobs: number;
 }
 
-export interface GenerateOptions {
-  tokens: Int32Array;
-  lengths: Int32Array;
-  prefixes: (Prefix | null)[];
+export interface GenerateRowSettings extends SamplingSettings {
+  maxNewTokens: number;
+  /** Cancelled, it ends this row within a token; what it has is its result. */
+  stop?: CancelFlag | undefined;
+}
+
+/** Of n tokens: their log-probabilities [n], and [n, k] of the most likely tokens beside each, best first. */
+export interface TokenScores {
+  logprobs: Float32Array;
+  topTokens: Int32Array;
+  topLogprobs: Float32Array;
+}
+
+/** `tokens` are the whole prompts. */
+export interface PromptsOptions extends RowsOptions {
   settings: GenerateRowSettings[];
-  cancel?: CancelFlag | undefined;
-  /** Called with [row, token] for every new token. */
-  onToken?: ((event: [row: number, token: number]) => void) | undefined;
+  /** How many of each prompt's tokens the cache holds: the first ones, and not all. Without: none. */
+  cachedTokens?: Int32Array | undefined;
+}
+
+export interface GenerateOptions extends PromptsOptions {
+  /** Called for every new token, with its scores where they are asked for. */
+  onToken?: ((event: [row: number, token: number, scores?: TokenScores]) => void) | undefined;
 }
 
 export interface GenerateResult {
   tokens: Int32Array;
   finishReason: 'stop' | 'length';
+  /** Empty unless asked for. */
+  scores: TokenScores;
+}
+
+export interface BeamOptions extends PromptsOptions {
+  numBeams: number;
+  lengthPenalty: number;
+  earlyStopping: 'yes' | 'no' | 'never';
+  numReturnSequences: number;
+}
+
+export interface BeamResult {
+  tokens: Int32Array;
+  finishReason: 'stop' | 'length';
+  score: number;
+}
+
+export interface ScoreOptions extends RowsOptions {
+  /** Parallel to tokens: what is scored as the token behind each; -1: nothing. */
+  targets: Int32Array;
+  /** How many of the most likely tokens to give beside each target. */
+  top: number;
+  /**
+   * What the result's cache has: nothing, the rows, or the rows as blocks that forks go on from without copying them. A block counts as a
+   * prefix, with 0 tokens.
+   */
+  keep: 'nothing' | 'rows' | 'blocks';
+}
+
+export interface ScoreResult {
+  /** Of the targets of each row; greedy: 1 where the target is the most likely token. */
+  rows: (TokenScores & { greedy: Uint8Array })[];
+  cache: Cache;
 }
 
 export interface Batch {
@@ -220,8 +294,26 @@ export function createPrefix(model: Model, options: { data: Float32Array }): Pro
 
 export function forward(model: Model, options: ForwardOptions): Promise<ForwardResult>;
 export function generate(model: Model, options: GenerateOptions): Promise<GenerateResult[]>;
+/** For each row its sequences, best first. */
+export function beamSearch(model: Model, options: BeamOptions): Promise<BeamResult[][]>;
+/** Rows may be empty. */
+export function score(model: Model, options: ScoreOptions): Promise<ScoreResult>;
+
+/** `prompt`: what penalties look back at. */
+export function createSampler(settings: SamplingSettings, prompt: Int32Array): Sampler;
+/** Chooses and remembers; the scores mean something only where they are asked for. `logits`: [V]. */
+export function sampleToken(sampler: Sampler, logits: Float32Array): [token: number, scores: TokenScores];
+/** Remembers a token that was chosen otherwise. */
+export function pushToken(sampler: Sampler, token: number): void;
+/** What sampleToken would draw from. */
+export function tokenProbabilities(sampler: Sampler, logits: Float32Array): Float32Array;
+
 /** Tokens that each row of a cache holds, prefix not counted. */
 export function cacheLengths(cache: Cache): Int32Array;
+/** Bytes that a cache's rows are in, with the room to grow; what rows share counts once. */
+export function cacheBytes(cache: Cache): number;
+/** A cache of some rows of another, each cut to a length. They share memory until one goes on. */
+export function forkCache(cache: Cache, rows: Int32Array, lengths: Int32Array): Cache;
 /** Frees a cache's memory now; using it afterwards is an error of the caller's. */
 export function freeCache(cache: Cache): void;
 /** Keys and values of one row, without the prefix, in prefix order: [length, L, 2, N, D]. */

@@ -1,4 +1,4 @@
-import { badArgument, checkOneOf, checkOptions, checkSignal } from '../arguments';
+import { badArgument, checkInteger, checkOneOf, checkOptions, checkSignal } from '../arguments';
 import { runNative } from '../native-call';
 import { PrefixWeights } from '../prefix/weights';
 import { KVCache } from './kv-cache';
@@ -21,6 +21,11 @@ export interface ForwardOptions {
   pastKeyValues?: PrefixWeights | readonly (PrefixWeights | undefined)[] | KVCache;
   /** Which logits to compute: of every token, of each row's last token, or none. Defaults to `'all'`. */
   logits?: 'all' | 'last' | 'none';
+  /**
+   * Also gives the hidden states of a layer, as transformers' `hidden_states` has them: 0 is the embedding, i what block i gives, and
+   * the last, L, the last block's behind the final layer norm, which the logits are computed from. -1 is L, and so on. Defaults to none.
+   */
+  hiddenStates?: number;
   /** Stops within a layer. */
   signal?: AbortSignal;
 }
@@ -33,10 +38,20 @@ export interface Logits {
   shape: [number, number, number];
 }
 
+/** Hidden states of a batch. */
+export interface HiddenStates {
+  /** float32, row-major. Positions of padding are 0. */
+  data: Float32Array;
+  /** [B, T, H] with T the longest row. */
+  shape: [number, number, number];
+}
+
 /** What a forward pass gives. */
 export interface ForwardResult {
   /** Null with `logits: 'none'`. */
   logits: Logits | null;
+  /** Null unless asked for. */
+  hiddenStates: HiddenStates | null;
   /** Everything that the rows have seen, to go on from. */
   pastKeyValues: KVCache;
 }
@@ -49,7 +64,7 @@ interface PaddedRow {
 
 export async function forward(model: NeoXModel, options: ForwardOptions): Promise<ForwardResult> {
   if (options === undefined) throw badArgument('options', 'an object', options);
-  checkOptions('options', options, ['inputIds', 'attentionMask', 'pastKeyValues', 'logits', 'signal']);
+  checkOptions('options', options, ['inputIds', 'attentionMask', 'pastKeyValues', 'logits', 'hiddenStates', 'signal']);
   const signal = checkSignal('signal', options.signal);
   const mode = checkOneOf('logits', options.logits ?? 'all', ['all', 'last', 'none']);
   const rows = checkRows(model, options.inputIds, options.attentionMask);
@@ -61,18 +76,25 @@ export async function forward(model: NeoXModel, options: ForwardOptions): Promis
   }
   const prefixes =
     past instanceof KVCache ? [] : rowPrefixes('pastKeyValues', past, rows.length, 'PrefixWeights, an array of them, or a KVCache');
-  const prefixLengths = cache?.prefixLengths ?? prefixes.map((prefix) => prefix?.prefixLength ?? 0);
+  const { vocabSize, hiddenSize } = model.config;
+  const hiddenLayer = options.hiddenStates === undefined ? undefined : checkLayer('hiddenStates', options.hiddenStates, model);
   rows.forEach(({ ids }, i) => {
-    const before = (prefixLengths[i] ?? 0) + (cache?.lengths[i] ?? 0);
+    const before = (cache?.prefixLengths[i] ?? prefixes[i]?.prefixLength ?? 0) + (cache?.lengths[i] ?? 0);
     checkLength(`Row ${i}`, before + ids.length, model.config);
   });
   const handles = await model.prefixHandles(prefixes);
   const packed = packRows(rows.map(({ ids }) => ids));
   const result = await runNative(signal, (addon, cancel) =>
-    addon.forward(model.native, { ...packed, prefixes: handles, cache: cache?.native, logits: mode, cancel }),
+    addon.forward(model.native, { ...packed, prefixes: handles, cache: cache?.native, logits: mode, hiddenLayer, cancel }),
   );
-  const logits = result.logits === null ? null : unpackLogits(result.logits, rows, mode, options.inputIds, model.config.vocabSize);
-  return { logits, pastKeyValues: new KVCache(model, result.cache, prefixLengths) };
+  const unpacked = (data: Float32Array, size: number): Logits => unpack(data, rows, options.inputIds, size);
+  const last = (data: Float32Array): Logits => ({ data, shape: [rows.length, 1, vocabSize] });
+  const { logits, hiddenStates } = result;
+  return {
+    logits: logits && (mode === 'last' ? last(logits) : unpacked(logits, vocabSize)),
+    hiddenStates: hiddenStates && unpacked(hiddenStates, hiddenSize),
+    pastKeyValues: new KVCache(model, result.cache, cache?.prefixes ?? prefixes),
+  };
 }
 
 /**
@@ -117,24 +139,24 @@ function checkRows(model: NeoXModel, inputIds: unknown, attentionMask: unknown):
   });
 }
 
-/** Puts packed logits where the tokens stood. */
-function unpackLogits(
-  data: Float32Array,
-  rows: PaddedRow[],
-  mode: 'all' | 'last' | 'none',
-  inputIds: readonly TokenIds[],
-  vocab: number,
-): Logits {
-  if (mode === 'last') return { data, shape: [rows.length, 1, vocab] };
+/** A layer of hidden states; below 0 it counts from the last. */
+export function checkLayer(name: string, layer: unknown, model: NeoXModel): number {
+  const { numLayers } = model.config;
+  const checked = checkInteger(name, layer, -numLayers - 1, numLayers);
+  return checked < 0 ? checked + numLayers + 1 : checked;
+}
+
+/** Puts what a packed batch gave for its tokens, `size` numbers each, where the tokens stood. */
+function unpack(data: Float32Array, rows: PaddedRow[], inputIds: readonly TokenIds[], size: number): Logits {
   const width = Math.max(...inputIds.map((row) => row.length));
-  const shape: Logits['shape'] = [rows.length, width, vocab];
+  const shape: Logits['shape'] = [rows.length, width, size];
   if (rows.every(({ positions }) => positions.length === width)) return { data, shape };
-  const padded = new Float32Array(rows.length * width * vocab);
+  const padded = new Float32Array(rows.length * width * size);
   let from = 0;
   rows.forEach(({ positions }, i) => {
     for (const t of positions) {
-      padded.set(data.subarray(from, from + vocab), (i * width + t) * vocab);
-      from += vocab;
+      padded.set(data.subarray(from, from + size), (i * width + t) * size);
+      from += size;
     }
   });
   return { data: padded, shape };

@@ -1,8 +1,9 @@
 import { inspect } from 'node:util';
-import { checkInteger } from '../arguments';
+import { badArgument, checkInteger } from '../arguments';
 import { NeoXPrefixError } from '../errors';
 import { native } from '../native';
 import { runNative } from '../native-call';
+import type { PrefixWeights } from '../prefix/weights';
 import type * as Native from '../../types/native';
 import type { NeoXModel } from './neox-model';
 
@@ -20,8 +21,8 @@ export class KVCache {
     /** The model that made it and can go on from it. */
     readonly model: NeoXModel,
     handle: Native.Cache,
-    /** Length of each row's prefix; 0: none. */
-    readonly prefixLengths: readonly number[],
+    /** What stands in front of each row's tokens; undefined: nothing. */
+    readonly prefixes: readonly (PrefixWeights | undefined)[],
   ) {
     this.handle = handle;
     this.lengths = Array.from(native().cacheLengths(handle));
@@ -32,15 +33,62 @@ export class KVCache {
     return this.lengths.length;
   }
 
+  /** Tokens of the longest row, prefix not counted. */
+  get length(): number {
+    return Math.max(...this.lengths);
+  }
+
+  /** Length of each row's prefix; 0: none. */
+  get prefixLengths(): readonly number[] {
+    return this.prefixes.map((prefix) => prefix?.prefixLength ?? 0);
+  }
+
   /** True when the cache or its model was disposed. */
   get disposed(): boolean {
     return this.handle === undefined || this.model.disposed;
+  }
+
+  /**
+   * Bytes of memory that the rows' keys and values are in, prefixes not counted; a row has room to grow. Memory that it shares with another
+   * cache counts in both, and is freed when the last of them is disposed.
+   */
+  get bytes(): number {
+    return native().cacheBytes(this.native);
   }
 
   /** @internal */
   get native(): Native.Cache {
     if (this.handle === undefined) throw new NeoXPrefixError('NEOX_DISPOSED', 'This KV cache is disposed');
     return this.handle;
+  }
+
+  /**
+   * Another cache of the same rows, or of some of them, in any order and any number of times: to go on from a row in several ways at once. It
+   * lives and is disposed by itself. Memory is shared, and copied for whoever goes on second.
+   * @param rows rows of this cache. Defaults to all.
+   */
+  fork(rows?: readonly number[]): KVCache {
+    if (rows === undefined) return this.derive(this.lengths.map((_, i) => i));
+    if (!Array.isArray(rows) || rows.length === 0) throw badArgument('rows', 'a non-empty array of rows', rows);
+    return this.derive(rows.map((row: unknown, i) => checkInteger(`rows[${i}]`, row, 0, this.batchSize - 1)));
+  }
+
+  /**
+   * A cache that has only the first tokens of each row.
+   * @param length tokens to keep, of all rows or of each; prefixes are not counted. At most {@link lengths}.
+   */
+  truncate(length: number | readonly number[]): KVCache {
+    if (Array.isArray(length) && length.length !== this.batchSize)
+      throw badArgument('length', `one length for each of the ${this.batchSize} rows`, length);
+    const lengths = this.lengths.map((present, i) =>
+      Array.isArray(length)
+        ? checkInteger(`length[${i}]`, length[i], 0, present)
+        : checkInteger('length', length, 0, Math.min(...this.lengths)),
+    );
+    return this.derive(
+      lengths.map((_, i) => i),
+      lengths,
+    );
   }
 
   /**
@@ -72,5 +120,14 @@ export class KVCache {
   /** {@link dispose}, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  private derive(rows: readonly number[], lengths = rows.map((row) => this.lengths[row] as number)): KVCache {
+    const handle = native().forkCache(this.native, Int32Array.from(rows), Int32Array.from(lengths));
+    return new KVCache(
+      this.model,
+      handle,
+      rows.map((row) => this.prefixes[row]),
+    );
   }
 }

@@ -4,14 +4,25 @@ import { openCheckpoint, type Checkpoint, type CheckpointOptions } from '../chec
 import type { GPTNeoXConfig, HiddenAct } from '../checkpoint/config';
 import { NeoXPrefixError } from '../errors';
 import type { ExportTask } from '../export/export-folder';
-import { generate, type GenerateOptions, type GenerateResult, type Prompt } from '../generation/generate';
+import { embed, type EmbedOptions } from '../generation/embed';
+import { generate, type GenerateOptions, type Prompt } from '../generation/generate';
+import type { GenerateResult } from '../generation/run';
+import {
+  perplexity,
+  score,
+  type ContinuationScore,
+  type PerplexityOptions,
+  type PerplexityResult,
+  type ScoreOptions,
+} from '../generation/score';
 import { stream, type StreamOptions, type StreamPiece } from '../generation/stream';
+import { TokenSampler, type TokenSamplerOptions } from '../generation/token-sampler';
 import { native } from '../native';
 import { runNative } from '../native-call';
 import { PrefixWeights } from '../prefix/weights';
 import { Tokenizer } from '../tokenizer/tokenizer';
 import type * as Native from '../../types/native';
-import { maxPositions } from './rows';
+import { maxPositions, type TokenIds } from './rows';
 import { withArithmetic, type Arithmetic } from './arithmetic';
 import { forward, type ForwardOptions, type ForwardResult } from './forward';
 
@@ -233,7 +244,43 @@ export class NeoXModel {
   }
 
   /**
-   * Frees the model's memory, after the calls of `forward`, `generate` and `stream` that are in flight; a training run ends with
+   * How likely the model holds each of some continuations of a prompt, which is computed once.
+   * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_NOT_FINITE, NEOX_DISPOSED
+   */
+  async score(prompt: Prompt, continuations: readonly Prompt[], options: ScoreOptions = {}): Promise<ContinuationScore[]> {
+    this.checkAlive();
+    return this.track(score(this, prompt, continuations, options));
+  }
+
+  /**
+   * The perplexity of a text of any length, in windows.
+   * @throws NEOX_BAD_ARGUMENT, NEOX_PREFIX_MISMATCH, NEOX_NOT_FINITE, NEOX_DISPOSED
+   */
+  async perplexity(text: Prompt, options: PerplexityOptions = {}): Promise<PerplexityResult> {
+    this.checkAlive();
+    return this.track(perplexity(this, text, options));
+  }
+
+  /**
+   * A vector [H] for each text: the hidden state of its last token, or the mean over its tokens.
+   * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_DISPOSED
+   */
+  async embed(texts: readonly Prompt[], options: EmbedOptions = {}): Promise<Float32Array[]> {
+    this.checkAlive();
+    return this.track(embed(this, texts, options));
+  }
+
+  /**
+   * Chooses tokens from logits that {@link forward} gave, for a loop of one's own. `prompt`: the tokens that penalties look back at.
+   * @throws NEOX_BAD_ARGUMENT
+   */
+  createSampler(options: TokenSamplerOptions = {}, prompt: TokenIds = []): TokenSampler {
+    this.checkAlive();
+    return new TokenSampler(this, options, prompt);
+  }
+
+  /**
+   * Frees the model's memory, after the calls that are in flight; a training run ends with
    * NEOX_DISPOSED. Repeated calls give the same promise.
    */
   dispose(): Promise<void> {

@@ -1,41 +1,19 @@
-// forward, generate, cacheLengths, freeCache, readCache.
+// forward, and what there is to do with its caches: cacheLengths, cacheBytes, forkCache, freeCache, readCache.
 #include "binding/forward_binding.h"
 
 #include <ATen/ops/from_blob.h>
 
+#include <optional>
 #include <utility>
 
+#include "binding/generation_options.h"
 #include "binding/model_handle.h"
 #include "binding/options.h"
 #include "core/error.h"
+#include "core/generation/batch.h"
 
 namespace neox::binding {
 namespace {
-
-// options.tokens: the rows' tokens behind one another; options.lengths: how many each row has.
-std::vector<std::vector<int64_t>> parse_rows(const Napi::Object& options) {
-  const auto ids = get_ids(options, "tokens");
-  std::vector<std::vector<int64_t>> rows;
-  size_t first = 0;
-  for (const int64_t length : get_ids(options, "lengths")) {
-    if (length < 1 || first + static_cast<size_t>(length) > ids.size())
-      throw CoreError("NEOX_BAD_ARGUMENT", "Bad row lengths");
-    rows.emplace_back(ids.begin() + static_cast<int64_t>(first), ids.begin() + static_cast<int64_t>(first) + length);
-    first += static_cast<size_t>(length);
-  }
-  return rows;
-}
-
-// options.prefixes: one prefix handle or null for each row.
-std::vector<std::shared_ptr<const Prefix>> parse_prefixes(const Napi::Object& options, size_t rows) {
-  std::vector<std::shared_ptr<const Prefix>> prefixes(rows);
-  const auto array = get_array(options, "prefixes");
-  for (uint32_t i = 0; i < rows; ++i) {
-    const Napi::Value value = array.Get(i);
-    if (!value.IsNull() && !value.IsUndefined()) prefixes[i] = get_handle<Prefix>(value);
-  }
-  return prefixes;
-}
 
 class ForwardWorker final : public ModelWorker {
  public:
@@ -44,43 +22,33 @@ class ForwardWorker final : public ModelWorker {
         rows_(parse_rows(options)),
         logits_mode_(get_string(options, "logits")) {
     cache_ = std::make_shared<CacheHandle>();
-    if (has_value(options, "cache")) {
-      cache_->rows = get_handle<CacheHandle>(options.Get("cache"))->rows;  // a copy: the caller's cache stays as it is
-      if (cache_->rows.size() != rows_.size())
-        throw CoreError("NEOX_BAD_ARGUMENT", "The cache has another number of rows");
-    } else {
-      for (auto& prefix : parse_prefixes(options, rows_.size()))
-        cache_->rows.push_back({std::move(prefix), nullptr, 0});
-    }
+    cache_->rows = parse_past(options, rows_.size());
+    if (has_value(options, "hiddenLayer")) layer_.emplace(HiddenLayer{get_int(options, "hiddenLayer"), {}});
   }
 
  protected:
   void Work() override {
-    std::vector<int64_t> ids;
+    std::vector<RowInput> inputs;
     std::vector<int64_t> last;
-    std::vector<Row> batch;
     for (size_t i = 0; i < rows_.size(); ++i) {
-      RowCache& cache = cache_->rows[i];
-      batch.push_back(
-          {static_cast<int64_t>(ids.size()), static_cast<int64_t>(rows_[i].size()), cache.prefix.get(), &cache});
-      ids.insert(ids.end(), rows_[i].begin(), rows_[i].end());
-      last.push_back(static_cast<int64_t>(ids.size()) - 1);
+      inputs.push_back({&cache_->rows[i], &rows_[i]});
+      last.push_back((last.empty() ? -1 : last.back()) + static_cast<int64_t>(rows_[i].size()));
     }
-    const auto device = model().options().device;
-    const at::Tensor id_tensor = at::from_blob(ids.data(), {static_cast<int64_t>(ids.size())}, at::kLong).to(device);
-    const at::Tensor hidden = model().forward(id_tensor, batch, cancel());
+    const at::Tensor hidden = hidden_states(model(), inputs, cancel(), layer_ ? &*layer_ : nullptr);
+    if (layer_) layer_->states = layer_->states.to(at::kCPU, at::kFloat);
     if (logits_mode_ == "none") return;
     cancel().check();
-    const at::Tensor index = at::from_blob(last.data(), {static_cast<int64_t>(last.size())}, at::kLong).to(device);
-    logits_ = model().logits(logits_mode_ == "last" ? hidden.index_select(0, index) : hidden).to(at::kCPU);
+    const at::Tensor index = at::from_blob(last.data(), {static_cast<int64_t>(last.size())}, at::kLong);
+    logits_ = model()
+                  .logits(logits_mode_ == "last" ? hidden.index_select(0, index.to(hidden.device())) : hidden)
+                  .to(at::kCPU);
   }
 
   Napi::Value Result(Napi::Env env) override {
     auto result = Napi::Object::New(env);
     result.Set("logits", logits_.defined() ? Napi::Value(to_float_array(env, logits_)) : env.Null());
-    int64_t bytes = 0;
-    for (const RowCache& row : cache_->rows) bytes += static_cast<int64_t>(row.storage->keys_values.nbytes());
-    result.Set("cache", make_handle(env, cache_, bytes));
+    result.Set("hiddenStates", layer_ ? Napi::Value(to_float_array(env, layer_->states)) : env.Null());
+    result.Set("cache", make_handle(env, cache_, cache_->bytes()));
     return result;
   }
 
@@ -88,57 +56,8 @@ class ForwardWorker final : public ModelWorker {
   std::vector<std::vector<int64_t>> rows_;
   std::string logits_mode_;
   std::shared_ptr<CacheHandle> cache_;
+  std::optional<HiddenLayer> layer_;
   at::Tensor logits_;
-};
-
-class GenerateWorker final : public ModelWorker {
- public:
-  GenerateWorker(const Napi::Object& options, const std::shared_ptr<ModelHandle>& handle)
-      : ModelWorker(handle, get_cancel(options)) {
-    auto rows = parse_rows(options);
-    auto prefixes = parse_prefixes(options, rows.size());
-    const auto settings = get_array(options, "settings");
-    for (uint32_t i = 0; i < rows.size(); ++i) {
-      const auto o = settings.Get(i).As<Napi::Object>();
-      GenerationRequest request;
-      request.prompt = std::move(rows[i]);
-      request.prefix = std::move(prefixes[i]);
-      request.sampling.temperature = get_number(o, "temperature");
-      request.sampling.top_k = get_int(o, "topK");
-      request.sampling.top_p = get_number(o, "topP");
-      request.sampling.seed = static_cast<uint64_t>(get_int(o, "seed"));
-      request.sampling.end_ids = get_ids(o, "stopIds");
-      request.max_new_tokens = get_int(o, "maxNewTokens");
-      requests_.push_back(std::move(request));
-    }
-  }
-
- protected:
-  void Work() override {
-    results_ = generate(model(), requests_, cancel(), [this](int64_t row, int64_t token) {
-      Emit([row, token](Napi::Env env) -> Napi::Value {
-        auto event = Napi::Array::New(env, 2);
-        event.Set(0U, Napi::Number::New(env, static_cast<double>(row)));
-        event.Set(1U, Napi::Number::New(env, static_cast<double>(token)));
-        return event;
-      });
-    });
-  }
-
-  Napi::Value Result(Napi::Env env) override {
-    auto array = Napi::Array::New(env, results_.size());
-    for (uint32_t i = 0; i < results_.size(); ++i) {
-      auto result = Napi::Object::New(env);
-      result.Set("tokens", to_int_array(env, results_[i].tokens));
-      result.Set("finishReason", results_[i].reason == FinishReason::kStop ? "stop" : "length");
-      array.Set(i, result);
-    }
-    return array;
-  }
-
- private:
-  std::vector<GenerationRequest> requests_;
-  std::vector<GenerationResult> results_;
 };
 
 // Keys and values of one row in prefix order.
@@ -163,14 +82,6 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Value generate_text(const Napi::CallbackInfo& info) {
-  return guarded(info, [&]() -> Napi::Value {
-    const auto handle = get_handle<ModelHandle>(info[0]);
-    const auto options = info[1].As<Napi::Object>();
-    return ModelWorker::Queue(info.Env(), std::make_unique<GenerateWorker>(options, handle), options.Get("onToken"));
-  });
-}
-
 Napi::Value cache_lengths(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     std::vector<int64_t> lengths;
@@ -179,9 +90,34 @@ Napi::Value cache_lengths(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value cache_bytes(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    return Napi::Number::New(info.Env(), static_cast<double>(get_handle<CacheHandle>(info[0])->bytes()));
+  });
+}
+
+// forkCache(cache, rows, lengths): a cache of these rows of another, each cut to a length. Nothing is copied until one goes on.
+Napi::Value fork_cache(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const auto source = get_handle<CacheHandle>(info[0]);
+    const auto rows = to_ids(info[1], "rows");
+    const auto lengths = to_ids(info[2], "lengths");
+    auto fork = std::make_shared<CacheHandle>();
+    for (size_t i = 0; i < rows.size(); ++i) {
+      RowCache row = source->rows.at(static_cast<size_t>(rows[i]));
+      if (lengths.at(i) < 0 || lengths[i] > row.length) throw CoreError("NEOX_BAD_ARGUMENT", "Bad lengths of a fork");
+      row.length = lengths[i];
+      if (row.length == 0) row.storage = nullptr;
+      fork->rows.push_back(std::move(row));
+    }
+    return make_handle(info.Env(), fork);  // its memory is reported by the cache that it shares it with
+  });
+}
+
 Napi::Value free_cache(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     get_handle<CacheHandle>(info[0])->rows.clear();
+    release_bytes<CacheHandle>(info[0]);
     return info.Env().Undefined();
   });
 }
@@ -200,8 +136,9 @@ Napi::Value read_cache(const Napi::CallbackInfo& info) {
 
 void export_forward_functions(Napi::Env env, Napi::Object exports) {
   exports.Set("forward", Napi::Function::New(env, forward, "forward"));
-  exports.Set("generate", Napi::Function::New(env, generate_text, "generate"));
   exports.Set("cacheLengths", Napi::Function::New(env, cache_lengths, "cacheLengths"));
+  exports.Set("cacheBytes", Napi::Function::New(env, cache_bytes, "cacheBytes"));
+  exports.Set("forkCache", Napi::Function::New(env, fork_cache, "forkCache"));
   exports.Set("freeCache", Napi::Function::New(env, free_cache, "freeCache"));
   exports.Set("readCache", Napi::Function::New(env, read_cache, "readCache"));
 }

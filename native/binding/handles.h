@@ -20,14 +20,20 @@ struct HandleTraits;  // tag: napi_type_tag; name: how errors call it
     static constexpr const char* name = Name;         \
   }
 
-// `bytes` of native memory behind the handle are reported to V8 for as long as the handle lives, so that garbage is collected before it
-// piles up.
+// What a handle's external value points to. `bytes` of native memory are reported to V8 for as long as the handle lives, so that garbage is
+// collected before it piles up.
+template <typename T>
+struct Box {
+  std::shared_ptr<T> object;
+  int64_t bytes;
+};
+
 template <typename T>
 Napi::Value make_handle(Napi::Env env, std::shared_ptr<T> object, int64_t bytes = 0) {
-  using Box = std::shared_ptr<T>;
   Napi::MemoryManagement::AdjustExternalMemory(env, bytes);
-  auto external = Napi::External<Box>::New(env, new Box(std::move(object)), [bytes](Napi::Env environment, Box* box) {
-    Napi::MemoryManagement::AdjustExternalMemory(environment, -bytes);
+  auto* made = new Box<T>{std::move(object), bytes};
+  auto external = Napi::External<Box<T>>::New(env, made, [](Napi::Env environment, Box<T>* box) {
+    Napi::MemoryManagement::AdjustExternalMemory(environment, -box->bytes);
     delete box;
   });
   external.TypeTag(&HandleTraits<T>::tag);
@@ -36,14 +42,27 @@ Napi::Value make_handle(Napi::Env env, std::shared_ptr<T> object, int64_t bytes 
 
 Napi::Error wrong_handle(Napi::Env env, const char* name);
 
-// The object of a handle; throws an error with a code for anything else.
 template <typename T>
-std::shared_ptr<T> get_handle(const Napi::Value& value) {
+Box<T>& get_box(const Napi::Value& value) {
   if (value.IsExternal()) {
-    auto external = value.As<Napi::External<std::shared_ptr<T>>>();
+    auto external = value.As<Napi::External<Box<T>>>();
     if (external.CheckTypeTag(&HandleTraits<T>::tag)) return *external.Data();
   }
   throw wrong_handle(value.Env(), HandleTraits<T>::name);
+}
+
+// The object of a handle; throws an error with a code for anything else.
+template <typename T>
+std::shared_ptr<T> get_handle(const Napi::Value& value) {
+  return get_box<T>(value).object;
+}
+
+// Tells V8 that the memory behind a handle is free before the handle is gone.
+template <typename T>
+void release_bytes(const Napi::Value& value) {
+  Box<T>& box = get_box<T>(value);
+  Napi::MemoryManagement::AdjustExternalMemory(value.Env(), -box.bytes);
+  box.bytes = 0;
 }
 
 }  // namespace neox::binding

@@ -2,12 +2,23 @@
 
 #include <c10/core/InferenceMode.h>
 
+#include <set>
 #include <utility>
 
 #include "binding/options.h"
 #include "core/error.h"
 
 namespace neox::binding {
+
+int64_t CacheHandle::bytes() const {
+  std::set<const CacheStorage*> seen;
+  int64_t bytes = 0;
+  for (const RowCache& row : rows) {
+    if (row.storage && seen.insert(row.storage.get()).second)
+      bytes += static_cast<int64_t>(row.storage->keys_values.nbytes());
+  }
+  return bytes;
+}
 
 Napi::Error wrong_handle(Napi::Env env, const char* name) {
   std::string message("Invalid ");

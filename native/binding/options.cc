@@ -46,8 +46,7 @@ at::ScalarType find_dtype(const Table& table, const std::string& name) {
 }
 
 template <typename TypedArray>
-TypedArray get_typed(const Napi::Object& object, const char* key, napi_typedarray_type type, const char* expected) {
-  const Napi::Value value = object.Get(key);
+TypedArray to_typed(const Napi::Value& value, const char* key, napi_typedarray_type type, const char* expected) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) fail(key, expected);
   return value.As<TypedArray>();
 }
@@ -111,15 +110,19 @@ std::vector<int64_t> get_int_list(const Napi::Object& object, const char* key) {
   return values;
 }
 
-std::vector<int64_t> get_ids(const Napi::Object& object, const char* key) {
-  const auto array = get_typed<Napi::Int32Array>(object, key, napi_int32_array, "an Int32Array");
+std::vector<int64_t> to_ids(const Napi::Value& value, const char* key) {
+  const auto array = to_typed<Napi::Int32Array>(value, key, napi_int32_array, "an Int32Array");
   return {array.Data(), array.Data() + array.ElementLength()};
 }
 
-std::vector<float> get_floats(const Napi::Object& object, const char* key) {
-  const auto array = get_typed<Napi::Float32Array>(object, key, napi_float32_array, "a Float32Array");
+std::vector<int64_t> get_ids(const Napi::Object& object, const char* key) { return to_ids(object.Get(key), key); }
+
+std::vector<float> to_floats(const Napi::Value& value, const char* key) {
+  const auto array = to_typed<Napi::Float32Array>(value, key, napi_float32_array, "a Float32Array");
   return {array.Data(), array.Data() + array.ElementLength()};
 }
+
+std::vector<float> get_floats(const Napi::Object& object, const char* key) { return to_floats(object.Get(key), key); }
 
 bool has_value(const Napi::Object& object, const char* key) {
   const Napi::Value value = object.Get(key);

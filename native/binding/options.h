@@ -22,6 +22,8 @@ Napi::Object get_object(const Napi::Object& object, const char* key);
 Napi::Array get_array(const Napi::Object& object, const char* key);
 std::vector<int64_t> get_int_list(const Napi::Object& object, const char* key);
 // Copies of typed arrays: a caller may change or transfer his while the work runs.
+std::vector<int64_t> to_ids(const Napi::Value& value, const char* key);      // from an Int32Array
+std::vector<float> to_floats(const Napi::Value& value, const char* key);     // from a Float32Array
 std::vector<int64_t> get_ids(const Napi::Object& object, const char* key);   // from an Int32Array
 std::vector<float> get_floats(const Napi::Object& object, const char* key);  // from a Float32Array
 bool has_value(const Napi::Object& object, const char* key);                 // neither undefined nor null

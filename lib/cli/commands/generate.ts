@@ -1,7 +1,8 @@
 import { randomInt } from 'node:crypto';
 import type { Command } from 'commander';
 import { readLines } from '../../data/lines';
-import type { FinishReason, SamplingOptions, Usage } from '../../generation/generate';
+import type { FinishReason, Usage } from '../../generation/run';
+import type { SamplingOptions } from '../../generation/sampling-options';
 import type { NeoXModel } from '../../model/neox-model';
 import { padEnd, displayWidth } from '../format';
 import { checkPrefixes, loadModel, loadPrefixes, modelOptions, type ModelFlags, type NamedPrefix, type PrefixFlags } from '../model';

@@ -1,14 +1,11 @@
 #include "core/generation/generate.h"
 
-#include <ATen/ops/from_blob.h>
-
 #include <algorithm>
+
+#include "core/generation/batch.h"
 
 namespace neox {
 namespace {
-
-// Tokens of prompts that go through the model at a time: more would only cost memory.
-constexpr int64_t kPrefillTokens = 2048;
 
 struct ActiveRow {
   size_t request = 0;
@@ -17,89 +14,64 @@ struct ActiveRow {
   std::vector<int64_t> input;  // what goes through the model next
 };
 
-// Runs the rows' input through the model and returns the logits [rows, V] of each row's last token.
-at::Tensor advance(const GPTNeoX& model, ActiveRow* rows, size_t count, const CancelFlag& cancel) {
-  std::vector<int64_t> ids;
-  std::vector<int64_t> last;
-  std::vector<Row> batch;
-  for (size_t i = 0; i < count; ++i) {
-    ActiveRow& row = rows[i];
-    batch.push_back(
-        {static_cast<int64_t>(ids.size()), static_cast<int64_t>(row.input.size()), row.cache.prefix.get(), &row.cache});
-    ids.insert(ids.end(), row.input.begin(), row.input.end());
-    last.push_back(static_cast<int64_t>(ids.size()) - 1);
-  }
-  const auto device = model.options().device;
-  const at::Tensor id_tensor = at::from_blob(ids.data(), {static_cast<int64_t>(ids.size())}, at::kLong).to(device);
-  const at::Tensor hidden = model.forward(id_tensor, batch, cancel);
-  if (ids.size() == count) return model.logits(hidden).to(at::kCPU);
-  const at::Tensor last_tensor = at::from_blob(last.data(), {static_cast<int64_t>(count)}, at::kLong).to(device);
-  return model.logits(hidden.index_select(0, last_tensor)).to(at::kCPU);
+ActiveRow start(const NeoXConfig& config, const GenerationRequest& request, size_t index,
+                const at::TensorOptions& options) {
+  const std::vector<int64_t>& prompt = request.prompt;
+  ActiveRow row{index, request.past, Sampler(request.sampling, prompt), {}};
+  row.input.assign(prompt.begin() + request.past_tokens, prompt.end());
+  // The whole of what the row may need, so that its cache is not copied as it grows.
+  const int64_t room = config.max_positions - row.cache.positions();
+  row.cache.reserve(config, std::min(room, static_cast<int64_t>(row.input.size()) + request.max_new_tokens), options);
+  return row;
 }
 
 }  // namespace
 
 std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<GenerationRequest>& requests,
                                        const CancelFlag& cancel,
-                                       const std::function<void(int64_t, int64_t)>& on_token) {
+                                       const std::function<void(int64_t, const TokenChoice&)>& on_token) {
   const NeoXConfig& config = model.config();
   std::vector<GenerationResult> results(requests.size());
   std::vector<ActiveRow> active;
   for (size_t i = 0; i < requests.size(); ++i) {
-    if (requests[i].max_new_tokens == 0) continue;
-    ActiveRow row{i, {}, Sampler(requests[i].sampling, requests[i].prompt), requests[i].prompt};
-    row.cache.prefix = requests[i].prefix;
-    // The whole of what the row may need, so that its cache is never copied.
-    const int64_t room = config.max_positions - row.cache.positions();
-    const auto wanted = static_cast<int64_t>(requests[i].prompt.size()) + requests[i].max_new_tokens;
-    row.cache.reserve(config, std::min(room, wanted), model.tensor_options());
-    active.push_back(std::move(row));
+    if (requests[i].max_new_tokens > 0) active.push_back(start(config, requests[i], i, model.tensor_options()));
   }
 
-  // Takes one token for each of `count` rows from their logits; true where the row goes on.
-  const auto take = [&](const at::Tensor& logits, ActiveRow* rows, size_t count) {
-    std::vector<bool> going(count);
-    auto* data = logits.data_ptr<float>();
-    for (size_t i = 0; i < count; ++i) {
-      const GenerationRequest& request = requests[rows[i].request];
-      GenerationResult& result = results[rows[i].request];
-      const int64_t token =
-          rows[i].sampler.next(data + static_cast<int64_t>(i) * config.vocab_size, config.vocab_size).token;
-      if (rows[i].sampler.ends(token)) {
-        result.reason = FinishReason::kStop;
-        continue;
-      }
-      result.tokens.push_back(token);
-      on_token(static_cast<int64_t>(rows[i].request), token);
-      rows[i].input.assign(1, token);
-      going[i] = static_cast<int64_t>(result.tokens.size()) < request.max_new_tokens &&
-                 rows[i].cache.positions() < config.max_positions;
+  // Takes one token for a row from its logits; true where the row goes on.
+  const auto take = [&](ActiveRow& row, float* logits) {
+    const GenerationRequest& request = requests[row.request];
+    GenerationResult& result = results[row.request];
+    const TokenChoice choice = row.sampler.next(logits, config.vocab_size);
+    const bool stopped = request.stop != nullptr && request.stop->cancelled();
+    if (stopped || row.sampler.ends(choice.token)) {
+      result.reason = FinishReason::kStop;
+      return false;
     }
-    return going;
+    result.tokens.push_back(choice.token);
+    if (request.sampling.logprobs >= 0) result.scores.add(choice.logprob, choice.top);
+    on_token(static_cast<int64_t>(row.request), choice);
+    row.input.assign(1, choice.token);
+    return row.sampler.generated() < request.max_new_tokens && row.cache.positions() < config.max_positions;
   };
 
-  std::vector<bool> going;
-  for (size_t begin = 0; begin < active.size();) {
-    size_t end = begin;
-    int64_t tokens = 0;
-    while (end < active.size() &&
-           (end == begin || tokens + static_cast<int64_t>(active[end].input.size()) <= kPrefillTokens)) {
-      tokens += static_cast<int64_t>(active[end++].input.size());
-    }
-    const auto part = take(advance(model, &active[begin], end - begin, cancel), &active[begin], end - begin);
-    going.insert(going.end(), part.begin(), part.end());
-    begin = end;
-  }
-  for (;;) {
+  while (!active.empty()) {
+    cancel.check();
+    std::vector<RowInput> inputs;
+    for (ActiveRow& row : active) inputs.push_back({&row.cache, &row.input});
     std::vector<ActiveRow> left;
-    for (size_t i = 0; i < active.size(); ++i) {
-      if (going[i]) left.push_back(std::move(active[i]));
+    for (size_t begin = 0; begin < active.size();) {
+      const size_t end = batch_end(inputs, begin);
+      const std::vector<RowInput> part(inputs.begin() + static_cast<std::ptrdiff_t>(begin),
+                                       inputs.begin() + static_cast<std::ptrdiff_t>(end));
+      const at::Tensor logits = last_logits(model, part, cancel);  // [rows, V]
+      auto* data = logits.data_ptr<float>();
+      for (; begin < end; ++begin, data += config.vocab_size) {
+        if (take(active[begin], data)) left.push_back(std::move(active[begin]));
+      }
     }
     active = std::move(left);
-    if (active.empty()) return results;
-    cancel.check();
-    going = take(advance(model, active.data(), active.size(), cancel), active.data(), active.size());
   }
+  return results;
 }
 
 }  // namespace neox

@@ -1,10 +1,12 @@
-// Choosing the next token of a row from its logits.
+// Choosing the next token of a row from its logits: processors, then greedy, or temperature, top-k, top-p, min-p and typical-p, and a draw.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
+#include "core/generation/processors.h"
 #include "core/generation/sampling_options.h"
 
 namespace neox {
@@ -27,21 +29,19 @@ class Sampler {
   // Throws NEOX_NOT_FINITE for logits with NaN or +infinity or with nothing but -infinity, and NEOX_BAD_ARGUMENT when the options and `allowed`
   // leave no token.
   TokenChoice next(float* logits, int64_t vocab, const uint32_t* allowed = nullptr);
+  // What next() would draw from: the probability of each token, 0 for those that are left out; all on one token when greedy.
+  std::vector<float> probabilities(float* logits, int64_t vocab, const uint32_t* allowed = nullptr) const;
+  // Remembers a token that was chosen otherwise.
+  void push(int64_t token) { processors_.push(token); }
 
   // True for a token that ends the row.
   bool ends(int64_t token) const;
   // Tokens chosen so far.
-  int64_t generated() const { return generated_; }
+  int64_t generated() const { return processors_.generated(); }
 
  private:
-  struct Candidate {
-    float logit;
-    int32_t id;
-  };
-  SamplingOptions options_;
-  int64_t generated_ = 0;
-  std::vector<Candidate> candidates_;
-  std::vector<double> weights_;
+  std::shared_ptr<const SamplingOptions> options_;
+  LogitsProcessors processors_;
 };
 
 // Uniform in [0, 1) from a counter: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").

@@ -7,6 +7,8 @@
 namespace neox::kernels::NEOX_KERNEL_NAMESPACE {
 namespace {
 
+constexpr int kKeyVectors =
+    2;  // vectors of keys that one query is compared with together: one would wait for its own sums
 constexpr int64_t kQueryTile = 48;  // queries handled together; a multiple of every kTileRows
 
 struct Sizes {
@@ -89,30 +91,56 @@ void softmax(float* scores, int64_t visible, int64_t padded, float scale) {
   for (int64_t s = visible; s < padded; ++s) scores[s] = 0.0F;
 }
 
-// One new token: keys and values are read once, where they lie.
+// Products of a query with kWidth keys from s0 on, one key a lane.
+template <typename E>
+FloatV compare_keys(const AttentionTask& t, const Sizes& z, const float* query, int64_t s0) {
+  // Behind the last key its own row stands in for those that are not there.
+  const typename E::Type* rows[kWidth];
+  for (int j = 0; j < kWidth; ++j) rows[j] = row_of<E>(t, s0 + j < z.keys ? s0 + j : z.keys - 1, false);
+  FloatV dots = {};
+  int64_t d = 0;
+  for (; d + kWidth <= z.dim; d += kWidth) {
+    FloatV tile[kWidth];
+    for (int j = 0; j < kWidth; ++j) tile[j] = E::load(rows[j] + d);
+    transpose_tile(tile);
+    for (int j = 0; j < kWidth; ++j) dots += splat(query[d + j]) * tile[j];
+  }
+  for (; d < z.dim; ++d) {
+    float column[kWidth];
+    for (int j = 0; j < kWidth; ++j) column[j] = E::get(rows[j] + d);
+    dots += splat(query[d]) * load(column);
+  }
+  return dots;
+}
+
+// Of VECTORS vectors of the values, from element d on: their sum under the weights [S].
+template <typename E, int VECTORS>
+void weigh_values(const AttentionTask& t, const Sizes& z, const float* weights, int64_t d, float* to) {
+  FloatV sums[VECTORS] = {};
+  for (int64_t s = 0; s < z.keys; ++s) {
+    const auto* value = row_of<E>(t, s, true) + d;
+    for (int j = 0; j < VECTORS; ++j) sums[j] += splat(weights[s]) * E::load(value + j * kWidth);
+  }
+  for (int j = 0; j < VECTORS; ++j) store(to + d + j * kWidth, sums[j]);
+}
+
+// One new token: keys and values are read once, where they lie. Every sum goes over its terms in the order of the matrix products below, so
+// that a token's result is the same to the bit whether it comes alone or with those before it.
 template <typename E>
 void decode_forward(const AttentionTask& t, const Sizes& z, float* scratch) {
   float* query = scratch;              // [D padded]
   float* sum = query + z.dim_padded;   // [D padded]
   float* scores = sum + z.dim_padded;  // [S padded]
   unpack_row<E>(static_cast<const typename E::Type*>(t.queries), z.dim, query, z.dim_padded);
-  for (int64_t s = 0; s < z.keys; ++s) {
-    const auto* key = row_of<E>(t, s, false);
-    FloatV dot = {};
-    int64_t d = 0;
-    for (; d + kWidth <= z.dim; d += kWidth) dot += load(query + d) * E::load(key + d);
-    float score = sum_of(dot);
-    for (; d < z.dim; ++d) score += query[d] * E::get(key + d);
-    scores[s] = score;
-  }
+  for (int64_t s = 0; s < z.keys; s += kWidth) store(scores + s, compare_keys<E>(t, z, query, s));
   softmax(scores, z.keys, z.keys_padded, t.scale);
-  for (int64_t d = 0; d < z.dim_padded; ++d) sum[d] = 0.0F;
-  for (int64_t s = 0; s < z.keys; ++s) {
-    const auto* value = row_of<E>(t, s, true);
-    const float weight = scores[s];
-    int64_t d = 0;
-    for (; d + kWidth <= z.dim; d += kWidth) store(sum + d, load(sum + d) + splat(weight) * E::load(value + d));
-    for (; d < z.dim; ++d) sum[d] += weight * E::get(value + d);
+  int64_t d = 0;
+  for (; d + 4 * kWidth <= z.dim; d += 4 * kWidth) weigh_values<E, 4>(t, z, scores, d, sum);
+  for (; d + kWidth <= z.dim; d += kWidth) weigh_values<E, 1>(t, z, scores, d, sum);
+  for (; d < z.dim; ++d) {
+    float total = 0.0F;
+    for (int64_t s = 0; s < z.keys; ++s) total += scores[s] * E::get(row_of<E>(t, s, true) + d);
+    sum[d] = total;
   }
   pack_row<E>(sum, z.dim, static_cast<typename E::Type*>(t.out));
 }

@@ -14,6 +14,9 @@ void linear(const LinearTask& task, int64_t first_panel, int64_t last_panel);
 void pack_linear(const LinearPackTask& task, int64_t first_panel, int64_t last_panel);
 void activation(const ActivationTask& task);
 void rotary(const RotaryTask& task);
+RowRange row_range(const float* x, int64_t count);
+double exp_sum(const float* x, int64_t count, float largest, float scale, float* out);
+int64_t at_least(const float* x, int64_t count, float least, int32_t* out);
 LossResult cross_entropy(Element element, void* logits, int64_t vocab, int64_t target, float scale);
 
 }  // namespace neox::kernels::NEOX_KERNEL_NAMESPACE

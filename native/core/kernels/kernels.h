@@ -1,5 +1,5 @@
 // Compute kernels of our own for CPUs, used where a general library leaves most of the machine idle: attention over packed
-// rows of unequal length (forward and backward), rotary embedding, activations, and the loss over a vocabulary.
+// rows of unequal length (forward and backward), rotary embedding, activations, and passes over rows of logits.
 //
 // The code in *.kernel.cc is compiled once per instruction set; `kernels()` chooses at run time. Those files include no
 // header with inline functions: the linker keeps one copy of an inline function, and it must not be one with instructions
@@ -105,6 +105,14 @@ struct LossResult {
   bool correct = false;  // the target has the largest logit
 };
 
+// Of a row of logits.
+struct RowRange {
+  float largest = 0.0F;
+  float least = 0.0F;          // of those above -infinity
+  int64_t first_largest = -1;  // the first that is `largest`
+  bool finite = false;         // no NaN and no +infinity; else only this field means something
+};
+
 // A small product of float32 matrices. A may have any strides (a transposed A costs nothing); rows of B and C are contiguous and
 // readable (C: writable) up to a multiple of 16 columns.
 struct MatmulTask {
@@ -132,6 +140,11 @@ struct KernelTable {
   void (*rotary)(const RotaryTask&);
   // One row of V logits. With `scale` > 0 the row is overwritten by (softmax - onehot(target)) * scale.
   LossResult (*cross_entropy)(Element, void* logits, int64_t vocab, int64_t target, float scale);
+  RowRange (*row_range)(const float* x, int64_t count);
+  // Sum of exp((x - largest) * scale); the terms, those below e^-87.3 as 0, go to `out` unless it is null.
+  double (*exp_sum)(const float* x, int64_t count, float largest, float scale, float* out);
+  // The indices of elements >= least, in order; `out` has room for `count`. Returns how many.
+  int64_t (*at_least)(const float* x, int64_t count, float least, int32_t* out);
   // C[M, N] = A[M, K] * B[K, N] in float32; exposed for its tests.
   void (*matmul)(const MatmulTask&);
 };

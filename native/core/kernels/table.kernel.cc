@@ -17,6 +17,9 @@ const KernelTable table = {
     activation,
     rotary,
     cross_entropy,
+    row_range,
+    exp_sum,
+    at_least,
     matmul,
 };
 

@@ -58,6 +58,65 @@ inline float largest_of(FloatV v) {
   return best;
 }
 
+// Lanes 0 .. N-1 as a parameter pack.
+template <int... J>
+struct Lanes {};
+template <int N, int... J>
+struct MakeLanes : MakeLanes<N - 1, N - 1, J...> {};
+template <int... J>
+struct MakeLanes<0, J...> {
+  typedef Lanes<J...> Type;
+};
+
+template <int... J>
+inline FloatV shuffle(FloatV a, FloatV b, Lanes<J...> /*of a, then of b*/) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, J...);
+#else
+  return __builtin_shuffle(a, b, IntV{J...});
+#endif
+}
+
+// Interleaves, in each group of four lanes, the first two (PART 0) or the last two (PART 2) of a and b: one instruction.
+template <int PART, int... J>
+inline FloatV interleave(FloatV a, FloatV b, Lanes<J...> /*all*/) {
+  return shuffle(a, b, Lanes<(J % 2 * kWidth + J / 4 * 4 + PART + J % 4 / 2)...>());
+}
+
+// Swaps, in squares of 2H by 2H of two rows that are H apart, the upper right quarter and the lower left one.
+template <int H, int... J>
+inline void swap_quarters(FloatV& a, FloatV& b, Lanes<J...> /*all*/) {
+  const FloatV first = shuffle(a, b, Lanes<((J & H) != 0 ? kWidth + (J ^ H) : J)...>());
+  b = shuffle(a, b, Lanes<((J & H) != 0 ? kWidth + J : J ^ H)...>());
+  a = first;
+}
+
+template <int H>
+inline void swap_all_quarters(FloatV* rows) {
+  if constexpr (H < kWidth) {
+    for (int i = 0; i < kWidth; ++i) {
+      if ((i & H) == 0) swap_quarters<H>(rows[i], rows[i + H], MakeLanes<kWidth>::Type());
+    }
+    swap_all_quarters<2 * H>(rows);
+  }
+}
+
+// Transposes a square of kWidth rows in registers: squares of four by four first, then larger ones.
+inline void transpose_tile(FloatV* rows) {
+  constexpr MakeLanes<kWidth>::Type all;
+  for (int i = 0; i < kWidth; i += 4) {
+    const FloatV a = interleave<0>(rows[i], rows[i + 2], all);
+    const FloatV b = interleave<0>(rows[i + 1], rows[i + 3], all);
+    const FloatV c = interleave<2>(rows[i], rows[i + 2], all);
+    const FloatV d = interleave<2>(rows[i + 1], rows[i + 3], all);
+    rows[i] = interleave<0>(a, b, all);
+    rows[i + 1] = interleave<2>(a, b, all);
+    rows[i + 2] = interleave<0>(c, d, all);
+    rows[i + 3] = interleave<2>(c, d, all);
+  }
+  swap_all_quarters<4>(rows);
+}
+
 // e^x for x <= 0 (softmax needs no other); 0 below -87.3. Within 2 units in the last place: range reduction by ln 2 in two
 // parts, then a polynomial of degree 6 on [-ln2/2, ln2/2] (Cephes' expf coefficients).
 inline FloatV exp_of(FloatV x) {

@@ -78,20 +78,21 @@ void GPTNeoX::check_positions(const std::vector<Row>& rows) const {
   }
 }
 
-at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, const CancelFlag& cancel) const {
+at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, const CancelFlag& cancel,
+                            HiddenLayer* layer) const {
   check_positions(rows);
   for (const Row& row : rows) {
-    if (row.cache != nullptr) row.cache->reserve(config_, row.tokens, tensor_options());
+    if (row.cache != nullptr) row.cache->claim(config_, row.tokens, tensor_options());
   }
   at::Tensor x = at::embedding(embedding_, ids);  // [M, H]
-  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+  for (int64_t i = 0; i < config_.num_layers; ++i) {
     cancel.check();
-    x = block_forward(blocks_[static_cast<size_t>(layer)], x, rows, layer);
+    if (layer != nullptr && layer->layer == i) layer->states = x;
+    x = block_forward(blocks_[static_cast<size_t>(i)], x, rows, i);
   }
+  if (layer != nullptr && layer->layer == config_.num_layers) layer->states = norm(x, final_norm_);
   for (Row& row : rows) {
-    if (row.cache == nullptr) continue;
-    row.cache->length += row.tokens;
-    row.cache->storage->used = row.cache->length;
+    if (row.cache != nullptr) row.cache->length += row.tokens;
   }
   return x;
 }

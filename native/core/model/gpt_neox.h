@@ -46,6 +46,13 @@ struct BackwardOptions {
   bool checkpointing = false;
 };
 
+// Asks a forward pass for the hidden states of one layer, as transformers' hidden_states has them: 0 is the embedding, i what block i gives,
+// and the last, num_layers, has been through the final layer norm.
+struct HiddenLayer {
+  int64_t layer = 0;
+  at::Tensor states;  // [M, H], set by the pass
+};
+
 class GPTNeoX {
  public:
   // `progress` is called with the share of layers that are ready, in (0, 1].
@@ -58,7 +65,8 @@ class GPTNeoX {
   int64_t weight_bytes() const;
 
   // Hidden states [M, H] behind the last block, before the final layer norm. `ids` [M] int64. Rows' caches grow by their tokens.
-  at::Tensor forward(const at::Tensor& ids, std::vector<Row>& rows, const CancelFlag& cancel) const;
+  at::Tensor forward(const at::Tensor& ids, std::vector<Row>& rows, const CancelFlag& cancel,
+                     HiddenLayer* layer = nullptr) const;
   // Logits [R, V] float32 of hidden states [R, H].
   at::Tensor logits(const at::Tensor& hidden) const;
 

@@ -1,5 +1,6 @@
 #include "core/model/rows.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
@@ -13,13 +14,29 @@ void RowCache::reserve(const NeoXConfig& config, int64_t tokens, const at::Tenso
   const int64_t needed = length + tokens;
   if (storage && storage->used == length && storage->capacity >= needed) return;
   auto grown = std::make_shared<CacheStorage>();
-  // Doubling keeps the copies of a growing cache linear in its length; a first use gets what it asked for.
-  const int64_t doubled = storage && storage->used == length ? 2 * storage->capacity : 0;
+  // Doubling keeps the copies of a growing cache linear in its length; a first use gets what it asked for, and a fork no more than what
+  // it is a fork of.
+  int64_t doubled = 0;
+  if (storage) doubled = storage->used == length ? 2 * storage->capacity : std::min(2 * needed, storage->capacity);
   grown->capacity = std::min(std::max({needed, doubled, int64_t{16}}), std::max(config.max_positions, needed));
   grown->keys_values = at::empty({config.num_layers, 2, config.num_heads, grown->capacity, config.head_size}, options);
   grown->used = length;
   if (length > 0) grown->keys_values.narrow(3, 0, length).copy_(storage->keys_values.narrow(3, 0, length));
   storage = std::move(grown);
+}
+
+void RowCache::claim(const NeoXConfig& config, int64_t tokens, const at::TensorOptions& options) {
+  reserve(config, tokens, options);
+  storage->used = length + tokens;
+}
+
+RowCache RowCache::as_prefix() const {
+  if (length == 0) return {prefix, nullptr, 0};
+  auto block = std::make_shared<Prefix>();
+  block->length = positions();
+  const at::Tensor text = storage->keys_values.narrow(3, 0, length);
+  block->keys_values = prefix ? at::cat({prefix->keys_values, text}, 3) : text.contiguous();
+  return {std::move(block), nullptr, 0};
 }
 
 at::Tensor RowCache::read(const NeoXConfig& config) const {

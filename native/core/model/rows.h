@@ -20,7 +20,7 @@ struct Prefix {
 struct CacheStorage {
   at::Tensor keys_values;  // [L, 2, N, capacity, D] in the model's dtype
   int64_t capacity = 0;
-  int64_t used = 0;  // tokens written so far by any holder
+  int64_t used = 0;  // tokens that are written, or will be by who claimed them
 };
 
 // A row's past: its prefix and the first `length` tokens of a storage. Copies share the storage; the first to go on appends in
@@ -33,6 +33,10 @@ struct RowCache {
   int64_t positions() const { return (prefix ? prefix->length : 0) + length; }
   // Makes room for `tokens` more.
   void reserve(const NeoXConfig& config, int64_t tokens, const at::TensorOptions& options);
+  // The same, and takes the room: a copy that goes on after this call copies, also in the same batch.
+  void claim(const NeoXConfig& config, int64_t tokens, const at::TensorOptions& options);
+  // The same past in one block that any number of copies go on from without copying it: the whole is its prefix.
+  RowCache as_prefix() const;
   // The cached keys and values, without the prefix, in prefix order: [length, L, 2, N, D] float32.
   at::Tensor read(const NeoXConfig& config) const;
 };

@@ -1,0 +1,200 @@
+import type { NeoXModel } from '../model/neox-model';
+import { packRows } from '../model/rows';
+import { native } from '../native';
+import { runNative } from '../native-call';
+import type * as Native from '../../types/native';
+import type { PreparedRequest } from './generate';
+import { RowText } from './stop-strings';
+import { scoredTokens, type ScoredToken } from './token-scores';
+
+/** `'stop'`: an end-of-sequence token or a stop string. `'length'`: `maxNewTokens`, or the model's last position. */
+export type FinishReason = 'stop' | 'length';
+
+/** Tokens of a request and its answer. Prompt, prefix and answer together are at most the model's positions. */
+export interface Usage {
+  /** Tokens of the prompt. */
+  promptTokens: number;
+  /** Positions of the prefix. */
+  prefixTokens: number;
+  /** New tokens, without end-of-sequence tokens, of all completions together. */
+  completionTokens: number;
+}
+
+/** One text for a prompt. */
+export interface Completion {
+  /** The new text, without special tokens, and without a stop string. Empty when the model has no tokenizer. */
+  text: string;
+  /** The new token ids, without the end-of-sequence token; up to the one that completes a stop string. */
+  tokens: number[];
+  /** Why it ended. */
+  finishReason: FinishReason;
+  /** The stop string that ended the text. */
+  stop?: string;
+  /** Of each new token, with `logprobs`. */
+  logprobs?: ScoredToken[];
+  /** Of a beam search: the log-probability of the tokens under the processed distributions, divided by their number ^ `lengthPenalty`. */
+  score?: number;
+}
+
+/** What a prompt gives. With several completions its own fields are those of the first. */
+export interface GenerateResult extends Completion {
+  /** How many tokens it took. */
+  usage: Usage;
+  /** All completions, with `n` or `numReturnSequences` above 1; of a beam search the best first. */
+  completions?: Completion[];
+  /** Of each token of the prompt, with `promptLogprobs`; null for the first, which nothing predicts. */
+  promptLogprobs?: (ScoredToken | null)[];
+}
+
+/** What a row has done since the last piece. */
+export interface RowPiece {
+  text: string;
+  token?: number;
+  logprob?: ScoredToken;
+  finishReason?: FinishReason;
+}
+
+/** The rows of a request: n for each prompt, one behind the other. */
+interface Rows {
+  prompts: Int32Array[];
+  prefixes: (Native.Prefix | null)[];
+  settings: Native.GenerateRowSettings[];
+}
+
+/** Runs a prepared request; `onPiece` hears of every new token of every row, and of its end. */
+export async function run(
+  model: NeoXModel,
+  request: PreparedRequest,
+  onPiece?: (row: number, piece: RowPiece) => void,
+): Promise<GenerateResult[]> {
+  const { prompts, settings, stops, n, signal } = request;
+  signal?.throwIfAborted();
+  if (prompts.length === 0) return [];
+  const prefixes = await model.prefixHandles(request.prefixes);
+  const start = n > 1 || request.promptLogprobs !== undefined ? await prefill(model, request, prefixes, n > 1) : undefined;
+  const cache = start && n > 1 ? repeated(start.cache, prompts.length, n) : start?.cache;
+  const stopFlags = stops.length === 0 ? undefined : Array.from({ length: prompts.length * n }, () => native().createCancelFlag());
+  const rows: Rows = { prompts: [], prefixes: [], settings: [] };
+  prompts.forEach((prompt, i) => {
+    for (let stream = 0; stream < n; stream++) {
+      const seed = request.seeds[i] as number;
+      rows.settings.push({ ...settings, seed, stream, stop: stopFlags?.[rows.prompts.length] });
+      rows.prompts.push(prompt);
+      rows.prefixes.push(prefixes[i] ?? null);
+    }
+  });
+  const progress = onPiece === undefined && stopFlags === undefined ? undefined : rows.prompts.map(() => new RowProgress(model, stops));
+  const listener =
+    progress &&
+    (([row, token, scores]: [number, number, Native.TokenScores?]): void => {
+      const state = progress[row] as RowProgress;
+      if (state.stop !== undefined) return; // the tokens that came while the row was being stopped
+      const text = state.push(token);
+      const logprob = scores && scoredTokens([token], scores)[0];
+      onPiece?.(row, { text, token, ...(logprob && { logprob }) });
+      if (state.stop !== undefined) native().cancel(stopFlags?.[row] as Native.CancelFlag);
+    });
+  const results = await runNative(signal, (addon, cancel) =>
+    addon.generate(model.native, {
+      ...packRows(rows.prompts),
+      prefixes: rows.prefixes,
+      settings: rows.settings,
+      cache,
+      cachedTokens: start && Int32Array.from(rows.prompts, (prompt) => prompt.length - 1),
+      cancel,
+      onToken: listener,
+    }),
+  ).finally(() => cache && native().freeCache(cache));
+  const completions = results.map((result, row) =>
+    completionOf(model, result, settings.logprobs >= 0, progress?.[row], (piece) => onPiece?.(row, piece)),
+  );
+  return prompts.map((_, i) => ({
+    ...resultOf(request, i, completions.slice(i * n, (i + 1) * n)),
+    ...(start?.promptLogprobs && { promptLogprobs: start.promptLogprobs[i] as (ScoredToken | null)[] }),
+  }));
+}
+
+/** The result of a prompt with these completions. */
+export function resultOf({ prompts, prefixes }: PreparedRequest, prompt: number, completions: Completion[]): GenerateResult {
+  const usage = {
+    promptTokens: prompts[prompt]?.length ?? 0,
+    prefixTokens: prefixes[prompt]?.prefixLength ?? 0,
+    completionTokens: completions.reduce((sum, { tokens }) => sum + tokens.length, 0),
+  };
+  return { ...(completions[0] as Completion), usage, ...(completions.length > 1 && { completions }) };
+}
+
+export function decode(model: NeoXModel, tokens: Int32Array): string {
+  return model.hasTokenizer ? model.tokenizer.decode(tokens, { skipSpecialTokens: true }) : '';
+}
+
+/** Computes the prompts but for their last tokens; with `share`, as blocks that forks share. */
+export async function prefill(
+  model: NeoXModel,
+  { prompts, promptLogprobs, signal }: PreparedRequest,
+  prefixes: (Native.Prefix | null)[],
+  share: boolean,
+): Promise<{ cache: Native.Cache; promptLogprobs: (ScoredToken | null)[][] | undefined }> {
+  const packed = packRows(prompts.map((prompt) => prompt.subarray(0, -1)));
+  const targets = promptLogprobs === undefined ? packed.tokens.map(() => -1) : packRows(prompts.map((prompt) => prompt.subarray(1))).tokens;
+  const { rows, cache } = await runNative(signal, (addon, cancel) =>
+    addon.score(model.native, { ...packed, prefixes, targets, top: promptLogprobs ?? 0, keep: share ? 'blocks' : 'rows', cancel }),
+  );
+  const scores =
+    promptLogprobs === undefined ? undefined : rows.map((row, i) => [null, ...scoredTokens(prompts[i]?.subarray(1) ?? [], row)]);
+  return { cache, promptLogprobs: scores };
+}
+
+/** A cache with each row n times; the one that is given is freed. */
+function repeated(cache: Native.Cache, rows: number, n: number): Native.Cache {
+  const sources = Int32Array.from({ length: rows * n }, (_, row) => Math.floor(row / n));
+  const fork = native().forkCache(cache, sources, new Int32Array(rows * n));
+  native().freeCache(cache);
+  return fork;
+}
+
+/** The tokens and the text of a row while it runs. */
+class RowProgress {
+  count = 0;
+  readonly row: RowText | undefined;
+
+  constructor(model: NeoXModel, stops: readonly string[]) {
+    // Stop strings need a tokenizer, and its error says so.
+    if (stops.length > 0 || model.hasTokenizer) this.row = new RowText(model.tokenizer, stops);
+  }
+
+  get stop(): string | undefined {
+    return this.row?.stop;
+  }
+
+  push(token: number): string {
+    this.count++;
+    return this.row?.push(token) ?? '';
+  }
+
+  end(): string {
+    return this.row?.end() ?? '';
+  }
+}
+
+function completionOf(
+  model: NeoXModel,
+  result: Native.GenerateResult,
+  scored: boolean,
+  progress: RowProgress | undefined,
+  onEnd: (piece: RowPiece) => void,
+): Completion {
+  const rest = progress?.end() ?? '';
+  const { stop } = progress ?? {};
+  // What came behind a stop string was not heard of.
+  const tokens = stop === undefined ? result.tokens : result.tokens.subarray(0, progress?.count);
+  const finishReason = stop === undefined ? result.finishReason : 'stop';
+  onEnd({ text: rest, finishReason });
+  return {
+    text: progress?.row?.text ?? decode(model, tokens),
+    tokens: Array.from(tokens),
+    finishReason,
+    ...(stop !== undefined && { stop }),
+    ...(scored && { logprobs: scoredTokens(tokens, result.scores).slice(0, tokens.length) }),
+  };
+}

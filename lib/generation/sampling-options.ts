@@ -1,0 +1,184 @@
+import { badArgument, checkBoolean, checkInteger, checkNumber, checkOneOf, show } from '../arguments';
+import { NeoXPrefixError } from '../errors';
+import type { NeoXModel } from '../model/neox-model';
+import { checkIds, isTokenIds, type TokenIds } from '../model/rows';
+import type * as Native from '../../types/native';
+
+/**
+ * How the tokens of a row are chosen. Order and formulas are Hugging Face's; docs/guides/sampling.md has them.
+ */
+export interface SamplingOptions {
+  /** Most tokens to generate. Defaults to `128`. */
+  maxNewTokens?: number;
+  /** Until there are so many, no token may end the text. Defaults to `0`. */
+  minNewTokens?: number;
+  /** Divides the logits; 0 is greedy: the most likely token, always. Defaults to `1`. */
+  temperature?: number;
+  /** Draws only from the k most likely tokens (and those that tie with the k-th); 0: from all. Defaults to `0`. */
+  topK?: number;
+  /** Draws only from the smallest set of most likely tokens whose probability reaches p. In (0, 1]. Defaults to `1`. */
+  topP?: number;
+  /**
+   * Whether the token that crosses `topP` is in the set: by Hugging Face's rule it is, by that of rinna's script it is not (but the most
+   * likely token always is). Defaults to `'huggingface'`.
+   */
+  topPRule?: 'huggingface' | 'rinna';
+  /** Draws only from tokens that are at least this fraction as likely as the most likely one. In [0, 1]. Defaults to `0`. */
+  minP?: number;
+  /**
+   * Locally typical sampling: draws from the tokens whose information content is nearest to the entropy, until their probability reaches
+   * this. In (0, 1]. Defaults to `1`.
+   */
+  typicalP?: number;
+  /** Above 1, makes the tokens of the prompt and the text less likely (Keskar et al. 2019); the prefix has none. Defaults to `1`. */
+  repetitionPenalty?: number;
+  /** Subtracted from the logits of all tokens that were generated. Defaults to `0`. */
+  presencePenalty?: number;
+  /** Subtracted from the logit of a token for each time it was generated. Defaults to `0`. */
+  frequencyPenalty?: number;
+  /** Sequences of so many tokens come only once, prompt included; 0: any. Defaults to `0`. */
+  noRepeatNgramSize?: number;
+  /** Numbers to add to the logits of tokens, by id; -Infinity bans a token. Defaults to none. */
+  logitBias?: Readonly<Record<number, number>> | ReadonlyMap<number, number>;
+  /**
+   * Words that must not be generated: token ids, or text, which is banned in the forms that it has at the start of a text, behind a
+   * space and behind other text. Defaults to none.
+   */
+  badWords?: readonly (string | TokenIds)[];
+  /** Tokens that end the text and are no part of it. Defaults to the model's `eosTokenIds`. */
+  eosTokenIds?: TokenIds;
+  /** Goes on at the end-of-sequence token. Defaults to `false`. */
+  ignoreEos?: boolean;
+  /** A text, or several, that ends the text and is no part of it, also across the borders of tokens. Defaults to none. */
+  stop?: string | readonly string[];
+  /**
+   * Gives each token's log-probability, and this many of the most likely tokens beside it (0 to 100), under the model's own
+   * distribution: before temperature, penalties and all else. Defaults to none.
+   */
+  logprobs?: number;
+}
+
+export const SAMPLING_OPTIONS = [
+  'maxNewTokens',
+  'minNewTokens',
+  'temperature',
+  'topK',
+  'topP',
+  'topPRule',
+  'minP',
+  'typicalP',
+  'repetitionPenalty',
+  'presencePenalty',
+  'frequencyPenalty',
+  'noRepeatNgramSize',
+  'logitBias',
+  'badWords',
+  'eosTokenIds',
+  'ignoreEos',
+  'stop',
+  'logprobs',
+] as const satisfies readonly (keyof SamplingOptions)[];
+
+/** The most likely tokens that can be asked for beside each. */
+const MOST_LOGPROBS = 100;
+
+/** What a row's settings are but for its seed. */
+export type SharedSettings = Omit<Native.GenerateRowSettings, 'seed' | 'stream' | 'stop'>;
+
+/** Checks and completes. */
+export function samplingSettings(model: NeoXModel, options: SamplingOptions): SharedSettings {
+  const maxNewTokens = checkInteger('maxNewTokens', options.maxNewTokens ?? 128, 0);
+  const minNewTokens = checkInteger('minNewTokens', options.minNewTokens ?? 0, 0);
+  if (minNewTokens > maxNewTokens) throw refusal(`minNewTokens (${minNewTokens}) is larger than maxNewTokens (${maxNewTokens})`);
+  const endIds = endTokens(model, options);
+  return {
+    maxNewTokens,
+    minNewTokens,
+    endIds,
+    temperature: checkNumber('temperature', options.temperature ?? 1, 0, 1e4),
+    topK: checkInteger('topK', options.topK ?? 0, 0),
+    topP: checkNumber('topP', options.topP ?? 1, 0, 1, true),
+    topPRule: checkOneOf('topPRule', options.topPRule ?? 'huggingface', ['huggingface', 'rinna']),
+    minP: checkNumber('minP', options.minP ?? 0, 0, 1),
+    typicalP: checkNumber('typicalP', options.typicalP ?? 1, 0, 1, true),
+    repetitionPenalty: checkNumber('repetitionPenalty', options.repetitionPenalty ?? 1, 0, 1e4, true),
+    presencePenalty: checkNumber('presencePenalty', options.presencePenalty ?? 0, -1e4, 1e4),
+    frequencyPenalty: checkNumber('frequencyPenalty', options.frequencyPenalty ?? 0, -1e4, 1e4),
+    noRepeatNgramSize: checkInteger('noRepeatNgramSize', options.noRepeatNgramSize ?? 0, 0),
+    ...biases(model, options.logitBias),
+    badWords: badWords(model, options.badWords, endIds),
+    logprobs: options.logprobs === undefined ? -1 : checkCount('logprobs', options.logprobs),
+  };
+}
+
+/** A number of most likely tokens. */
+export function checkCount(name: string, value: unknown): number {
+  return checkInteger(name, value, 0, MOST_LOGPROBS);
+}
+
+/** Options that cannot go together, or one that has nothing to work on. */
+export function refusal(message: string, hint?: string): NeoXPrefixError {
+  return new NeoXPrefixError('NEOX_BAD_ARGUMENT', message, hint === undefined ? {} : { hint });
+}
+
+export function stopStrings(stop: unknown): string[] {
+  const list: readonly unknown[] = stop === undefined ? [] : Array.isArray(stop) ? stop : [stop];
+  return list.map((text, i) => {
+    if (typeof text !== 'string' || text === '') throw badArgument(Array.isArray(stop) ? `stop[${i}]` : 'stop', 'a non-empty string', text);
+    return text;
+  });
+}
+
+function endTokens(model: NeoXModel, { eosTokenIds, ignoreEos }: SamplingOptions): Int32Array {
+  if (checkBoolean('ignoreEos', ignoreEos ?? false)) {
+    if (eosTokenIds !== undefined) throw refusal('ignoreEos: true and eosTokenIds contradict each other', 'give one of them');
+    return new Int32Array(0);
+  }
+  if (eosTokenIds === undefined) return Int32Array.from(model.config.eosTokenIds);
+  if (!isTokenIds(eosTokenIds)) throw badArgument('eosTokenIds', 'token ids', eosTokenIds);
+  return checkIds('eosTokenIds', eosTokenIds, model.config);
+}
+
+function biases(model: NeoXModel, logitBias: unknown): { biasedIds: Int32Array; biases: Float32Array } {
+  if (logitBias === undefined) return { biasedIds: new Int32Array(0), biases: new Float32Array(0) };
+  const isRecord = typeof logitBias === 'object' && logitBias !== null && !Array.isArray(logitBias) && !ArrayBuffer.isView(logitBias);
+  if (!isRecord) throw badArgument('logitBias', 'a map from token ids to numbers', logitBias);
+  const entries: [unknown, unknown][] = logitBias instanceof Map ? [...logitBias] : Object.entries(logitBias);
+  const ids = entries.map(([key]) => {
+    const id = typeof key === 'string' && key.trim() !== '' ? Number(key) : key;
+    if (!Number.isInteger(id) || (id as number) < 0 || (id as number) >= model.config.vocabSize)
+      throw badArgument('logitBias', `token ids between 0 and ${model.config.vocabSize - 1} as keys`, key);
+    return id as number;
+  });
+  for (const [key, bias] of entries) {
+    const fits = typeof bias === 'number' && (bias === -Infinity || Number.isFinite(Math.fround(bias)));
+    if (!fits) throw badArgument(`logitBias[${show(key).replaceAll("'", '')}]`, 'a finite number or -Infinity', bias);
+  }
+  return { biasedIds: Int32Array.from(ids), biases: Float32Array.from(entries, ([, bias]) => bias as number) };
+}
+
+/** Token sequences, each once, without those that are nothing but an end token: as Hugging Face has it, badWords cannot ban the end. */
+function badWords(model: NeoXModel, words: unknown, endIds: Int32Array): Int32Array[] {
+  if (words === undefined) return [];
+  if (!Array.isArray(words) || typeof words[0] === 'number') throw badArgument('badWords', 'an array of strings and of token ids', words);
+  const forms = words.flatMap((word: unknown, i) => {
+    if (typeof word === 'string' && word !== '') return formsOf(model, word);
+    if (!isTokenIds(word) || word.length === 0) throw badArgument(`badWords[${i}]`, 'a non-empty string or token ids', word);
+    return [checkIds(`badWords[${i}]`, word, model.config)];
+  });
+  const unique = new Map(forms.filter((ids) => ids.length > 0).map((ids) => [ids.join(), ids]));
+  return [...unique.values()].filter((ids) => ids.length > 1 || !endIds.includes(ids[0] as number));
+}
+
+/** A word as the tokenizer writes it at the start of a text, behind a space, and behind other text. */
+function formsOf(model: NeoXModel, word: string): Int32Array[] {
+  const { tokenizer } = model;
+  const forms = [tokenizer.encode(word), tokenizer.encode(` ${word}`)];
+  for (const other of ['。', 'a', '\n']) {
+    const before = tokenizer.encode(other);
+    const both = tokenizer.encode(other + word);
+    // Where the other text and the word are not written together.
+    if (before.length > 0 && before.every((id, i) => id === both[i])) forms.push(both.subarray(before.length));
+  }
+  return forms;
+}

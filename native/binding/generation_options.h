@@ -1,0 +1,26 @@
+// Reading what the operations over rows have in common: tokens, what stands in front of them, and how to choose the next ones.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "binding/napi_setup.h"
+#include "core/generation/logprobs.h"
+#include "core/generation/sampling_options.h"
+#include "core/model/rows.h"
+
+namespace neox::binding {
+
+// options.tokens: the rows' tokens behind one another; options.lengths: how many each row has, at least `shortest`.
+std::vector<std::vector<int64_t>> parse_rows(const Napi::Object& options, int64_t shortest = 1);
+
+// What stands in front of each row: the rows of options.cache, or, without one, options.prefixes, a prefix or null for each.
+std::vector<RowCache> parse_past(const Napi::Object& options, size_t rows);
+
+// The sampling part of GenerateRowSettings.
+SamplingOptions parse_sampling(const Napi::Object& settings);
+
+// TokenScores of types/native.d.ts.
+Napi::Object to_scores(Napi::Env env, const TokenScores& scores);
+
+}  // namespace neox::binding

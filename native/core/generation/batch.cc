@@ -1,0 +1,45 @@
+#include "core/generation/batch.h"
+
+#include <ATen/ops/from_blob.h>
+
+namespace neox {
+namespace {
+
+constexpr int64_t kBatchTokens = 2048;
+
+int64_t count_of(const RowInput& row) { return static_cast<int64_t>(row.tokens->size()); }
+
+}  // namespace
+
+size_t batch_end(const std::vector<RowInput>& rows, size_t begin) {
+  size_t end = begin;
+  int64_t tokens = 0;
+  while (end < rows.size() && (end == begin || tokens + count_of(rows[end]) <= kBatchTokens))
+    tokens += count_of(rows[end++]);
+  return end;
+}
+
+at::Tensor hidden_states(const GPTNeoX& model, const std::vector<RowInput>& rows, const CancelFlag& cancel,
+                         HiddenLayer* layer) {
+  std::vector<int64_t> ids;
+  std::vector<Row> batch;
+  for (const RowInput& row : rows) {
+    batch.push_back({static_cast<int64_t>(ids.size()), count_of(row), row.cache->prefix.get(), row.cache});
+    ids.insert(ids.end(), row.tokens->begin(), row.tokens->end());
+  }
+  const at::Tensor id_tensor = at::from_blob(ids.data(), {static_cast<int64_t>(ids.size())}, at::kLong);
+  return model.forward(id_tensor.to(model.options().device), batch, cancel, layer);
+}
+
+at::Tensor last_logits(const GPTNeoX& model, const std::vector<RowInput>& rows, const CancelFlag& cancel) {
+  at::Tensor hidden = hidden_states(model, rows, cancel);
+  const auto count = static_cast<int64_t>(rows.size());
+  if (hidden.size(0) > count) {
+    std::vector<int64_t> last;
+    for (const RowInput& row : rows) last.push_back((last.empty() ? -1 : last.back()) + count_of(row));
+    hidden = hidden.index_select(0, at::from_blob(last.data(), {count}, at::kLong).to(hidden.device()));
+  }
+  return model.logits(hidden).to(at::kCPU);
+}
+
+}  // namespace neox

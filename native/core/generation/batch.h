@@ -1,0 +1,30 @@
+// Taking rows through the model together.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "core/cancel.h"
+#include "core/model/gpt_neox.h"
+
+namespace neox {
+
+// Tokens to take through the model behind a row's cache, which grows by them. At least one.
+struct RowInput {
+  RowCache* cache = nullptr;
+  const std::vector<int64_t>* tokens = nullptr;
+};
+
+// Where the rows from `begin` on that go through the model together end: at about 2048 tokens, since more would only cost memory, but
+// always one row at least.
+size_t batch_end(const std::vector<RowInput>& rows, size_t begin);
+
+// Hidden states [M, H] of the rows' tokens, one row behind the other.
+at::Tensor hidden_states(const GPTNeoX& model, const std::vector<RowInput>& rows, const CancelFlag& cancel,
+                         HiddenLayer* layer = nullptr);
+// Logits [rows, V] float32 of each row's last token, on the CPU.
+at::Tensor last_logits(const GPTNeoX& model, const std::vector<RowInput>& rows, const CancelFlag& cancel);
+
+}  // namespace neox

@@ -1,0 +1,46 @@
+#include "core/generation/logprobs.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/kernels/kernels.h"
+
+namespace neox {
+
+void TokenScores::add(float logprob, const std::vector<std::pair<int32_t, float>>& top) {
+  logprobs.push_back(logprob);
+  for (const auto& [token, value] : top) {
+    top_tokens.push_back(token);
+    top_logprobs.push_back(value);
+  }
+}
+
+void check_finite(const float* logits, int64_t vocab) {
+  const kernels::RowRange range = kernels::kernels().row_range(logits, vocab);
+  if (range.finite && std::isfinite(range.largest)) return;
+  throw CoreError("NEOX_NOT_FINITE",
+                  "The model's logits are not finite: NaN or infinity stands in its weights, in the "
+                  "prefix or in the cache, or came up in between");
+}
+
+double log_sum_exp(const float* logits, int64_t vocab) {
+  const float largest = kernels::kernels().row_range(logits, vocab).largest;
+  return largest + std::log(kernels::kernels().exp_sum(logits, vocab, largest, 1.0F, nullptr));
+}
+
+std::vector<std::pair<int32_t, float>> most_likely(const float* logits, int64_t vocab, double log_sum, int64_t count) {
+  std::vector<std::pair<int32_t, float>> best;  // sorted
+  const auto better = [](const auto& a, const auto& b) { return a.second > b.second; };
+  const auto size = static_cast<size_t>(std::min(count, vocab));
+  for (int64_t i = 0; i < vocab && size > 0; ++i) {
+    if (best.size() == size && !(logits[i] > best.back().second)) continue;
+    if (best.size() == size) best.pop_back();
+    const std::pair<int32_t, float> item(static_cast<int32_t>(i), logits[i]);
+    best.insert(std::upper_bound(best.begin(), best.end(), item, better), item);
+  }
+  for (auto& [token, value] : best) value = static_cast<float>(value - log_sum);
+  return best;
+}
+
+}  // namespace neox
