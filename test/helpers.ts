@@ -126,6 +126,16 @@ function upperHalves(values: Float32Array): Uint16Array {
   return upper;
 }
 
+/** The base model that comes with the repository: 2,048 tokens, with a tokenizer. */
+export const EXAMPLE_MODEL = join(__dirname, '..', 'examples', 'models', 'tiny-ja-neox');
+
+/** Logits, nearly normal: those of scripts/golden/generation.py. */
+export function drawLogits(seed: number, vocabulary: number, deviation: number): Float32Array {
+  const random = new Random(seed);
+  const next = (): number => random.next() + random.next() + random.next() + random.next() - 2;
+  return Float32Array.from({ length: vocabulary }, () => deviation * 3 ** 0.5 * next());
+}
+
 /** One compute thread, and the given dtype, unless told otherwise. */
 export function loadModel(folder: string, options: LoadOptions = {}): Promise<NeoXModel> {
   return NeoXModel.load(folder, { threads: 1, ...options });

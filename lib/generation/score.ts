@@ -138,7 +138,7 @@ function encodePairs(model: NeoXModel, prompt: Prompt, continuations: readonly u
     if (isTokenIds(item)) return checkIds(`continuations[${i}]`, item, model.config);
     if (typeof item !== 'string') throw badArgument(`continuations[${i}]`, 'a string or token ids', item);
     if (text !== '') {
-      const both = model.tokenizer.encode(prompt + item);
+      const both = model.tokenizer.encode(`${text}${spaces}${item}`);
       if (context.every((id, j) => id === both[j])) return both.subarray(context.length);
     }
     return model.tokenizer.encode(spaces + item);

@@ -4,6 +4,8 @@
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { NeoXModel } from '../../lib/model/neox-model';
+import { PrefixWeights } from '../../lib/prefix/weights';
 
 export const GOLDEN_DIRECTORY = join(__dirname, '..', 'fixtures', 'golden');
 
@@ -282,4 +284,15 @@ function halfToNumber(bits: number): number {
   if (exponent === 0) return sign * fraction * 2 ** -24;
   if (exponent === 0x1f) return fraction === 0 ? sign * Infinity : NaN;
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+/** A file of test/fixtures/generation, which scripts/golden/generation.py writes. */
+export function generationFixture<T>(name: string): T {
+  return JSON.parse(readFileSync(join(GOLDEN_DIRECTORY, '..', 'generation', `${name}.json`), 'utf8')) as T;
+}
+
+/** The random prefix of a golden model. */
+export function goldenPrefix(model: NeoXModel, { prefix, reference }: GoldenModel): PrefixWeights {
+  const { numLayers, numHeads, headSize } = model.config;
+  return PrefixWeights.fromTensor(prefix.data, { prefixLength: reference.prefixLength, numLayers, numHeads, headSize });
 }

@@ -1,16 +1,11 @@
 import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { NeoXModel } from '../../lib/model/neox-model';
-import { PrefixWeights } from '../../lib/prefix/weights';
+import type { PrefixWeights } from '../../lib/prefix/weights';
 import { backendsFor, loadModel, temporaryFolder } from '../helpers';
-import { GOLDEN_KINDS, goldenModelNames, loadGoldenModel, type GoldenModel } from './fixtures';
+import { GOLDEN_KINDS, goldenModelNames, goldenPrefix, loadGoldenModel } from './fixtures';
 
 const GREEDY = { temperature: 0, ignoreEos: true } as const;
-
-function prefixOf(model: NeoXModel, { prefix, reference }: GoldenModel): PrefixWeights {
-  const { numLayers, numHeads, headSize } = model.config;
-  return PrefixWeights.fromTensor(prefix.data, { prefixLength: reference.prefixLength, numLayers, numHeads, headSize });
-}
 
 describe.each(goldenModelNames())('greedy tokens of the model %s', (name) => {
   const golden = loadGoldenModel(name);
@@ -21,7 +16,7 @@ describe.each(goldenModelNames())('greedy tokens of the model %s', (name) => {
     let prefix: PrefixWeights;
     beforeAll(async () => {
       model = await loadModel(golden.directory, { dtype: 'float32', backend });
-      prefix = prefixOf(model, golden);
+      prefix = goldenPrefix(model, golden);
     });
     afterAll(() => model.dispose());
 
