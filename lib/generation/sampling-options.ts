@@ -41,8 +41,8 @@ export interface SamplingOptions {
   /** Numbers to add to the logits of tokens, by id; -Infinity bans a token. Defaults to none. */
   logitBias?: Readonly<Record<number, number>> | ReadonlyMap<number, number>;
   /**
-   * Words that must not be generated: token ids, or text, which is banned in the forms that it has at the start of a text, behind a
-   * space and behind other text. Defaults to none.
+   * Words that must not be generated: token ids, or text, which is banned in the tokens that it has at the start of a text, behind a
+   * space and behind other text. Other tokens may still spell it. Defaults to none.
    */
   badWords?: readonly (string | TokenIds)[];
   /** Tokens that end the text and are no part of it. Defaults to the model's `eosTokenIds`. */
