@@ -166,15 +166,16 @@ export interface Refusal {
   act: () => unknown;
   /** Defaults to NEOX_BAD_ARGUMENT. */
   code?: string;
-  /** The whole text, hint included. */
-  text: string | (() => string);
+  /** The whole text, hint included, or a pattern of it. */
+  text: string | RegExp | (() => string);
 }
 
 export async function expectRefusal({ act, code = 'NEOX_BAD_ARGUMENT', text }: Refusal): Promise<void> {
   const error = await failureOf(act);
   expect(error).toBeInstanceOf(NeoXPrefixError);
   const { code: actual, message } = error as NeoXPrefixError;
-  expect({ code: actual, text: message }).toEqual({ code, text: typeof text === 'string' ? text : text() });
+  const expected = text instanceof RegExp ? (expect.stringMatching(text) as string) : typeof text === 'string' ? text : text();
+  expect({ code: actual, text: message }).toEqual({ code, text: expected });
 }
 
 /** How the event loop fared while an operation ran. */

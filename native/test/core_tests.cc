@@ -18,6 +18,7 @@
 #include "core/error.h"
 #include "core/kernels/kernels.h"
 #include "core/worker_thread.h"
+#include "generation_tests.h"
 
 namespace {
 
@@ -311,6 +312,7 @@ int main(int, char** argv) {
   test_cross_entropy();
   test_worker_thread();
   test_mapped_tensors(std::string(argv[0]) + ".tmp");
+  failures += test_generation();
   std::printf("core tests: %s\n", failures == 0 ? "ok" : "FAILED");
   return failures == 0 ? 0 : 1;
 }
