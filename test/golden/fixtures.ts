@@ -287,8 +287,8 @@ function halfToNumber(bits: number): number {
 }
 
 /** A file of test/fixtures/generation, which scripts/golden/generation.py writes. */
-export function generationFixture<T>(name: string): T {
-  return JSON.parse(readFileSync(join(GOLDEN_DIRECTORY, '..', 'generation', `${name}.json`), 'utf8')) as T;
+export function generationFixture(name: string): unknown {
+  return JSON.parse(readFileSync(join(GOLDEN_DIRECTORY, '..', 'generation', `${name}.json`), 'utf8'));
 }
 
 /** The random prefix of a golden model. */

@@ -12,7 +12,7 @@ interface GenerationCase {
   sequences: { tokens: number[]; finishReason: 'stop' | 'length'; score?: number }[];
 }
 
-const cases = generationFixture<GenerationCase[]>('generate');
+const cases = generationFixture('generate') as GenerationCase[];
 
 describe.each([...new Set(cases.map(({ model }) => model))])('what transformers generates with the model %s', (name) => {
   const golden = loadGoldenModel(name);

@@ -18,7 +18,7 @@ interface ProcessorFixture {
   }[];
 }
 
-const { vocabulary, prompt, generated, cases } = generationFixture<ProcessorFixture>('processors');
+const { vocabulary, prompt, generated, cases } = generationFixture('processors') as ProcessorFixture;
 let model: NeoXModel;
 beforeAll(async () => {
   model = await loadModel(EXAMPLE_MODEL);

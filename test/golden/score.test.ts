@@ -18,7 +18,7 @@ interface ScoreCase {
   mean: number[][];
 }
 
-const cases = generationFixture<ScoreCase[]>('score');
+const cases = generationFixture('score') as ScoreCase[];
 const TOLERANCE = TOLERANCES.float32.logits;
 
 const worst = (actual: ArrayLike<number>, expected: readonly number[]): number => {

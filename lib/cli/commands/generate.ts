@@ -1,28 +1,23 @@
 import { randomInt } from 'node:crypto';
 import type { Command } from 'commander';
 import { readLines } from '../../data/lines';
-import type { FinishReason, Usage } from '../../generation/run';
-import type { SamplingOptions } from '../../generation/sampling-options';
+import type { GenerateOptions } from '../../generation/generate';
+import type { GenerateResult } from '../../generation/run';
 import type { NeoXModel } from '../../model/neox-model';
 import { padEnd, displayWidth } from '../format';
 import { checkPrefixes, loadModel, loadPrefixes, modelOptions, type ModelFlags, type NamedPrefix, type PrefixFlags } from '../model';
-import { addOptions, collect, integer, number, option, refuseOptions, unwrap } from '../options';
+import { addOptions, collect, integer, option, refuseOptions, unwrap } from '../options';
 import { UsageError } from '../errors';
 import type { Act } from '../program';
 import { promptLoop } from '../prompt-loop';
+import { samplingFlags, samplingOptions, type SamplingFlags } from '../sampling';
 import type { Ui } from '../ui';
 
-export interface GenerateFlags extends ModelFlags, PrefixFlags {
+export interface GenerateFlags extends ModelFlags, PrefixFlags, SamplingFlags {
   prompt?: string[];
   promptsFile?: string;
   compare?: boolean;
-  maxNewTokens?: number;
-  decodeMethod?: 'nucleus' | 'sample' | 'greedy';
-  topP?: number;
-  topK?: number;
-  temperature?: number;
   seed?: number;
-  ignoreEos?: boolean;
   stream?: boolean;
   batchSize?: number;
 }
@@ -59,35 +54,26 @@ export function register(program: Command, act: Act): void {
     option<string[]>('--prompt <text>', 'a prompt; may be repeated', { parse: collect }),
     option('--prompts-file <file>', 'a prompt a line; empty lines are left out', { conflicts: ['prompt'] }),
   ]);
+  const flags = samplingFlags();
   addOptions(command, 'Generation', [
-    option('--max-output-len, --max-new-tokens <n>', 'most tokens to generate', { parse: integer(0), default: 128 }),
-    option('--decode-method <how>', 'nucleus: by --top-p and --top-k; sample: from all tokens; greedy: always the most likely token', {
-      choices: ['nucleus', 'sample', 'greedy'],
-      default: 'nucleus',
-    }),
-    option('--top-p <p>', 'draw from the most likely tokens that reach this probability', {
-      parse: number(1e-6, 1),
-      default: NUCLEUS.topP,
-    }),
-    option('--top-k <k>', 'draw from the k most likely tokens; 0: from all', { parse: integer(0), default: NUCLEUS.topK }),
-    option('--temperature <t>', 'divides the logits; 0: greedy', { parse: number(0, 1e4), default: 1 }),
+    ...flags.generation,
     option('--seed <n>', 'seed of the draws; prompt i (from 0) takes seed + i', {
       parse: integer(0, 2 ** 47),
       default: 'a random one, which is told',
     }),
-    option('--ignore-eos', 'go on at the end-of-sequence token'),
   ]);
+  addOptions(command, 'Penalties', flags.penalties);
+  addOptions(command, 'Beam search', flags.beams);
   addOptions(command, 'Output', [
     option('--stream', 'print the text as it comes', { default: 'on a terminal, with one prompt or the prompt loop' }),
     option('--no-stream', 'print the text when it is complete'),
+    ...flags.scores,
     option('--batch-size <n>', 'prompts that go through the model together', { parse: integer(1), default: BATCH_SIZE }),
   ]);
   refuseOptions(command, { 'model-type': 'leave it out: the model is always GPT-NeoX, and its config.json says so' });
   command.action(act(run));
 }
 
-/** rinna's prefix_inference.py. */
-const NUCLEUS = { topP: 0.95, topK: 50 };
 const BATCH_SIZE = 16;
 
 /** A prompt's answers are under each of these. */
@@ -97,38 +83,38 @@ interface Variant {
 }
 
 /** One answer, as --json gives it. */
-export interface Answer {
+export interface Answer extends GenerateResult {
   prompt: string;
   /** The prefix's label; null for the base model alone. */
   prefix: string | null;
-  seed: number;
-  text: string;
-  tokens: number[];
-  finishReason: FinishReason;
-  usage: Usage;
+  /** Null for a beam search, which draws nothing. */
+  seed: number | null;
 }
 
 export async function run(flags: GenerateFlags, ui: Ui): Promise<number> {
   const sampling = samplingOptions(flags);
+  const beams = (flags.numBeams ?? 1) > 1;
   const several = (flags.prefix?.length ?? 0) + (flags.compare === true ? 1 : 0) > 1;
-  if (flags.stream === true && several) {
+  const whole = several || beams || (flags.n ?? 1) > 1 || flags.promptLogprobs !== undefined;
+  if (flags.stream === true && whole) {
     throw new UsageError(
-      '--stream shows one answer at a time',
-      'leave out --stream to compare several prefixes, or --compare and all but one --prefix',
+      '--stream shows one answer at a time, as it comes',
+      'leave out --stream, or else --compare, --n, --num-beams, --prompt-logprobs and all but one --prefix',
     );
   }
+  if (beams && flags.seed !== undefined) throw new UsageError('--seed has no effect with --num-beams: a beam search draws nothing');
   const prompts = flags.prompt ?? (flags.promptsFile === undefined ? undefined : await readPrompts(flags.promptsFile, ui));
   await checkPrefixes(flags);
   await using model = await loadModel(flags, ui);
   const prefixes = await loadPrefixes(flags, model, ui);
   const variants: Variant[] = prefixes.map(({ label, prefix }) => ({ label, prefix }));
   if (variants.length === 0 || flags.compare === true) variants.push({ label: 'base model', prefix: undefined });
-  const seed = flags.seed ?? randomInt(2 ** 32);
-  if (flags.seed === undefined && sampling.temperature !== 0) ui.note(`seed ${seed}`);
+  const seed = beams ? undefined : (flags.seed ?? randomInt(2 ** 32));
+  if (flags.seed === undefined && seed !== undefined && sampling.temperature !== 0) ui.note(`seed ${seed}`);
   const generator = new Generator(model, variants, sampling, seed, ui);
 
   if (prompts === undefined) {
-    const streams = !several && (flags.stream ?? ui.io.stdout.isTTY === true);
+    const streams = !whole && (flags.stream ?? ui.io.stdout.isTTY === true);
     let count = 0;
     return await promptLoop(ui, async (prompt) => {
       const index = count++;
@@ -136,7 +122,7 @@ export async function run(flags: GenerateFlags, ui: Ui): Promise<number> {
       else for (const answer of await generator.answer([prompt], index)) ui.json(answer);
     });
   }
-  if (flags.stream ?? (ui.io.stdout.isTTY === true && !ui.isJson && prompts.length === 1 && !several)) {
+  if (flags.stream ?? (ui.io.stdout.isTTY === true && !ui.isJson && prompts.length === 1 && !whole)) {
     for (const [i, prompt] of prompts.entries()) await generator.stream(prompt, i);
     return 0;
   }
@@ -152,16 +138,6 @@ export async function run(flags: GenerateFlags, ui: Ui): Promise<number> {
   return 0;
 }
 
-function samplingOptions(flags: GenerateFlags): SamplingOptions {
-  const { decodeMethod = 'nucleus', topP, topK, temperature = 1 } = flags;
-  if (decodeMethod !== 'nucleus' && (topP !== undefined || topK !== undefined)) {
-    throw new UsageError(`--top-p and --top-k have no effect with --decode-method ${decodeMethod}`);
-  }
-  const common = { ...(flags.maxNewTokens === undefined ? {} : { maxNewTokens: flags.maxNewTokens }), ignoreEos: flags.ignoreEos ?? false };
-  if (decodeMethod === 'greedy') return { ...common, temperature: 0 };
-  return { ...common, temperature, ...(decodeMethod === 'nucleus' ? { topP: topP ?? NUCLEUS.topP, topK: topK ?? NUCLEUS.topK } : {}) };
-}
-
 async function readPrompts(path: string, ui: Ui): Promise<string[]> {
   const prompts: string[] = [];
   for await (const { text } of readLines(path, ui.signal)) if (text.trim() !== '') prompts.push(text);
@@ -173,22 +149,30 @@ class Generator {
   constructor(
     private readonly model: NeoXModel,
     private readonly variants: readonly Variant[],
-    private readonly sampling: SamplingOptions,
-    private readonly seed: number,
+    private readonly sampling: GenerateOptions,
+    /** Undefined: nothing is drawn. */
+    private readonly seed: number | undefined,
     private readonly ui: Ui,
   ) {}
 
   /** Answers prompts under all variants in one batch, and prints the answers. @param first number of the first prompt */
   async answer(prompts: readonly string[], first: number): Promise<Answer[]> {
     const { variants } = this;
-    const rows = prompts.flatMap((prompt, i) => variants.map((variant) => ({ prompt, variant, seed: this.seed + first + i })));
+    const rows = prompts.flatMap((prompt, i) => variants.map((variant) => ({ prompt, variant, index: first + i })));
+    const { seed } = this;
     const results = await this.model.generate(
       rows.map(({ prompt }) => prompt),
-      { ...this.sampling, prefix: rows.map(({ variant }) => variant.prefix), seed: rows.map(({ seed }) => seed), signal: this.ui.signal },
+      {
+        ...this.sampling,
+        prefix: rows.map(({ variant }) => variant.prefix),
+        ...(seed !== undefined && { seed: rows.map(({ index }) => seed + index) }),
+        signal: this.ui.signal,
+      },
     );
-    const answers = rows.map(({ prompt, variant, seed }, i) => {
+    const answers = rows.map(({ prompt, variant, index }, i) => {
       const result = results[i] as (typeof results)[number];
-      return { prompt, prefix: variant.prefix === undefined ? null : variant.label, seed, ...result };
+      const own = seed === undefined ? null : seed + index;
+      return { prompt, prefix: variant.prefix === undefined ? null : variant.label, seed: own, ...result };
     });
     prompts.forEach((_, i) => this.print(answers.slice(i * variants.length, (i + 1) * variants.length)));
     return answers;
@@ -198,7 +182,7 @@ class Generator {
   async stream(prompt: string, index: number): Promise<void> {
     const { ui } = this;
     const [{ label, prefix }] = this.variants as [Variant];
-    const seed = this.seed + index;
+    const seed = (this.seed ?? 0) + index;
     const answer: Answer = {
       prompt,
       prefix: prefix === undefined ? null : label,
@@ -206,17 +190,19 @@ class Generator {
       text: '',
       tokens: [],
       finishReason: 'length',
-      usage: NO_USAGE,
+      usage: { promptTokens: 0, prefixTokens: 0, completionTokens: 0 },
     };
     ui.write(prompt);
     try {
+      // What a stream does not have, `run` and the library have refused.
       for await (const piece of this.model.stream(prompt, { ...this.sampling, prefix, seed, signal: ui.signal })) {
-        if (piece.token !== undefined) answer.tokens.push(piece.token);
-        answer.text += piece.text;
-        answer.finishReason = piece.finishReason ?? answer.finishReason;
-        answer.usage = piece.usage ?? answer.usage;
-        ui.write(piece.text);
-        if (piece.text !== '') ui.json({ type: 'piece', index, text: piece.text });
+        const { text, token, logprob, ...end } = piece;
+        if (token !== undefined) answer.tokens.push(token);
+        if (logprob !== undefined) (answer.logprobs ??= []).push(logprob);
+        Object.assign(answer, end);
+        answer.text += text;
+        ui.write(text);
+        if (text !== '') ui.json({ type: 'piece', index, text });
       }
     } finally {
       ui.print();
@@ -228,17 +214,17 @@ class Generator {
   private print(answers: readonly Answer[]): void {
     const { ui, variants } = this;
     const prompt = answers[0]?.prompt ?? '';
+    const textsOf = (answer: Answer | undefined): string[] => (answer?.completions ?? [answer]).map((completion) => completion?.text ?? '');
     if (variants.length === 1) {
-      ui.print(`${prompt}${answers[0]?.text ?? ''}`);
+      for (const text of textsOf(answers[0])) ui.print(`${prompt}${text}`);
       return;
     }
     const width = Math.max(...variants.map(({ label }) => displayWidth(label)));
     const indent = '\n'.padEnd(width + 5);
     ui.print(prompt === '' ? '(empty prompt)' : prompt);
-    for (const [i, { label }] of variants.entries())
-      ui.print(`  ${padEnd(label, width)}  ${(answers[i]?.text ?? '').trimEnd().replaceAll('\n', indent)}`);
+    for (const [i, { label }] of variants.entries()) {
+      for (const text of textsOf(answers[i])) ui.print(`  ${padEnd(label, width)}  ${text.trimEnd().replaceAll('\n', indent)}`);
+    }
     ui.print();
   }
 }
-
-const NO_USAGE: Usage = { promptTokens: 0, prefixTokens: 0, completionTokens: 0 };
