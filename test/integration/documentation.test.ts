@@ -165,7 +165,16 @@ function asWritten(value: unknown): string {
   return typeof value !== 'boolean' && Number.isFinite(number) ? String(number) : String(value);
 }
 
-test('the table of the generation options names them all', () => {
-  const names = tableRows('docs/guides/generating.md').map(([name]) => plain(name));
+test('the table of the generation options names them all, with the defaults of the code', () => {
+  const names = tableRows('docs/guides/sampling.md').map(([name]) => plain(name));
   expect(names.sort()).toEqual([...GENERATE_OPTIONS].sort());
+  const code = ['sampling-options', 'generate', 'beam-search']
+    .map((name) => readFileSync(join(PACKAGE_ROOT, 'lib', 'generation', `${name}.ts`), 'utf8'))
+    .join();
+  const documented = defaultsOf('docs/guides/sampling.md');
+  expect(documented.size).toBeGreaterThan(15);
+  for (const [name, value] of documented) {
+    const written = new RegExp(`(?:options\\.|'ignoreEos', )${name} \\?\\? ([^,);]+)`).exec(code)?.[1];
+    expect(`${name} ${value}`).toBe(`${name} ${written}`);
+  }
 });
