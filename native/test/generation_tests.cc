@@ -144,10 +144,14 @@ void test_attention_by_token() {
 void test_ranking() {
   neox::Ranking ranking;
   for (const size_t count : {1, 100, 128, 129, 5000}) {
-    for (const float step : {0.0F, 0.5F, 1e-6F}) {
+    for (const float step : {0.0F, 0.5F, 1e-6F, 1e-41F}) {
       auto score = normal_floats(count, 4);
-      for (float& value : score) value = step > 0.0F ? std::round(value / step) * step : 1.0F;  // with ties
-      if (count > 1) score[1] = 1e9F;
+      for (float& value : score) {
+        if (step > 1e-30F) value = std::round(value / step) * step;  // with ties
+        if (step == 0.0F) value = 1.0F;
+        if (step < 1e-30F) value *= step;  // denormal numbers
+      }
+      if (count > 1 && step > 1e-30F) score[1] = 1e9F;
       std::vector<int32_t> ids(count);
       std::iota(ids.begin(), ids.end(), 0);
       ranking.build(score.data(), ids);

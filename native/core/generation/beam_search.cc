@@ -84,8 +84,7 @@ class Search {
     std::vector<Candidate> candidates;
     for (size_t b = 0; b < running_.size(); ++b, logits += vocab) {
       const Beam& beam = running_[b];
-      check_finite(logits, vocab);
-      const double log_sum = log_sum_exp(logits, vocab);
+      const double log_sum = log_sum_exp(logits, vocab, finite_range(logits, vocab).largest);
       for (int64_t i = 0; i < vocab; ++i) logits[i] = static_cast<float>(logits[i] - log_sum);
       beam.processors.apply(logits, vocab, nullptr);
       for (const auto& [token, log_probability] : most_likely(logits, vocab, 0.0, wanted)) {

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "core/kernels/kernels.h"
 
 namespace neox {
 
@@ -16,16 +15,15 @@ void TokenScores::add(float logprob, const std::vector<std::pair<int32_t, float>
   }
 }
 
-void check_finite(const float* logits, int64_t vocab) {
+kernels::RowRange finite_range(const float* logits, int64_t vocab) {
   const kernels::RowRange range = kernels::kernels().row_range(logits, vocab);
-  if (range.finite && std::isfinite(range.largest)) return;
+  if (range.finite && std::isfinite(range.largest)) return range;
   throw CoreError("NEOX_NOT_FINITE",
                   "The model's logits are not finite: NaN or infinity stands in its weights, in the "
                   "prefix or in the cache, or came up in between");
 }
 
-double log_sum_exp(const float* logits, int64_t vocab) {
-  const float largest = kernels::kernels().row_range(logits, vocab).largest;
+double log_sum_exp(const float* logits, int64_t vocab, float largest) {
   return largest + std::log(kernels::kernels().exp_sum(logits, vocab, largest, 1.0F, nullptr));
 }
 

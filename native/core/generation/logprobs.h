@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/kernels/kernels.h"
+
 namespace neox {
 
 // Log-probabilities of a run of tokens, and of the same number of most likely tokens beside each.
@@ -16,11 +18,11 @@ struct TokenScores {
   void add(float logprob, const std::vector<std::pair<int32_t, float>>& top);
 };
 
-// Throws NEOX_NOT_FINITE unless the logits have a finite largest one: no NaN, no +infinity, not all -infinity.
-void check_finite(const float* logits, int64_t vocab);
+// The range of a row of logits. Throws NEOX_NOT_FINITE unless the largest is finite: no NaN, no +infinity, not all -infinity.
+kernels::RowRange finite_range(const float* logits, int64_t vocab);
 
-// log(sum(exp(logits))) of finite logits.
-double log_sum_exp(const float* logits, int64_t vocab);
+// log(sum(exp(logits))), given the largest.
+double log_sum_exp(const float* logits, int64_t vocab, float largest);
 
 // The `count` most likely tokens with their log-probabilities, best first; of equal ones the lower id first.
 std::vector<std::pair<int32_t, float>> most_likely(const float* logits, int64_t vocab, double log_sum, int64_t count);

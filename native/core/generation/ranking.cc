@@ -26,12 +26,12 @@ void Ranking::build(const float* score, const std::vector<int32_t>& ids) {
     largest = std::max(largest, score[id]);
     least = std::min(least, score[id]);
   }
-  const float width = (largest - least) / static_cast<float>(kBuckets);
-  const float scale = width > 0.0F ? 1.0F / width : 0.0F;
+  const double range = static_cast<double>(largest) - least;
+  const double scale = range > 0.0 ? static_cast<double>(kBuckets) / range : 0.0;
   bucket_.resize(ids.size());
   ends_.assign(kBuckets + 1, 0);
   for (size_t i = 0; i < ids.size(); ++i) {
-    const auto at = static_cast<size_t>((largest - score[ids[i]]) * scale);
+    const auto at = static_cast<size_t>((static_cast<double>(largest) - score[ids[i]]) * scale);
     bucket_[i] = static_cast<uint16_t>(std::min(at, kBuckets - 1));
     ++ends_[bucket_[i] + 1U];
   }

@@ -150,10 +150,12 @@ int32_t draw(const Selection& selection, double uniform, Scratch& s) {
   return s.ranking[selection.kept - 1];
 }
 
-// Applies the processors and says what range they leave.
-RowRange process(const LogitsProcessors& processors, float* logits, int64_t vocab, const uint32_t* allowed) {
-  if (allowed != nullptr || !processors.idle()) processors.apply(logits, vocab, allowed);
-  const RowRange range = kernels::kernels().row_range(logits, vocab);
+// Applies the processors to logits of this range, and says what range they leave.
+RowRange process(const LogitsProcessors& processors, float* logits, int64_t vocab, const uint32_t* allowed,
+                 RowRange range) {
+  if (allowed == nullptr && processors.idle()) return range;
+  processors.apply(logits, vocab, allowed);
+  range = kernels::kernels().row_range(logits, vocab);
   if (!std::isfinite(range.largest)) throw_no_token_left();
   return range;
 }
@@ -184,17 +186,17 @@ bool Sampler::ends(int64_t token) const {
 }
 
 TokenChoice Sampler::next(float* logits, int64_t vocab, const uint32_t* allowed) {
-  check_finite(logits, vocab);
+  const RowRange own = finite_range(logits, vocab);
   TokenChoice choice;
   double log_sum = 0.0;
   std::vector<float> raw;  // only where both are asked for: the processors write over the logits
   const bool scored = options_->logprobs >= 0;
   if (scored) {
-    log_sum = log_sum_exp(logits, vocab);
+    log_sum = log_sum_exp(logits, vocab, own.largest);
     choice.top = most_likely(logits, vocab, log_sum, options_->logprobs);
     if (allowed != nullptr || !processors_.idle()) raw.assign(logits, logits + vocab);
   }
-  const RowRange range = process(processors_, logits, vocab, allowed);
+  const RowRange range = process(processors_, logits, vocab, allowed, own);
   if (options_->temperature == 0.0) {
     choice.token = range.first_largest;
   } else {
@@ -212,8 +214,7 @@ TokenChoice Sampler::next(float* logits, int64_t vocab, const uint32_t* allowed)
 }
 
 std::vector<float> Sampler::probabilities(float* logits, int64_t vocab, const uint32_t* allowed) const {
-  check_finite(logits, vocab);
-  const RowRange range = process(processors_, logits, vocab, allowed);
+  const RowRange range = process(processors_, logits, vocab, allowed, finite_range(logits, vocab));
   std::vector<float> result(static_cast<size_t>(vocab), 0.0F);
   if (options_->temperature == 0.0) {
     result[static_cast<size_t>(range.first_largest)] = 1.0F;

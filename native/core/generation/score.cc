@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "core/generation/batch.h"
-#include "core/kernels/kernels.h"
 
 namespace neox {
 namespace {
@@ -32,10 +31,10 @@ void score_targets(const GPTNeoX& model, const at::Tensor& hidden, const std::ve
     const auto* row = logits.const_data_ptr<float>();
     for (size_t i = begin; i < end; ++i, row += vocab) {
       const Target& target = targets[i];
-      check_finite(row, vocab);
-      const double log_sum = log_sum_exp(row, vocab);
+      const kernels::RowRange range = finite_range(row, vocab);
+      const double log_sum = log_sum_exp(row, vocab, range.largest);
       target.result->scores.add(static_cast<float>(row[target.token] - log_sum), most_likely(row, vocab, log_sum, top));
-      target.result->greedy.push_back(kernels::kernels().row_range(row, vocab).first_largest == target.token ? 1 : 0);
+      target.result->greedy.push_back(range.first_largest == target.token ? 1 : 0);
     }
   }
 }
