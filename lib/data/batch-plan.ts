@@ -113,7 +113,7 @@ export class BatchPlan {
   }
 
   /** Counts the batches, window by window. */
-  private *counted(): Generator<void, void> {
+  private *counted(): Generator<void, void, void> {
     const ends = new Uint32Array(Math.ceil(this.options.length / this.window));
     let batches = 0;
     for (let window = 0; window < ends.length; window++) {

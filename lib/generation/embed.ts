@@ -7,6 +7,7 @@ import { runNative } from '../native-call';
 import type { PrefixWeights } from '../prefix/weights';
 import { promptIds, type Prompt } from './generate';
 
+/** What a vector is made of. */
 export interface EmbedOptions {
   /** A prefix for all texts, or an array with one (or undefined) for each. Defaults to none. */
   prefix?: PrefixWeights | undefined | readonly (PrefixWeights | undefined)[];

@@ -123,7 +123,7 @@ function rowSeeds(seed: unknown, rows: number): number[] {
   return seed.map((item: unknown, i) => checkSeed(`seed[${i}]`, item));
 }
 
-function checkSeed(name: string, seed: unknown, others = ''): number {
+export function checkSeed(name: string, seed: unknown, others = ''): number {
   if (typeof seed !== 'number' || !Number.isSafeInteger(seed) || seed < 0) {
     throw badArgument(name, `an integer from 0 to 2^53 - 1${others}`, seed);
   }

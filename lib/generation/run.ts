@@ -10,12 +10,13 @@ import { scoredTokens, type ScoredToken } from './token-scores';
 /** `'stop'`: an end-of-sequence token or a stop string. `'length'`: `maxNewTokens`, or the model's last position. */
 export type FinishReason = 'stop' | 'length';
 
+/** Tokens of a request and its answer. Prompt, prefix and answer together are at most the model's positions. */
 export interface Usage {
   /** Tokens of the prompt. */
   promptTokens: number;
   /** Positions of the prefix. */
   prefixTokens: number;
-  /** New tokens, of all completions together. */
+  /** New tokens, without end-of-sequence tokens, of all completions together. */
   completionTokens: number;
 }
 
@@ -25,6 +26,7 @@ export interface Completion {
   text: string;
   /** The new token ids, without the end-of-sequence token; up to the one that completes a stop string. */
   tokens: number[];
+  /** Why it ended. */
   finishReason: FinishReason;
   /** The stop string that ended the text. */
   stop?: string;
@@ -36,6 +38,7 @@ export interface Completion {
 
 /** What a prompt gives. With several completions its own fields are those of the first. */
 export interface GenerateResult extends Completion {
+  /** How many tokens it took. */
   usage: Usage;
   /** All completions, with `n` or `numReturnSequences` above 1; of a beam search the best first. */
   completions?: Completion[];

@@ -7,6 +7,7 @@ import { PrefixWeights } from '../prefix/weights';
 import { promptIds, type Prompt } from './generate';
 import { refusal } from './sampling-options';
 
+/** How to score. */
 export interface ScoreOptions {
   /** Defaults to none. */
   prefix?: PrefixWeights | undefined;
@@ -22,9 +23,11 @@ export interface ContinuationScore {
   tokenLogprobs: Float32Array;
   /** True when each token is the most likely one at its place: greedy generation would give the continuation. */
   isGreedy: boolean;
+  /** Its tokens. */
   tokens: Int32Array;
 }
 
+/** Which prefix, and how the windows lie. */
 export interface PerplexityOptions extends ScoreOptions {
   /** Tokens that go through the model at a time. Defaults to as many as the model has positions for, behind the prefix. */
   window?: number;
@@ -35,6 +38,7 @@ export interface PerplexityOptions extends ScoreOptions {
   stride?: number;
 }
 
+/** How well a text is foreseen. */
 export interface PerplexityResult {
   /** exp(loss). */
   perplexity: number;

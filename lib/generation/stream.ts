@@ -12,7 +12,7 @@ export interface StreamOptions extends SamplingOptions {
   prefix?: PrefixWeights | undefined;
   /** Seed of the draws, an integer from 0 to 2^53 - 1. Defaults to a random one. */
   seed?: number;
-  /** Stops within a token. */
+  /** Stops within a token; the loop throws the signal's reason. Defaults to none. */
   signal?: AbortSignal;
 }
 
@@ -46,7 +46,6 @@ export function stream(model: NeoXModel, prompt: Prompt, options: StreamOptions)
 
 /** @param left aborted when nobody listens any more */
 async function* pieces(model: NeoXModel, request: PreparedRequest, left: AbortController): AsyncGenerator<StreamPiece, void, void> {
-
   // Pieces wait here until the consumer asks for them.
   const waiting: RowPiece[] = [];
   let wake: () => void = () => undefined;

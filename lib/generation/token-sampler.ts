@@ -19,7 +19,9 @@ const TOKEN_SAMPLER_OPTIONS = [
   'seed',
 ] as const satisfies readonly (keyof TokenSamplerOptions)[];
 
+/** A token that was chosen. */
 export interface TokenChoice {
+  /** Its id. */
   token: number;
   /** True for an end-of-sequence token. */
   ends: boolean;

@@ -2,7 +2,9 @@ import type * as Native from '../../types/native';
 
 /** A token with its log-probability (natural logarithm). */
 export interface TokenLogprob {
+  /** Its id. */
   token: number;
+  /** The natural logarithm of its probability. */
   logprob: number;
 }
 

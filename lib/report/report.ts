@@ -23,7 +23,7 @@ export interface ReportBase {
 
 export interface ReportOptions {
   /** What happened, as `onEvent` got it or as `metrics.jsonl` has it. */
-  events: Iterable<TrainingEvent>;
+  events: Iterable<TrainingEvent, unknown, unknown>;
   /** Defaults to the `name` of the recipe, or to `'Training run'`. */
   title?: string | undefined;
   /** The options of the run, shown as a table. Defaults to none. */
@@ -123,7 +123,7 @@ function toRun(name: string, options: ReportOptions): Run {
   return { name: taskName, recipe, history: historyOf(checked(events)), base, baseline: alone, data };
 }
 
-function* checked(events: Iterable<TrainingEvent>): Generator<TrainingEvent> {
+function* checked(events: Iterable<TrainingEvent, unknown, unknown>): Generator<TrainingEvent, void, void> {
   for (const event of events) {
     if (!isObject(event) || typeof event.type !== 'string') throw badArgument('events', 'training events', event);
     yield event;

@@ -79,7 +79,7 @@ export class TensorBoardWriter {
    */
   static async rebuild(
     folder: string,
-    events: Iterable<TrainingEvent> | AsyncIterable<TrainingEvent>,
+    events: Iterable<TrainingEvent, unknown, unknown> | AsyncIterable<TrainingEvent, unknown, unknown>,
     options: TensorBoardOptions = {},
   ): Promise<TensorBoardWriter> {
     const { place, startTime } = check(folder, options);

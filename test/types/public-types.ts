@@ -7,7 +7,10 @@ import {
   PrefixEncoder,
   PrefixTrainer,
   type PrefixWeights,
+  type Completion,
+  type ContinuationScore,
   type DenseBiasRule,
+  TokenSampler,
   type EvaluationResult,
   type FindLibtorchOptions,
   type FinishReason,
@@ -18,9 +21,12 @@ import {
   type Logits,
   type NeoXErrorCode,
   type NeoXErrorDetails,
+  type PerplexityResult,
   type PrefixEncoderState,
   type Sample,
+  type ScoredToken,
   type StreamPiece,
+  type TokenChoice,
   type TrainingEvent,
   type TrainingResult,
   type Usage,
@@ -148,3 +154,25 @@ export const NAMED: Named = {
   search: { packageRoot: '.' },
   recipe: { epochs: 1 },
 };
+
+export async function scoring(loaded: NeoXModel, prefix: PrefixWeights): Promise<void> {
+  const { completions, logprobs, promptLogprobs } = await loaded.generate('a', { n: 2, logprobs: 1, promptLogprobs: 0, stop: ['b'] });
+  expectType<Completion[] | undefined>()(completions, true);
+  expectType<ScoredToken[] | undefined>()(logprobs, true);
+  expectType<(ScoredToken | null)[] | undefined>()(promptLogprobs, true);
+  await loaded.generate('a', { numBeams: 2, earlyStopping: 'never', logitBias: new Map([[1, -Infinity]]), badWords: ['c', [4, 5]] });
+  // @ts-expect-error no such way to stop
+  await loaded.generate('a', { numBeams: 2, earlyStopping: 'soon' });
+  // @ts-expect-error a stream has one text
+  loaded.stream('a', { n: 2 });
+  expectType<ContinuationScore[]>()(await loaded.score('a', ['b', [1, 2]], { prefix }), true);
+  expectType<PerplexityResult>()(await loaded.perplexity([1, 2], { window: 8, stride: 4 }), true);
+  expectType<Float32Array[]>()(await loaded.embed(['a'], { prefix: [prefix], pooling: 'mean', layer: -2 }), true);
+  const sampler = loaded.createSampler({ topP: 0.9 }, [1, 2]);
+  expectType<TokenChoice>()(sampler.next(new Float32Array(5)), true);
+  // @ts-expect-error only createSampler() makes them
+  new TokenSampler();
+  const cache = (await loaded.forward({ inputIds: [[1]], hiddenStates: -1 })).pastKeyValues;
+  expectType<KVCache>()(cache.fork([0, 0]).truncate([1, 0]), true);
+  expectType<readonly (PrefixWeights | undefined)[]>()(cache.prefixes, true);
+}

@@ -56,7 +56,7 @@ describe('the defaults that docstrings state are those of the code', () => {
 
   test.each([
     ['prefix/encoder.ts', 'PrefixEncoderOptions', ['prefix/encoder.ts'], 8],
-    ['generation/generate.ts', 'SamplingOptions', ['generation/generate.ts'], 5],
+    ['generation/sampling-options.ts', 'SamplingOptions', ['generation/sampling-options.ts'], 13],
     ['model/forward.ts', 'ForwardOptions', ['model/forward.ts'], 1],
     ['model/neox-model.ts', 'LoadOptions', ['model/neox-model.ts', 'checkpoint/checkpoint.ts'], 4],
     ['training/evaluate.ts', 'SharedOptions', ['training/evaluate.ts'], 2],
