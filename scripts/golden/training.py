@@ -21,13 +21,13 @@ FIT = {'steps': 200, 'learningRate': 1e-4, 'weightDecay': 0.01}
 class PrefixEncoder(nn.Module):
     """Embedding, linear, tanh, linear; the output is [P, L, 2, N, D]. The names are those of rinna's state dict."""
 
-    def __init__(self, config):
+    def __init__(self, config, prefix_length=PREFIX_LENGTH, input_dim=INPUT_DIM, hidden_dim=HIDDEN_DIM):
         super().__init__()
-        self.prefix_wte = nn.Embedding(PREFIX_LENGTH, INPUT_DIM)
+        self.prefix_wte = nn.Embedding(prefix_length, input_dim)
         self.prefix_mlp = nn.Sequential(
-            nn.Linear(INPUT_DIM, HIDDEN_DIM), nn.Tanh(), nn.Linear(HIDDEN_DIM, config.num_hidden_layers * 2 * config.hidden_size))
+            nn.Linear(input_dim, hidden_dim), nn.Tanh(), nn.Linear(hidden_dim, config.num_hidden_layers * 2 * config.hidden_size))
         heads = config.num_attention_heads
-        self.shape = (PREFIX_LENGTH, config.num_hidden_layers, 2, heads, config.hidden_size // heads)
+        self.shape = (prefix_length, config.num_hidden_layers, 2, heads, config.hidden_size // heads)
 
     def forward(self):
         return self.prefix_mlp(self.prefix_wte.weight).view(self.shape)

@@ -238,7 +238,7 @@ export function relativeDifference(actual: ArrayLike<number>, expected: ArrayLik
   return relative;
 }
 
-function readJson(path: string): unknown {
+export function readJson(path: string): unknown {
   return JSON.parse(readFileSync(path, 'utf8'));
 }
 
