@@ -15,7 +15,7 @@ export interface EmbedOptions {
   pooling?: 'last' | 'mean';
   /** The layer that hidden states are taken from, as {@link ForwardOptions.hiddenStates} counts them. Defaults to `-1`, the last. */
   layer?: number;
-  /** Stops within a layer. */
+  /** Stops within a layer; the promise rejects with the signal's reason. Defaults to none. */
   signal?: AbortSignal;
 }
 

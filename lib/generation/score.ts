@@ -9,9 +9,9 @@ import { refusal } from './sampling-options';
 
 /** How to score. */
 export interface ScoreOptions {
-  /** Defaults to none. */
+  /** The prefix. Defaults to none. */
   prefix?: PrefixWeights | undefined;
-  /** Stops within a layer. */
+  /** Stops within a layer; the promise rejects with the signal's reason. Defaults to none. */
   signal?: AbortSignal;
 }
 

@@ -10,7 +10,7 @@ import { scoredTokens, type ScoredToken } from './token-scores';
 
 /** {@link SamplingOptions} but for those that are no matter of a single token. */
 export interface TokenSamplerOptions extends Omit<SamplingOptions, 'maxNewTokens' | 'stop'> {
-  /** Integers from 0 to 2^53 - 1. Defaults to a random one. */
+  /** Seed of the draws, an integer from 0 to 2^53 - 1. Defaults to a random one. */
   seed?: number;
 }
 
@@ -25,7 +25,7 @@ export interface TokenChoice {
   token: number;
   /** True for an end-of-sequence token. */
   ends: boolean;
-  /** With `logprobs`. */
+  /** Its log-probability and the most likely tokens, with `logprobs`. */
   logprob?: ScoredToken;
 }
 

@@ -207,14 +207,19 @@ describe('numbers that are none', () => {
     const prefix = PrefixWeights.fromTensor(data, { prefixLength: 2, numLayers, numHeads, headSize });
     const text = {
       code: 'NEOX_NOT_FINITE',
-      message: expect.stringContaining(
-        "The model's logits are not finite: NaN or infinity stands in its weights, in the prefix or in the cache, or came up in between",
-      ) as string,
+      message: expect.stringMatching(/^The model gives logits that are not finite for row 1\nHint: /) as string,
     };
-    expect(await failureOf(flat.generate([1, 2], { prefix }))).toMatchObject(text);
-    expect(await failureOf(flat.generate([1, 2], { prefix, temperature: 0 }))).toMatchObject(text);
-    expect(await failureOf(flat.generate([1, 2], { prefix, numBeams: 2 }))).toMatchObject(text);
-    expect(await failureOf(flat.score([1, 2], [[3]], { prefix }))).toMatchObject(text);
+    const one = [prefix, prefix];
+    one[0] = randomPrefix(flat, 2);
+    const prompts = [
+      [1, 2],
+      [1, 2],
+    ];
+    expect(await failureOf(flat.generate(prompts, { prefix: one }))).toMatchObject(text);
+    expect(await failureOf(flat.generate(prompts, { prefix: one, temperature: 0 }))).toMatchObject(text);
+    expect(await failureOf(flat.generate(prompts, { prefix: one, numBeams: 2 }))).toMatchObject(text);
+    expect(await failureOf(flat.generate(prompts, { prefix: one, promptLogprobs: 1 }))).toMatchObject(text);
+    expect(await failureOf(flat.score([1, 2], [[3]], { prefix }))).toMatchObject({ code: 'NEOX_NOT_FINITE' });
     // The model is as good as before.
     expect((await flat.generate([1, 2], { maxNewTokens: 3, ignoreEos: true })).tokens).toHaveLength(3);
   });
@@ -245,8 +250,7 @@ test('options that ban every token', async () => {
   const logitBias = Object.fromEntries(Array.from({ length: 64 }, (_, i) => [i, -Infinity]));
   const text = {
     code: 'NEOX_BAD_ARGUMENT',
-    message:
-      'No token is left to choose from: what is asked of this row (logitBias, badWords, noRepeatNgramSize, minNewTokens, or a grammar) bans all of them',
+    message: 'No token is left to choose from: logitBias, badWords, noRepeatNgramSize, minNewTokens or a grammar ban all of them for row 0',
   };
   for (const options of [{}, { temperature: 0 }, { numBeams: 3 }])
     expect(await failureOf(flat.generate([1], { ...options, logitBias }))).toMatchObject(text);

@@ -4,9 +4,11 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "core/cancel.h"
+#include "core/error.h"
 #include "core/model/gpt_neox.h"
 
 namespace neox {
@@ -26,5 +28,15 @@ at::Tensor hidden_states(const GPTNeoX& model, const std::vector<RowInput>& rows
                          HiddenLayer* layer = nullptr);
 // Logits [rows, V] float32 of each row's last token, on the CPU.
 at::Tensor last_logits(const GPTNeoX& model, const std::vector<RowInput>& rows, const CancelFlag& cancel);
+
+// Does something for one row of a request; its error says which row it is.
+template <typename Body>
+auto for_row(size_t row, const Body& body) {
+  try {
+    return body();
+  } catch (const CoreError& error) {
+    throw CoreError(error.code(), std::string(error.what()) + " for row " + std::to_string(row));
+  }
+}
 
 }  // namespace neox

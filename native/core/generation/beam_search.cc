@@ -181,7 +181,8 @@ std::vector<std::vector<BeamResult>> beam_search(const GPTNeoX& model, const std
       const at::Tensor logits = last_logits(model, part, cancel);  // [rows, V]
       auto* data = logits.data_ptr<float>();
       for (; owner < last; ++owner) {
-        owners[owner].first->step(data, vocab);
+        Search* const search = owners[owner].first;
+        for_row(static_cast<size_t>(search - searches.data()), [&] { search->step(data, vocab); });
         data += static_cast<int64_t>(owners[owner].second) * vocab;
       }
       begin = end;

@@ -41,7 +41,7 @@ std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<G
   const auto take = [&](ActiveRow& row, float* logits) {
     const GenerationRequest& request = requests[row.request];
     GenerationResult& result = results[row.request];
-    const TokenChoice choice = row.sampler.next(logits, config.vocab_size);
+    const TokenChoice choice = for_row(row.request, [&] { return row.sampler.next(logits, config.vocab_size); });
     const bool stopped = request.stop != nullptr && request.stop->cancelled();
     if (stopped || row.sampler.ends(choice.token)) {
       result.reason = FinishReason::kStop;

@@ -18,9 +18,7 @@ void TokenScores::add(float logprob, const std::vector<std::pair<int32_t, float>
 kernels::RowRange finite_range(const float* logits, int64_t vocab) {
   const kernels::RowRange range = kernels::kernels().row_range(logits, vocab);
   if (range.finite && std::isfinite(range.largest)) return range;
-  throw CoreError("NEOX_NOT_FINITE",
-                  "The model's logits are not finite: NaN or infinity stands in its weights, in the "
-                  "prefix or in the cache, or came up in between");
+  throw CoreError("NEOX_NOT_FINITE", "The model gives logits that are not finite");
 }
 
 double log_sum_exp(const float* logits, int64_t vocab, float largest) {

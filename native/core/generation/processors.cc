@@ -90,8 +90,8 @@ void LogitsProcessors::ban_bad_words(float* scores) const {
 
 void throw_no_token_left() {
   throw CoreError("NEOX_BAD_ARGUMENT",
-                  "No token is left to choose from: what is asked of this row (logitBias, badWords, noRepeatNgramSize, "
-                  "minNewTokens, or a grammar) bans all of them");
+                  "No token is left to choose from: logitBias, badWords, noRepeatNgramSize, minNewTokens or a grammar "
+                  "ban all of them");
 }
 
 }  // namespace neox

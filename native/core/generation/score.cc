@@ -15,11 +15,11 @@ constexpr size_t kPositions = 128;
 struct Target {
   int64_t position = 0;  // among the tokens of the batch
   int64_t token = 0;
-  RowScores* result = nullptr;
+  size_t row = 0;
 };
 
 void score_targets(const GPTNeoX& model, const at::Tensor& hidden, const std::vector<Target>& targets, int64_t top,
-                   const CancelFlag& cancel) {
+                   std::vector<RowScores>& results, const CancelFlag& cancel) {
   const int64_t vocab = model.config().vocab_size;
   for (size_t begin = 0; begin < targets.size(); begin += kPositions) {
     cancel.check();
@@ -31,10 +31,11 @@ void score_targets(const GPTNeoX& model, const at::Tensor& hidden, const std::ve
     const auto* row = logits.const_data_ptr<float>();
     for (size_t i = begin; i < end; ++i, row += vocab) {
       const Target& target = targets[i];
-      const kernels::RowRange range = finite_range(row, vocab);
+      RowScores& result = results[target.row];
+      const kernels::RowRange range = for_row(target.row, [&] { return finite_range(row, vocab); });
       const double log_sum = log_sum_exp(row, vocab, range.largest);
-      target.result->scores.add(static_cast<float>(row[target.token] - log_sum), most_likely(row, vocab, log_sum, top));
-      target.result->greedy.push_back(range.first_largest == target.token ? 1 : 0);
+      result.scores.add(static_cast<float>(row[target.token] - log_sum), most_likely(row, vocab, log_sum, top));
+      result.greedy.push_back(range.first_largest == target.token ? 1 : 0);
     }
   }
 }
@@ -60,12 +61,12 @@ std::vector<RowScores> score(const GPTNeoX& model, std::vector<ScoreRow>& rows, 
     int64_t position = 0;
     for (; begin < end; ++begin) {
       for (const int64_t token : rows[numbers[begin]].targets) {
-        if (token >= 0) targets.push_back({position, token, &results[numbers[begin]]});
+        if (token >= 0) targets.push_back({position, token, numbers[begin]});
         ++position;
       }
       if (!keep) rows[numbers[begin]].cache = {};
     }
-    score_targets(model, hidden, targets, top, cancel);
+    score_targets(model, hidden, targets, top, results, cancel);
   }
   return results;
 }
