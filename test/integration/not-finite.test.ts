@@ -9,7 +9,6 @@ import { expectRefusal, loadModel, temporaryFolder, writeRandomModel } from '../
 
 const HINT =
   '\nHint: look at the prefix with `neox-prefix inspect`; float16 overflows early: try dtype float32 or bfloat16; else the weights are damaged';
-const TEXT = `The model's logits are not finite: NaN or infinity stands in its weights, in the prefix or in the cache, or came up in between${HINT}`;
 
 const folder = temporaryFolder();
 let model: NeoXModel;
@@ -36,8 +35,8 @@ async function damagedModel(tensor: string, index: number, value: number): Promi
   return loadModel(copy);
 }
 
-test('a prefix whose values overflow: no token is drawn', async () => {
-  const text = TEXT;
+test('a prefix whose values overflow: no token is drawn, and the row is named', async () => {
+  const text = `The model gives logits that are not finite for row 1${HINT}`;
   const options = { maxNewTokens: 3, prefix: [undefined, huge], ignoreEos: true };
   await expectRefusal({
     name: 'generate',
@@ -59,7 +58,7 @@ test('a prefix whose values overflow: no token is drawn', async () => {
       for await (const piece of model.stream([3], { prefix: huge })) pieces.push(piece);
     },
     code: 'NEOX_NOT_FINITE',
-    text,
+    text: text.replace('row 1', 'row 0'),
   });
   expect(pieces).toEqual([]);
   // The model itself is as good as before.
@@ -72,7 +71,7 @@ test.each(['embed_out.weight', 'gpt_neox.final_layer_norm.bias'])('a NaN in %s',
     name: 'generate',
     act: () => damaged.generate([5], { temperature: 0, maxNewTokens: 1 }),
     code: 'NEOX_NOT_FINITE',
-    text: TEXT,
+    text: `The model gives logits that are not finite for row 0${HINT}`,
   });
   // forward() shows what the model gives.
   const { logits } = await damaged.forward({ inputIds: [[5]] });
