@@ -93,7 +93,9 @@ export class RunFolder {
       }
       if (saved === undefined) for (const name of existing) await rm(join(absolute, name), { force: true });
       const metrics = await openMetrics(join(absolute, METRICS), saved?.state.metricsBytes ?? 0);
-      const board = await TensorBoardWriter.rebuild(absolute, saved === undefined ? [] : await readEvents(join(absolute, METRICS)), { recipe });
+      const board = await TensorBoardWriter.rebuild(absolute, saved === undefined ? [] : await readEvents(join(absolute, METRICS)), {
+        recipe,
+      });
       const folder = new RunFolder(absolute, lock, metrics, board);
       if (saved !== undefined) folder.manifest = await readManifest(absolute);
       await writeFileAtomic(folder.file(RECIPE), `${JSON.stringify(recipe, null, 2)}\n`);
