@@ -3,6 +3,7 @@ import { isObject } from '../checkpoint/json';
 import { formatCount } from '../format';
 import type { EvaluationResult } from '../training/evaluate';
 import type { TrainingEvent } from '../training/events';
+import { problemOf } from '../training/read-events';
 import { comparisonCharts, runCharts } from './charts';
 import { heatMaps } from './drawing';
 import { historyOf } from './history';
@@ -15,9 +16,11 @@ import { progressTable, recipeComparison, runTable, statusOf, tiles, valueTable,
 export interface ReportBase {
   /** For people: a folder or repository name. */
   name?: string | undefined;
+  /** Number of layers. */
   layers: number;
   /** Hidden size. */
   hidden: number;
+  /** Number of parameters. Defaults to none: it is not told. */
   parameters?: number | undefined;
 }
 
@@ -124,8 +127,11 @@ function toRun(name: string, options: ReportOptions): Run {
 }
 
 function* checked(events: Iterable<TrainingEvent, unknown, unknown>): Generator<TrainingEvent, void, void> {
+  let i = 0;
   for (const event of events) {
-    if (!isObject(event) || typeof event.type !== 'string') throw badArgument('events', 'training events', event);
+    const problem = problemOf(event);
+    if (problem !== undefined) throw badArgument(`events[${i}]`, 'a training event', event, problem);
+    i++;
     yield event;
   }
 }
@@ -134,7 +140,9 @@ function aboutBase(base: ReportBase | undefined): Html[] {
   if (base === undefined) return [];
   const { name, layers, hidden, parameters } = base;
   const size = parameters === undefined ? '' : `, ${formatCount(parameters)} parameters`;
-  return [markup`<span>${name === undefined ? '' : `${name}: `}${layers} layers of ${hidden}${size}</span>`];
+  // What turns the direction of writing in a name ends with it.
+  const shown = name === undefined ? undefined : markup`<bdi>${name}</bdi>: `;
+  return [markup`<span>${shown}${layers} layers of ${hidden}${size}</span>`];
 }
 
 function section(title: string, content: Html): Html {

@@ -1,6 +1,5 @@
 import { isObject } from '../checkpoint/json';
 import { badLine } from '../data/problems';
-import type { NeoXPrefixError } from '../errors';
 import { readSmallFile } from '../files';
 import type { TrainingEvent } from './events';
 
@@ -47,9 +46,25 @@ function isKind(value: unknown, kind: Kind): boolean {
 
 const SAMPLE = ['prompt', 'text', 'finishReason'];
 
+/** What is wrong with an event; undefined for one that can be used, and for one of a kind that is not known, of a later version say. */
+export function problemOf(event: unknown): string | undefined {
+  if (!isObject(event) || typeof event['type'] !== 'string') return 'it is no event of a training run';
+  const { type } = event;
+  if (!isKnown(type)) return undefined;
+  for (const [field, kind] of Object.entries(FIELDS[type])) {
+    const name = field.replace('?', '');
+    if (name !== field && event[name] === undefined) continue;
+    if (!isKind(event[name], kind)) return `the event '${type}' has no usable ${name}`;
+  }
+  return undefined;
+}
+
+function isKnown(type: string): type is TrainingEvent['type'] {
+  return Object.hasOwn(FIELDS, type);
+}
+
 /**
- * The events of a `metrics.jsonl`. A last line that was cut off when the process ended is left out; events of a kind that is not known, of a later
- * version say, are passed over.
+ * The events of a `metrics.jsonl`. A last line that was cut off when the process ended is left out, and so are events of a kind that is not known.
  * @throws NEOX_FILE_NOT_FOUND, NEOX_IO; NEOX_BAD_DATA naming the line
  */
 export async function readEvents(path: string): Promise<TrainingEvent[]> {
@@ -57,23 +72,16 @@ export async function readEvents(path: string): Promise<TrainingEvent[]> {
   const events: TrainingEvent[] = [];
   for (const [i, line] of lines.entries()) {
     if (line.trim() === '') continue;
-    const bad = (what: string, cause?: unknown): NeoXPrefixError => badLine(path, i + 1, what, cause);
     let event: unknown;
     try {
       event = JSON.parse(line);
     } catch (error) {
       if (i === lines.length - 1) break;
-      throw bad('it is no event of a training run', error);
+      throw badLine(path, i + 1, 'it is no event of a training run', error);
     }
-    if (!isObject(event) || typeof event['type'] !== 'string') throw bad('it is no event of a training run');
-    const { type } = event;
-    if (!Object.hasOwn(FIELDS, type)) continue;
-    for (const [field, kind] of Object.entries(FIELDS[type as TrainingEvent['type']])) {
-      const name = field.replace('?', '');
-      if (name !== field && event[name] === undefined) continue;
-      if (!isKind(event[name], kind)) throw bad(`the event '${type}' has no usable ${name}`);
-    }
-    events.push(event as unknown as TrainingEvent);
+    const problem = problemOf(event);
+    if (problem !== undefined) throw badLine(path, i + 1, problem);
+    if (isKnown((event as TrainingEvent).type)) events.push(event as TrainingEvent);
   }
   return events;
 }

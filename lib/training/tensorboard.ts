@@ -7,6 +7,7 @@ import { isObject } from '../checkpoint/json';
 import { NeoXPrefixError } from '../errors';
 import { FileReader, fileError, makeFolder, syncFolder } from '../files';
 import type { TrainingEvent } from './events';
+import { problemOf } from './read-events';
 import { encodeEvent, firstWallTime, type SummaryValue } from './tfevents';
 
 export interface TensorBoardOptions {
@@ -127,7 +128,8 @@ export class TensorBoardWriter {
    * @throws NEOX_BAD_ARGUMENT, NEOX_DISPOSED after {@link close}, NEOX_IO
    */
   event(event: TrainingEvent): void {
-    if (!isObject(event) || typeof event.type !== 'string') throw badArgument('event', 'a training event', event);
+    const problem = problemOf(event);
+    if (problem !== undefined) throw badArgument('event', 'a training event', event, problem);
     if (this.closed) throw new NeoXPrefixError('NEOX_DISPOSED', `The event file ${this.path} is closed`, { path: this.path });
     this.throwFailure();
     if ('seconds' in event) this.seconds = event.seconds;

@@ -206,7 +206,7 @@ describe('the page of a run', () => {
     expect(tile('Tokens per second')).toEqual(['1,000', '12.0 k target tokens']);
     expect(tile('Peak memory')).toEqual(['2.0 GB', '3.0 GB predicted']);
     expect(tile('Trained parameters')).toEqual(['123 k', 'of the prefix encoder']);
-    expect(page).toContain('models/tiny: 3 layers of 64, 2.57 M parameters');
+    expect(page).toContain('<bdi>models/tiny</bdi>: 3 layers of 64, 2.57 M parameters');
     expect(page).toContain('<span class="status good">Finished</span>');
     expect(page).toContain('<title>smile</title>');
   });
@@ -479,7 +479,12 @@ describe('what is refused', () => {
     [
       'events that are none',
       () => renderReport({ events: wrong([1]) }),
-      'Expected training events for events but received 1 of type number',
+      'Expected a training event for events[0] but received 1 of type number\nHint: it is no event of a training run',
+    ],
+    [
+      'an event without a field',
+      () => renderReport({ events: [...runEvents().slice(0, 1), wrong({ type: 'resume', step: 1, epoch: 1, seconds: 2, from: 'x' })] }),
+      "Expected a training event for events[1] but received an object of type object\nHint: the event 'resume' has no usable totalSteps",
     ],
     [
       'an empty title',
@@ -579,7 +584,7 @@ describe('the folder of a run', () => {
     };
     writeFileSync(folder.join('based', 'about.json'), JSON.stringify(about));
     expect(await writeReport(path)).toBe(folder.join('based', 'report.html'));
-    expect(readFileSync(folder.join('based', 'report.html'), 'utf8')).toContain('told: 2 layers of 8, 1.00 M parameters');
+    expect(readFileSync(folder.join('based', 'report.html'), 'utf8')).toContain('<bdi>told</bdi>: 2 layers of 8, 1.00 M parameters');
     expect(await readRun(path)).toMatchObject(about);
   });
 });

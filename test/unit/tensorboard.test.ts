@@ -299,7 +299,12 @@ describe('what is refused', () => {
     await expectRefusal({
       name: 'no event',
       act: () => writer.event(wrong(1)),
-      text: 'Expected a training event for event but received 1 of type number',
+      text: 'Expected a training event for event but received 1 of type number\nHint: it is no event of a training run',
+    });
+    await expectRefusal({
+      name: 'an event without its numbers',
+      act: () => writer.event(wrong({ type: 'prefix', step: 1, epoch: 1, keyNorms: [1] })),
+      text: "Expected a training event for event but received an object of type object\nHint: the event 'prefix' has no usable valueNorms",
     });
     await writer.close();
     await writer.close();

@@ -1,8 +1,8 @@
-import { basename, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { writeFileAtomic } from '../../files';
 import { renderComparison, renderReport } from '../../report/report';
-import { readRun, writeReport } from '../../report/run';
+import { readRun } from '../../report/run';
 import { addOptions, option, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
@@ -46,20 +46,17 @@ export async function run(flags: ReportFlags, ui: Ui): Promise<number> {
   return 0;
 }
 
-async function one(folder: string, { output, title }: ReportFlags): Promise<string> {
-  if (output === undefined && title === undefined) return writeReport(folder);
-  const path = resolve(output ?? `${folder}/report.html`);
-  await writeFileAtomic(path, renderReport({ ...(await readRun(folder)), title }));
-  return path;
+async function one(folder: string, { output = join(folder, 'report.html'), title }: ReportFlags): Promise<string> {
+  await writeFileAtomic(output, renderReport({ ...(await readRun(folder)), title }));
+  return output;
 }
 
 async function several({ args, output = 'comparison.html', title }: ReportFlags): Promise<string> {
   const names = namesOf(args);
   const runs = [];
   for (const [i, folder] of args.entries()) runs.push({ ...(await readRun(folder)), name: names[i] as string });
-  const path = resolve(output);
-  await writeFileAtomic(path, renderComparison({ title: title ?? names.join(', '), runs }));
-  return path;
+  await writeFileAtomic(output, renderComparison({ title: title ?? names.join(', '), runs }));
+  return output;
 }
 
 /** The last part of each path, or all of it where that is not enough to tell them apart. */
