@@ -89,6 +89,10 @@ export interface ModelInfo {
   device: string;
   backend: 'aten' | 'onednn' | 'native';
   weightBytes: number;
+  /** Of further copies that createTrainer would make; 0 after the first. */
+  backwardBytes: number;
+  /** Most memory that passes for training and evaluation had in use at a time, since the last trainer of the model was reset or freed. */
+  peakBytes: number;
 }
 
 /** Rows of tokens, and what stands in front of each. */
@@ -335,7 +339,7 @@ export function createTrainer(model: Model, encoder: Encoder, options: TrainerOp
 export function trainerAccumulate(model: Model, trainer: Trainer, batch: TrainingBatch): Promise<LossSum>;
 /** Updates the encoder by what was accumulated, which it drops whether applied or not. */
 export function trainerStep(model: Model, trainer: Trainer, options: { learningRate: number; gradClip: number }): Promise<StepResult>;
-/** Drops what was accumulated. */
+/** Drops what was accumulated, and gives back the memory that the model keeps for batches. */
 export function trainerReset(model: Model, trainer: Trainer): Promise<void>;
 /** A copy. */
 export function trainerState(model: Model, trainer: Trainer): Promise<TrainerState>;

@@ -183,6 +183,8 @@ Napi::Value model_info(const Napi::CallbackInfo& info) {
     result.Set("device", options.device.str());
     result.Set("backend", backend_name(options.backend));
     result.Set("weightBytes", static_cast<double>(handle->model->weight_bytes()));
+    result.Set("backwardBytes", static_cast<double>(handle->model->backward_bytes()));
+    result.Set("peakBytes", static_cast<double>(handle->model->pool()->peak()));
     return result;
   });
 }

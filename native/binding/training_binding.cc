@@ -167,8 +167,7 @@ Napi::Value create_trainer(const Napi::CallbackInfo& info) {
     return queue<std::shared_ptr<Trainer>>(
         info, get_cancel(o),
         [encoder, options](GPTNeoX& model, const CancelFlag& cancel) {
-          model.prepare_backward(cancel);
-          return std::make_shared<Trainer>(encoder, options);
+          return std::make_shared<Trainer>(model, encoder, options, cancel);
         },
         handle_to_js<Trainer>);
   });

@@ -18,17 +18,23 @@
 #include "core/error.h"
 #include "core/kernels/kernels.h"
 #include "core/worker_thread.h"
+<<<<<<< HEAD
 #include "generation_tests.h"
+=======
+#include "tests.h"
+>>>>>>> ae42898 (wip)
 
 namespace {
-
 int failures = 0;
+}
 
 void check(bool condition, const std::string& what) {
   if (condition) return;
   ++failures;
   std::printf("  failed: %s\n", what.c_str());
 }
+
+namespace {
 
 std::vector<float> random_floats(size_t count, uint32_t seed) {
   std::mt19937 generator(seed);
@@ -311,6 +317,7 @@ int main(int, char** argv) {
   test_activations();
   test_cross_entropy();
   test_worker_thread();
+  test_tensor_pool();
   test_mapped_tensors(std::string(argv[0]) + ".tmp");
   failures += test_generation();
   std::printf("core tests: %s\n", failures == 0 ? "ok" : "FAILED");

@@ -22,6 +22,8 @@ import { TOLERANCES } from '../tolerances';
 const folder = temporaryFolder();
 const PACKED = (['float32', 'bfloat16'] as const).flatMap((dtype) => packedBackendsFor(dtype).map((backend) => ({ backend, dtype })));
 
+const EVERY = (['float32', 'bfloat16', 'float16'] as const).flatMap((dtype) => backendsFor(dtype).map((backend) => ({ backend, dtype })));
+
 interface Case {
   config: ConfigJson;
   prefixLength: number;
@@ -90,7 +92,7 @@ interface Training {
   gradients: Record<string, Float32Array>;
 }
 
-async function gradients(model: NeoXModel, item: Case): Promise<Training> {
+async function gradients(model: NeoXModel, item: Case, checkpointing = false): Promise<Training> {
   const encoder = await PrefixEncoder.create(model, {
     prefixLength: item.prefixLength,
     inputDim: 5,
@@ -105,7 +107,7 @@ async function gradients(model: NeoXModel, item: Case): Promise<Training> {
     epsilon: 1e-8,
     weightDecay: 0,
     decay: 'weights',
-    checkpointing: false,
+    checkpointing,
   });
   const { loss } = await addon.trainerAccumulate(model.native, trainer, { ...batchOf(item), lossScale: 1 });
   return { loss, gradients: await addon.trainerGradients(model.native, trainer, encoder.native) };
@@ -151,6 +153,11 @@ describe.each(named)('$name', ({ item }) => {
       const [alone] = await rowLogits(model, [row], [past[i]]);
       expect(Buffer.from((alone as Float32Array).buffer).equals(Buffer.from((together[i] as Float32Array).buffer))).toBe(true);
     }
+  });
+
+  test.each(EVERY)('checkpointing changes no bit: $backend, $dtype', async ({ backend, dtype }) => {
+    await using model = await load(item, backend, dtype);
+    expect(await gradients(model, item, true)).toEqual(await gradients(model, item, false));
   });
 
   test.each(PACKED)('the number of threads changes no bit: $backend, $dtype', async ({ backend, dtype }) => {

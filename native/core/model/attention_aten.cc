@@ -17,10 +17,9 @@ at::Tensor probabilities(const at::Tensor& q, const at::Tensor& k) {
   const int64_t tokens = q.size(1);
   const int64_t keys = k.size(1);
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
-  at::Tensor scores = at::matmul(q.to(at::kFloat), k.to(at::kFloat).transpose(1, 2)) * scale;
+  at::Tensor scores = at::matmul(q.to(at::kFloat), k.to(at::kFloat).transpose(1, 2)).mul_(scale);
   const at::Tensor hidden = at::ones({tokens, keys}, q.options().dtype(at::kBool)).triu(keys - tokens + 1);
-  scores = scores.masked_fill(hidden, -std::numeric_limits<float>::infinity());
-  return at::softmax(scores, -1);
+  return at::softmax(scores.masked_fill_(hidden, -std::numeric_limits<float>::infinity()), -1);
 }
 
 }  // namespace
@@ -33,8 +32,9 @@ Gradients backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Te
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
   const at::Tensor p = probabilities(q, k);      // [N, T, S]
   const at::Tensor g = grad_out.to(at::kFloat);  // [N, T, D]
-  const at::Tensor dp = at::matmul(g, v.to(at::kFloat).transpose(1, 2));
-  const at::Tensor ds = p * (dp - (p * dp).sum(-1, true)) * scale;
+  at::Tensor dp = at::matmul(g, v.to(at::kFloat).transpose(1, 2));
+  const at::Tensor mean = (p * dp).sum(-1, true);           // [N, T, 1]
+  const at::Tensor ds = dp.sub_(mean).mul_(p).mul_(scale);  // in place: [N, T, S] is the largest tensor there is
   return {at::matmul(ds, k.to(at::kFloat)), at::matmul(ds.transpose(1, 2), q.to(at::kFloat)),
           at::matmul(p.transpose(1, 2), g)};
 }

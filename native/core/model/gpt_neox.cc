@@ -47,6 +47,15 @@ int64_t GPTNeoX::weight_bytes() const {
   return bytes;
 }
 
+int64_t GPTNeoX::backward_bytes() const {
+  int64_t bytes = output_->backward_bytes();
+  for (const Block& b : blocks_) {
+    bytes += b.query_key_value.backward_bytes() + b.dense.backward_bytes() + b.h_to_4h.backward_bytes() +
+             b.four_h_to_h.backward_bytes();
+  }
+  return bytes;
+}
+
 at::Tensor GPTNeoX::norm(const at::Tensor& x, const LayerNorm& ln) const {
   return at::layer_norm(x, {config_.hidden_size}, ln.weight, ln.bias, config_.layer_norm_eps);
 }

@@ -13,6 +13,7 @@
 #include "core/model/config.h"
 #include "core/model/linear.h"
 #include "core/model/rows.h"
+#include "core/model/tensor_pool.h"
 #include "core/model/weights.h"
 
 namespace neox {
@@ -73,6 +74,9 @@ class GPTNeoX {
   // ---- training ----
   // Makes ready what the backward pass needs; the second call does nothing.
   void prepare_backward(const CancelFlag& cancel);
+  int64_t backward_bytes() const;  // of weights that prepare_backward() would add
+  // What losses and gradients are computed in. It keeps its memory for the next batch of a training until it is trimmed.
+  const std::shared_ptr<TensorPool>& pool() const { return pool_; }
   // Loss of a batch whose rows have no cache; `targets` parallel to ids, kIgnoredTarget: none.
   LossSum loss(const at::Tensor& ids, const std::vector<int64_t>& targets, std::vector<Row>& rows,
                const CancelFlag& cancel) const;
@@ -122,6 +126,7 @@ class GPTNeoX {
   LayerNorm final_norm_;
   std::unique_ptr<FrozenLinear> output_;
   std::unique_ptr<Attention> attention_;
+  std::shared_ptr<TensorPool> pool_ = TensorPool::create();
 };
 
 }  // namespace neox

@@ -71,6 +71,8 @@ ChunkLoss chunk_loss_aten(at::Tensor& logits, const at::Tensor& targets, double 
 }  // namespace
 
 void GPTNeoX::prepare_backward(const CancelFlag& cancel) {
+  const auto pool = TensorPool::create();  // for the copies on the way
+  const TensorPool::Scope scope(pool);
   for (Block& block : blocks_) {
     cancel.check();
     block.query_key_value.prepare_backward();
@@ -79,6 +81,7 @@ void GPTNeoX::prepare_backward(const CancelFlag& cancel) {
     block.four_h_to_h.prepare_backward();
   }
   output_->prepare_backward();
+  pool->trim();
 }
 
 at::Tensor GPTNeoX::block_save(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer,
@@ -168,13 +171,21 @@ LossSum GPTNeoX::output_loss(const at::Tensor& hidden, const std::vector<int64_t
 
 LossSum GPTNeoX::loss(const at::Tensor& ids, const std::vector<int64_t>& targets, std::vector<Row>& rows,
                       const CancelFlag& cancel) const {
-  return output_loss(forward(ids, rows, cancel), targets, 0.0, nullptr, cancel);
+  const bool training = pool_->held() > 0;
+  LossSum sum;
+  {
+    const TensorPool::Scope scope(pool_);
+    sum = output_loss(forward(ids, rows, cancel), targets, 0.0, nullptr, cancel);
+  }
+  if (!training) pool_->trim();
+  return sum;
 }
 
 GPTNeoX::LossAndGradient GPTNeoX::loss_and_gradient(const at::Tensor& ids, const std::vector<int64_t>& targets,
                                                     std::vector<Row>& rows, const BackwardOptions& backward,
                                                     const CancelFlag& cancel) const {
   check_positions(rows);
+  const TensorPool::Scope scope(pool_);
   std::vector<Saved> saved(blocks_.size());
   at::Tensor x = at::embedding(embedding_, ids);  // [M, H]
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {

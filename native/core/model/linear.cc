@@ -61,4 +61,9 @@ int64_t FrozenLinear::memory_bytes() const {
   return weight_bytes_ * copies;
 }
 
+int64_t FrozenLinear::backward_bytes() const {
+  const bool ready = packing_.backward ? packed_backward_ != nullptr : weight_.defined();
+  return ready ? 0 : weight_bytes_;
+}
+
 }  // namespace neox

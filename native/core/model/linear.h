@@ -49,7 +49,8 @@ class FrozenLinear {
 
   // Makes ready what backward() needs. A packed copy costs as much memory as the weights: made when training starts, not at load.
   void prepare_backward();
-  int64_t memory_bytes() const;  // of all copies of the weights that it holds
+  int64_t memory_bytes() const;    // of all copies of the weights that it holds
+  int64_t backward_bytes() const;  // of the copy that prepare_backward() would add
 
  private:
   std::shared_ptr<const WeightSource> source_;

@@ -57,10 +57,16 @@ LossSum evaluate_batch(const GPTNeoX& model, const Prefix* prefix, const Trainin
   return model.loss(ids_of(batch, model), batch.targets, rows, cancel);
 }
 
-Trainer::Trainer(std::shared_ptr<PrefixEncoder> encoder, const TrainerOptions& options)
+Trainer::Trainer(GPTNeoX& model, std::shared_ptr<PrefixEncoder> encoder, const TrainerOptions& options,
+                 const CancelFlag& cancel)
     : encoder_(std::move(encoder)),
       options_(options),
-      optimizer_(options.optimizer, encoder_->flat(), decayed(*encoder_, options.decay_biases)) {}
+      optimizer_(options.optimizer, encoder_->flat(), decayed(*encoder_, options.decay_biases)),
+      pool_(model.pool()) {
+  model.prepare_backward(cancel);
+}
+
+Trainer::~Trainer() { reset(); }
 
 const PrefixEncoder::Pass& Trainer::pass() {
   if (!pass_) pass_ = encoder_->forward(optimizer_.state().steps);
@@ -99,11 +105,16 @@ StepResult Trainer::step(double learning_rate, double clip) {
   result.grad_norm = clip_gradient_norm(grads, clip);
   result.applied = std::isfinite(result.grad_norm);
   if (result.applied) optimizer_.step(encoder_->flat(), grads, learning_rate);
-  reset();
+  clear();
   return result;
 }
 
 void Trainer::reset() {
+  clear();
+  pool_->trim();
+}
+
+void Trainer::clear() {
   pass_.reset();
   prefix_.reset();
   prefix_grad_ = at::Tensor();
@@ -131,7 +142,7 @@ void Trainer::set_state(const GPTNeoX& model, const TrainerState& state) {
   const int64_t prefix_length = encoder_->options().prefix_length;
   if (state.gradient.defined())
     check_size("gradient", state.gradient, c.num_layers * 2 * c.hidden_size * prefix_length);
-  reset();
+  clear();
   optimizer.steps = state.optimizer.steps;
   optimizer.mean.copy_(state.optimizer.mean);
   optimizer.square.copy_(state.optimizer.square);

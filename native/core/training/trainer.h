@@ -49,7 +49,12 @@ struct TrainerState {
 
 class Trainer {
  public:
-  Trainer(std::shared_ptr<PrefixEncoder> encoder, const TrainerOptions& options);
+  // Readies the model for backward passes.
+  Trainer(GPTNeoX& model, std::shared_ptr<PrefixEncoder> encoder, const TrainerOptions& options,
+          const CancelFlag& cancel);
+  ~Trainer();
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
 
   // Adds a batch to the step's gradient. The encoder runs once per step, so that all batches of a step see one prefix. `loss_scale`
   // multiplies the gradient on its way back through the model and is divided out of the result. What overflowed makes the step's gradient
@@ -57,7 +62,7 @@ class Trainer {
   LossSum accumulate(const GPTNeoX& model, const TrainingBatch& batch, double loss_scale, const CancelFlag& cancel);
   // Divides by the number of target tokens, clips, updates the encoder. Starts a new step.
   StepResult step(double learning_rate, double clip);
-  // Drops what was accumulated.
+  // Drops what was accumulated, and gives back the memory that the model keeps for batches.
   void reset();
 
   // The encoder's gradient of the mean loss over what was accumulated, flat and unclipped.
@@ -69,10 +74,12 @@ class Trainer {
 
  private:
   const PrefixEncoder::Pass& pass();
+  void clear();
 
   std::shared_ptr<PrefixEncoder> encoder_;
   TrainerOptions options_;
   AdamW optimizer_;
+  std::shared_ptr<TensorPool> pool_;  // the model's
   // Of the step in progress.
   std::optional<PrefixEncoder::Pass> pass_;
   std::shared_ptr<const Prefix> prefix_;
