@@ -29,8 +29,10 @@ test('one epoch of the demonstration: both tasks are learned, used in one batch 
   // The README's copy is of this program: its headings and what it says in any case.
   const shown = /<!-- demo -->([\s\S]*?)<!-- end -->/.exec(readFileSync(join(PACKAGE_ROOT, 'README.md'), 'utf8'))?.[1] ?? '';
   expect(shown.match(/^\d\. .*$/gm)).toEqual(sections);
+  // Which backend is the fastest depends on the processor.
+  const anywhere = (text: string): string => text.replace(/linear layers by \w+/, 'linear layers by ...');
   for (const line of shown.split('\n').filter((text) => /^[A-Za-z].*(:|bit by bit|epoch|weights\.|validate)$/.test(text)))
-    expect(stdout).toContain(line);
+    expect(anywhere(stdout)).toContain(anywhere(line));
 
   const perplexities = (name: string): number[] =>
     Array.from(stdout.matchAll(new RegExp(`^  ${name} +([\\d.]+)$`, 'gm')), (match) => Number(match[1]));

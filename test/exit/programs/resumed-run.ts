@@ -1,5 +1,4 @@
 import type { TrainerOptions } from '../../../lib/training/recipe';
-import type { TrainingData } from '../../../lib/training/prefix-trainer';
 
 /** A run with everything that has a state: dropout, accumulation, micro-batches, schedules, evaluations within epochs, early stopping. */
 export const RESUMED_RUN: TrainerOptions = {
@@ -22,7 +21,7 @@ export const RESUMED_RUN: TrainerOptions = {
 };
 
 /** 17 samples of unequal length: an epoch ends in the middle of a step and of a batch. */
-export function resumedData(): Required<TrainingData> {
+export function resumedData(): Record<'train' | 'validation', { completion: number[] }[]> {
   const sample = (i: number): { completion: number[] } => ({
     completion: Array.from({ length: 4 + (i % 7) }, (_, j) => 3 + ((i * 5 + j * j) % 60)),
   });
