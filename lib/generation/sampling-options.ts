@@ -129,8 +129,9 @@ export function stopStrings(stop: unknown): string[] {
   });
 }
 
-function endTokens(model: NeoXModel, { eosTokenIds, ignoreEos }: SamplingOptions): Int32Array {
-  if (checkBoolean('ignoreEos', ignoreEos ?? false)) {
+function endTokens(model: NeoXModel, options: SamplingOptions): Int32Array {
+  const { eosTokenIds } = options;
+  if (checkBoolean('ignoreEos', options.ignoreEos ?? false)) {
     if (eosTokenIds !== undefined) throw refusal('ignoreEos: true and eosTokenIds contradict each other', 'give one of them');
     return new Int32Array(0);
   }
