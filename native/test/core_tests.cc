@@ -20,12 +20,12 @@
 #include "core/worker_thread.h"
 <<<<<<< HEAD
 #include "generation_tests.h"
-=======
+    =======
 #include "tests.h"
->>>>>>> ae42898 (wip)
+    >>>>>>> ae42898 (wip)
 
-namespace {
-int failures = 0;
+    namespace {
+  int failures = 0;
 }
 
 void check(bool condition, const std::string& what) {

@@ -31,7 +31,9 @@ test('trains each combination over one loaded model, and prints a table with the
   expect(resumed.code).toBe(0);
   const events = jsonLines(resumed.stdout);
   expect(events.some(({ type }) => type === 'step')).toBe(false);
-  expect((events.at(-1) as { runs: { loss: number }[] }).runs.map(({ loss }) => loss.toFixed(4))).toEqual(losses.map((loss) => loss.toFixed(4)));
+  expect((events.at(-1) as { runs: { loss: number }[] }).runs.map(({ loss }) => loss.toFixed(4))).toEqual(
+    losses.map((loss) => loss.toFixed(4)),
+  );
 });
 
 test.each([

@@ -37,7 +37,14 @@ async function main(kills: number): Promise<void> {
       // Some moments are before the first state, some within the writing of one.
       done = await run(model, killed, Math.random() * 150);
       if (done) rmSync(killed, { recursive: true });
-      else process.stdout.write(`killed ${++count} times; ${readdirSync(killed).filter((name) => name.startsWith('state-')).join(', ') || 'no state'}\n`);
+      else
+        process.stdout.write(
+          `killed ${++count} times; ${
+            readdirSync(killed)
+              .filter((name) => name.startsWith('state-'))
+              .join(', ') || 'no state'
+          }\n`,
+        );
     }
     await run(model, killed, Infinity);
     for (const name of FILES) {
