@@ -41,7 +41,7 @@ export class Fuzzer {
   private readonly corpus: Files[];
   private readonly random: Random;
   private readonly seen: Uint8Array;
-  private readonly coverage = globalThis.neoxCoverage;
+  private readonly coverage: Uint8Array | undefined = globalThis.neoxCoverage;
 
   constructor(
     format: Format,
