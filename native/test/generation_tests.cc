@@ -1,10 +1,7 @@
 // Tests of what choosing tokens is made of. What can be seen from JavaScript is tested there.
-#include "generation_tests.h"
-
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -16,18 +13,11 @@
 #include "core/generation/ranking.h"
 #include "core/generation/sampler.h"
 #include "core/kernels/kernels.h"
+#include "tests.h"
 
 namespace {
 
 using neox::kernels::KernelTable;
-
-int failures = 0;
-
-void check(bool condition, const std::string& what) {
-  if (condition) return;
-  ++failures;
-  std::printf("  failed: %s\n", what.c_str());
-}
 
 std::vector<float> normal_floats(size_t count, uint32_t seed) {
   std::mt19937 generator(seed);
@@ -193,11 +183,10 @@ void test_draws() {
 
 }  // namespace
 
-int test_generation() {
+void test_generation() {
   test_row_range();
   test_exp_sum();
   test_attention_by_token();
   test_ranking();
   test_draws();
-  return failures;
 }

@@ -7,3 +7,4 @@
 void check(bool condition, const std::string& what);
 
 void test_tensor_pool();
+void test_generation();

@@ -38,7 +38,7 @@ describe('train', () => {
     expect(stderr).toContain('32 samples train, 8 validate; 101 k trainable parameters; initial fit: mean squared error ');
     expect(stderr).toMatch(/^memory: about [\d.]+ MB at the peak, the model included$/m);
     expect(stderr).toMatch(
-      /^training: 31% \| 5 of 16 steps \| ETA .* \| loss [\d.]+ \| ppl [\d.]+ \| epoch 1\/2 \| \d+ tok\/s \| lr 0\.0096 \| \d+ MB$/m,
+      /^training: 31% \| 5 of 16 steps \| ETA .* \| loss [\d.]+ \| ppl [\d.]+ \| epoch 1\/2 \| \d+ tok\/s \| lr 0\.0096 \| [\d.]+ [MG]B$/m,
     );
     expect(stderr).toMatch(/^step 16 \| validation loss [\d.]+, perplexity [\d.]+, accuracy [\d.]+% \(best\)$/m);
     expect(stderr).toMatch(/^epoch 2\/2 \| step 16 \| train loss [\d.]+, perplexity [\d.]+ \| [\d.]+s$/m);
