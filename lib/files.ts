@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { mkdir, open, rename, rm, rmdir, stat, type FileHandle } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, rmdir, stat, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 
 import { NeoXPrefixError } from './errors';
@@ -62,6 +62,11 @@ export async function kindOf(path: string): Promise<'file' | 'folder' | 'other' 
     if (['ENOENT', 'ENOTDIR', 'ENAMETOOLONG'].includes(errnoOf(error) ?? '')) return undefined;
     throw fileError(error, 'read', path);
   }
+}
+
+/** The names in a folder, sorted. */
+export async function listFolder(path: string): Promise<string[]> {
+  return (await attempt('read', path, () => readdir(path))).sort();
 }
 
 /**

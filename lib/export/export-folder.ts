@@ -1,9 +1,8 @@
-import { readdir } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 
 import type { GPTNeoXConfig } from '../checkpoint/config';
 import { NeoXPrefixError } from '../errors';
-import { fileError, kindOf, readSmallFile } from '../files';
+import { kindOf, listFolder, readSmallFile } from '../files';
 import { startAndEndIds } from './compatibility';
 import { ConfigIni } from './config-ini';
 
@@ -126,14 +125,6 @@ async function locate(dir: string, tensorParallel: number | undefined): Promise<
     path: dir,
     ...(tensorParallel === undefined && names.length > 1 ? { hint: 'name one of them, or give tensorParallel' } : {}),
   });
-}
-
-export async function listFolder(dir: string): Promise<string[]> {
-  try {
-    return (await readdir(dir)).sort();
-  } catch (error) {
-    throw fileError(error, 'read', dir);
-  }
 }
 
 function readTasks(ini: ConfigIni, bad: (problem: string) => NeoXPrefixError): ExportTask[] {

@@ -5,7 +5,7 @@ import { dirname, join, resolve } from 'node:path';
 import { badArgument, checkBoolean, checkFunction, checkInteger, checkOneOf, checkOptions, checkPath, checkSignal } from '../arguments';
 import type { Checkpoint } from '../checkpoint/checkpoint';
 import { NeoXPrefixError } from '../errors';
-import { kindOf, writeFileAtomic } from '../files';
+import { kindOf, listFolder, writeFileAtomic } from '../files';
 import { PrefixWeights } from '../prefix/weights';
 import { incompatibilities, type ExportWarning } from './compatibility';
 import { checkModelName, checkTaskName } from './config-ini';
@@ -13,7 +13,6 @@ import {
   BYTES_PER_ELEMENT,
   EXPORT_DTYPES,
   configDifferences,
-  listFolder,
   newConfigIni,
   openExport,
   setTasks,

@@ -3,9 +3,9 @@ import { join, posix, resolve } from 'node:path';
 
 import { badArgument, checkBoolean, checkInteger, checkOneOf, checkOptions, checkPath, checkString } from '../arguments';
 import { NeoXPrefixError } from '../errors';
-import { kindOf, syncFolder, writeFileAtomic } from '../files';
+import { kindOf, listFolder, syncFolder, writeFileAtomic } from '../files';
 import type { ExportWarning } from './compatibility';
-import { EXPORT_DTYPES, listFolder, type ExportDType, type ExportTask } from './export-folder';
+import { EXPORT_DTYPES, type ExportDType, type ExportTask } from './export-folder';
 import { FTExporter, type ExportOptions, type ExportReport, type ExportSource } from './ft-exporter';
 import { attempt, inNewFolder } from './new-folder';
 import { tritonConfig } from './triton-config';

@@ -1,7 +1,8 @@
 import { checkFunction, checkInteger, checkOneOf, checkOptions, checkPath, checkSignal } from '../arguments';
 import type { Checkpoint } from '../checkpoint/checkpoint';
 import type { PrefixWeights } from '../prefix/weights';
-import { BYTES_PER_ELEMENT, configDifferences, listFolder, openExport, type ExportDType } from './export-folder';
+import { listFolder } from '../files';
+import { BYTES_PER_ELEMENT, configDifferences, openExport, type ExportDType } from './export-folder';
 import type { ExportProgress } from './ft-exporter';
 import { DENSE_BIAS_RULES, planBaseModel, planPrefix, type DenseBiasRule, type FilePlan } from './layout';
 import { compareFiles, fileSize, type FileJob } from './native-files';

@@ -1,10 +1,9 @@
-import { readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { inspect } from 'node:util';
 import { badArgument, checkBoolean, checkOptions, checkPath } from '../arguments';
 import { parseJsonObject } from '../checkpoint/json';
 import { NeoXPrefixError } from '../errors';
-import { fileError, kindOf, readSmallFile, sha256 } from '../files';
+import { kindOf, listFolder, readSmallFile, sha256 } from '../files';
 import type { TokenizerBackend } from './backend';
 import { ByteLevelBackend } from './byte-level-bpe';
 import { SentencePiece } from './sentencepiece';
@@ -173,10 +172,8 @@ function cleaned(stream: Stream<number>): TokenDecoder {
 
 /** The vocabulary file of a folder, by the rule that `Tokenizer` states. */
 async function findVocabulary(directory: string, settings: TokenizerSettings): Promise<string> {
-  const names = await readdir(directory).catch((error: unknown) => {
-    throw fileError(error, 'read', directory);
-  });
-  const models = names.filter((name) => name.endsWith('.model')).sort();
+  const names = await listFolder(directory);
+  const models = names.filter((name) => name.endsWith('.model'));
   const model = models.includes('spiece.model') ? 'spiece.model' : models[0];
   if (model !== undefined && !models.includes('spiece.model') && models.length > 1) {
     throw new NeoXPrefixError(

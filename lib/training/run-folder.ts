@@ -1,8 +1,8 @@
-import { open, readdir, rm, stat, truncate, type FileHandle } from 'node:fs/promises';
+import { open, rm, stat, truncate, type FileHandle } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { badArgument } from '../arguments';
 import { isNeoXPrefixError, NeoXPrefixError } from '../errors';
-import { fileError, kindOf, makeFolder, readSmallFile, sha256File, writeFileAtomic } from '../files';
+import { fileError, kindOf, listFolder, makeFolder, readSmallFile, sha256File, writeFileAtomic } from '../files';
 import type { PrefixEncoder } from '../prefix/encoder';
 import type { PrefixWeights } from '../prefix/weights';
 import { writeReport, type ReportAbout } from '../report/run';
@@ -200,12 +200,6 @@ export class RunFolder {
 /** Whether a folder has files of a training run. */
 export async function hasRun(path: string): Promise<boolean> {
   return (await kindOf(path)) === 'folder' && (await listFolder(path)).some((name) => OWN.test(name));
-}
-
-async function listFolder(path: string): Promise<string[]> {
-  return readdir(path).catch((cause: unknown) => {
-    throw fileError(cause, 'read', path);
-  });
 }
 
 function isOwnTemporary(name: string): boolean {

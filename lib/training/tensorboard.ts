@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto';
-import { open, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
+import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { badArgument, checkNumber, checkOptions, checkString } from '../arguments';
 import { isObject } from '../checkpoint/json';
 import { NeoXPrefixError } from '../errors';
-import { FileReader, fileError, makeFolder, syncFolder } from '../files';
+import { fileError, FileReader, listFolder, makeFolder, syncFolder } from '../files';
 import type { TrainingEvent } from './events';
 import { problemOf } from './read-events';
 import { encodeEvent, firstWallTime, type SummaryValue } from './tfevents';
@@ -85,7 +85,7 @@ export class TensorBoardWriter {
   ): Promise<TensorBoardWriter> {
     const { place, startTime } = check(folder, options);
     await makeFolder(place);
-    const old = (await list(place)).filter((name) => EVENT_FILE.test(name)).sort();
+    const old = (await listFolder(place)).filter((name) => EVENT_FILE.test(name));
     const began = startTime ?? (await storedStartTime(place, old)) ?? Date.now() / 1000;
     const temporary = join(place, `.rebuild.${randomBytes(6).toString('hex')}.tmp`);
     const writer = await TensorBoardWriter.open(join(place, newName()), temporary, began, options);
@@ -97,7 +97,8 @@ export class TensorBoardWriter {
       await writer.flush();
       await writer.handle.sync();
       await rename(temporary, writer.path);
-      for (const name of (await list(place)).filter((found) => old.includes(found) || TEMPORARY.test(found))) await rm(join(place, name));
+      for (const name of (await listFolder(place)).filter((found) => old.includes(found) || TEMPORARY.test(found)))
+        await rm(join(place, name));
       await syncFolder(place);
     } catch (error) {
       writer.closed = true;
@@ -220,14 +221,6 @@ function check(folder: string, options: TensorBoardOptions): { place: string; st
 function newName(): string {
   const host = hostname().replace(/[^\w.-]/g, '_');
   return `events.out.tfevents.${Math.floor(Date.now() / 1000)}.${host}.${process.pid}.${filesMade++}`;
-}
-
-async function list(folder: string): Promise<string[]> {
-  try {
-    return await readdir(folder);
-  } catch (error) {
-    throw fileError(error, 'read', folder);
-  }
 }
 
 /** When a run began, by the first of its event files that says so. */

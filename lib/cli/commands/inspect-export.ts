@@ -1,6 +1,6 @@
 import { join } from 'node:path';
-import { listFolder, openExport, type ExportFolder } from '../../export/export-folder';
-import { kindOf, readSmallFile } from '../../files';
+import { openExport, type ExportFolder } from '../../export/export-folder';
+import { kindOf, listFolder, readSmallFile } from '../../files';
 import { fields, plural, table } from '../format';
 import type { Finding, InspectFlags } from './inspect';
 
