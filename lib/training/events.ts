@@ -16,7 +16,10 @@ export type TrainingEvent =
       trainableParameters: number;
       /** Mean squared error that the initial fit left; undefined where nothing was fitted. */
       initError: number | undefined;
-      /** What the process is expected to hold at its peak. */
+      /**
+       * What the process is expected to hold at its peak: what it holds now and what the training adds. Node's own heap and kernels that are
+       * compiled on the way come on top, some 100 MB.
+       */
       predictedMemoryBytes: number;
       /** Samples that go through the model at a time. */
       microBatchSize: number;

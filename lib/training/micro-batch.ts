@@ -8,7 +8,7 @@ import type { RowSource } from './row-source';
 /** How many samples go through the model at a time, and the memory that takes. */
 export interface MicroBatch {
   samples: number;
-  /** Predicted for the process's training, the weights included. */
+  /** Predicted for the whole process at its peak; on another device than the CPU, for what it has there. */
   bytes: number;
 }
 
@@ -35,14 +35,16 @@ export function chooseMicroBatch(
     const checkpointing = recipe.gradientCheckpointing;
     return predictTrainingMemory(model, { tokens, longestRow, prefixLength, projection, inputDim, hiddenDim, checkpointing });
   };
+  // The weights are there already; what a training adds has to fit.
+  const added = (samples: number): number => predict(samples).total - predict(samples).weights;
+  const atPeak = (samples: number): number =>
+    model.info().device === 'cpu' ? process.memoryUsage.rss() + added(samples) : predict(samples).total;
   // With a budget of tokens, a batch of the longest samples is as large as any.
   const largest = recipe.batchTokens > 0 ? Math.max(1, Math.ceil(recipe.batchTokens / Math.max(1, longestRow))) : recipe.batchSize;
   const whole = recipe.batchTokens > 0 ? Number.MAX_SAFE_INTEGER : largest;
   const fixed = decided ?? (recipe.microBatchSize === 'auto' ? undefined : recipe.microBatchSize === 0 ? whole : recipe.microBatchSize);
-  if (fixed !== undefined) return { samples: fixed, bytes: predict(Math.min(fixed, largest)).total };
+  if (fixed !== undefined) return { samples: fixed, bytes: atPeak(Math.min(fixed, largest)) };
   const budget = availableMemory() * SHARE;
-  // The weights are there already; what a training adds has to fit.
-  const added = (samples: number): number => predict(samples).total - predict(samples).weights;
   let samples = Math.min(largest, train.length);
   while (samples > 1 && added(samples) > budget) samples = Math.ceil(samples / 2);
   if (added(samples) > budget) {
@@ -52,7 +54,7 @@ export function chooseMicroBatch(
       { hint: 'set gradientCheckpointing: true, shorten the samples, or load the model in bfloat16' },
     );
   }
-  return { samples, bytes: predict(samples).total };
+  return { samples, bytes: atPeak(samples) };
 }
 
 function gigabytes(bytes: number): string {

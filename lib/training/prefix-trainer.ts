@@ -138,13 +138,13 @@ export class PrefixTrainer {
     try {
       const parts = await this.parts(train, validation, opened?.saved, options);
       const prompts = options.samplePrompts ?? (opened === undefined ? [] : await promptsOf(model, validation ?? train));
-      const result = await new TrainingRun({
+      const run = await TrainingRun.create({
         ...{ ...parts, identity, folder: opened?.folder },
         measure: validation === undefined ? undefined : generationMetrics(model, validation, options.metrics, signal),
         writeSamples: prompts.length === 0 ? undefined : (prefix) => writeSamples(model, prompts, prefix, signal),
         onEvent: options.onEvent,
-      }).run();
-      return result;
+      });
+      return await run.run();
     } finally {
       await opened?.folder.close();
     }
@@ -165,7 +165,7 @@ export class PrefixTrainer {
     const trainer = await runNative(signal, (addon, cancel) => addon.createTrainer(model.native, encoder.native, { ...settings, cancel }));
     if (state !== undefined) await runNative(signal, (addon) => addon.setTrainerState(model.native, trainer, state.optimizer));
     const memory: MicroBatch = chooseMicroBatch(model, encoder, train, recipe, state?.progress.microBatchSize);
-    const lossScale = LossScale.create(recipe, model.info().dtype).save();
+    const lossScale = LossScale.create(recipe, model.dtype).save();
     const progress = state?.progress ?? startOfRun(lossScale, memory.samples);
     return { model, recipe, encoder, trainer, train, validation, saved, progress, predictedMemoryBytes: memory.bytes, signal };
   }

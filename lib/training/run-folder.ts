@@ -75,6 +75,8 @@ export class RunFolder {
     const absolute = resolve(path);
     await makeFolder(absolute);
     const lock = await RunLock.take(join(absolute, LOCK));
+    let metrics: FileHandle | undefined;
+    let board: TensorBoardWriter | undefined;
     try {
       const names = await listFolder(absolute);
       await Promise.all(names.filter(isOwnTemporary).map((name) => rm(join(absolute, name), { force: true })));
@@ -92,15 +94,17 @@ export class RunFolder {
         );
       }
       if (saved === undefined) for (const name of existing) await rm(join(absolute, name), { force: true });
-      const metrics = await openMetrics(join(absolute, METRICS), saved?.state.metricsBytes ?? 0);
-      const board = await TensorBoardWriter.rebuild(absolute, saved === undefined ? [] : await readEvents(join(absolute, METRICS)), {
-        recipe,
-      });
+      metrics = await openMetrics(join(absolute, METRICS), saved?.state.metricsBytes ?? 0);
+      const events = saved === undefined ? [] : await readEvents(join(absolute, METRICS));
+      board = await TensorBoardWriter.rebuild(absolute, events, { recipe });
       const folder = new RunFolder(absolute, lock, metrics, board);
       if (saved !== undefined) folder.manifest = await readManifest(absolute);
       await writeFileAtomic(folder.file(RECIPE), `${JSON.stringify(recipe, null, 2)}\n`);
       return { folder, saved };
     } catch (error) {
+      // What went wrong matters more than what closing may add to it.
+      await board?.close().catch(() => undefined);
+      await metrics?.close().catch(() => undefined);
       await lock.release();
       throw error;
     }

@@ -70,7 +70,6 @@ export class TrainingRun {
   private readonly progress: Progress;
   private readonly lossScale: LossScale;
   private best: PrefixWeights | undefined;
-  private plan: BatchPlan;
   /** Of the first epoch; with `batchTokens` the others have a few more or less. */
   private readonly stepsPerEpoch: number;
   private readonly startedAt: number;
@@ -78,16 +77,25 @@ export class TrainingRun {
   private readonly stepTime = { seconds: 0, steps: 0 };
   private savedStep: number;
 
-  constructor(private readonly parts: RunParts) {
+  static async create(parts: RunParts): Promise<TrainingRun> {
+    const first = await planOf(parts, 1);
+    const { epoch } = parts.progress;
+    return new TrainingRun(parts, first, epoch === 1 ? first : await planOf(parts, epoch));
+  }
+
+  private constructor(
+    private readonly parts: RunParts,
+    first: BatchPlan,
+    /** Of the present epoch. */
+    private plan: BatchPlan,
+  ) {
     const { progress, saved, recipe, model } = parts;
     this.recipe = recipe;
     this.progress = progress;
-    this.lossScale = LossScale.create(recipe, model.info().dtype, saved?.state.progress.lossScale);
+    this.lossScale = LossScale.create(recipe, model.dtype, saved?.state.progress.lossScale);
     this.startedAt = performance.now() - progress.seconds * 1000;
     this.savedStep = progress.step;
-    const first = this.planOf(1);
     this.stepsPerEpoch = Math.ceil(first.length / recipe.accumulationSteps);
-    this.plan = progress.epoch === 1 ? first : this.planOf(progress.epoch);
     const best = saved?.state.best;
     if (best !== undefined) this.best = this.prefixOf(best);
   }
@@ -112,7 +120,7 @@ export class TrainingRun {
       const reason = limit ?? (isOutOfPatience && this.isBetweenSteps() ? 'early-stopping' : undefined);
       if ((epochOver || reason !== undefined) && !progress.closed) await this.closeEpoch();
       if (reason !== undefined) return this.finish(reason);
-      if (epochOver) this.nextEpoch();
+      if (epochOver) await this.nextEpoch();
       else {
         progress.closed = false;
         if (recipe.saveEverySteps > 0 && progress.step % recipe.saveEverySteps === 0 && this.savedStep !== progress.step) await this.save();
@@ -194,7 +202,7 @@ export class TrainingRun {
       ...{ step: progress.step, epoch: progress.epoch, ...result, learningRate },
       tokensPerSecond: result.tokens / seconds,
       ...{ seconds: this.seconds(), etaSeconds: this.secondsLeft(), memoryBytes: process.memoryUsage.rss() },
-      ...(model.info().dtype === 'float16' ? { lossScale } : {}),
+      ...(model.dtype === 'float16' ? { lossScale } : {}),
     });
   }
 
@@ -212,21 +220,13 @@ export class TrainingRun {
     );
   }
 
-  private nextEpoch(): void {
+  private async nextEpoch(): Promise<void> {
     const { progress } = this;
     progress.epoch++;
     progress.batch = 0;
     progress.epochLoss = { sum: 0, tokens: 0 };
     progress.closed = false;
-    this.plan = this.planOf(progress.epoch);
-  }
-
-  private planOf(epoch: number): BatchPlan {
-    const { recipe, train } = this.parts;
-    const { seed, batchSize, batchTokens } = recipe;
-    const order = !recipe.shuffle ? 'sequential' : recipe.bucketing ? 'bucketed' : 'shuffled';
-    const size = batchTokens > 0 ? { batchTokens } : { batchSize };
-    return new BatchPlan({ length: train.length, tokensOf: (index) => train.dataset.tokensOf(index), seed, epoch, order, ...size });
+    this.plan = await planOf(this.parts, progress.epoch);
   }
 
   // ---- between steps ----
@@ -422,4 +422,14 @@ function validationMetrics({ loss, perplexity }: EvaluationResult): Record<strin
 
 function withoutStep({ loss, perplexity, accuracy, tokens, metrics }: EvaluationResult): EvaluationResult {
   return { loss, perplexity, accuracy, tokens, ...(metrics === undefined ? {} : { metrics }) };
+}
+
+/** The batches of an epoch. */
+async function planOf({ recipe, train, signal }: RunParts, epoch: number): Promise<BatchPlan> {
+  const { seed, batchSize, batchTokens } = recipe;
+  const order = !recipe.shuffle ? 'sequential' : recipe.bucketing ? 'bucketed' : 'shuffled';
+  const size = batchTokens > 0 ? { batchTokens } : { batchSize };
+  const plan = new BatchPlan({ length: train.length, tokensOf: (index) => train.dataset.tokensOf(index), seed, epoch, order, ...size });
+  await plan.prepare(signal);
+  return plan;
 }

@@ -36,7 +36,7 @@ describe('train', () => {
     const { stderr } = trained;
     expect(stderr).toMatch(/^tiny-ja-neox: 2\.57 M parameters, 4 layers of 192, float32 on cpu/);
     expect(stderr).toContain('32 samples train, 8 validate; 101 k trainable parameters; initial fit: mean squared error ');
-    expect(stderr).toMatch(/^memory: about [\d.]+ MB at the peak, the model included$/m);
+    expect(stderr).toMatch(/^memory: about [\d.]+ [MG]B at the peak, the process included$/m);
     expect(stderr).toMatch(
       /^training: 31% \| 5 of 16 steps \| ETA .* \| loss [\d.]+ \| ppl [\d.]+ \| epoch 1\/2 \| \d+ tok\/s \| lr 0\.0096 \| [\d.]+ [MG]B$/m,
     );

@@ -1,25 +1,15 @@
 import { join } from 'node:path';
 import { InvalidArgumentError, type Command, type Option } from 'commander';
 import { combinations, sweep, type SweepGrid, type SweepRunResult } from '../../training/sweep';
-import { dataOptions, type DataFlags } from '../data';
+import type { DataFlags } from '../data';
 import { formatNumber, formatSeconds, plural, table } from '../format';
-import { loadModel, modelOptions, PREFIX_LENGTH, type ModelFlags } from '../model';
-import { addOptions, given, integer, number, option, refuseOptions, unwrap } from '../options';
+import { loadModel, PREFIX_LENGTH, type ModelFlags } from '../model';
+import { addOptions, integer, number, option, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
 import { EventView } from './train-events';
-import {
-  evaluationOptions,
-  optimizerOptions,
-  prefixOptions,
-  REFUSED,
-  runOptions,
-  splitOptions,
-  trainerOptions,
-  trainingOptions,
-  type TrainingFlags,
-} from './train-options';
-import { checkTrainingFlags, loadData } from './train-run';
+import { addTrainingOptions, trainerOptions, type TrainingFlags } from './train-options';
+import { checkTrainingFlags, loadData, withTraining } from './train-run';
 
 export interface SweepFlags extends ModelFlags, DataFlags, TrainingFlags {
   maxLrs?: number[];
@@ -83,19 +73,8 @@ export function register(program: Command, act: Act): void {
     .description(unwrap(DESCRIPTION))
     .addHelpText('after', EXAMPLES);
   addOptions(command, 'Sweep (values with commas between them)', sweepOptions());
-  addOptions(command, 'Model', modelOptions());
-  addOptions(command, 'Data', [...dataOptions(), ...splitOptions()]);
-  addOptions(command, 'Result', runOptions());
   // Runs that go on from one encoder would each change it.
-  addOptions(
-    command,
-    'Prefix',
-    prefixOptions().filter((item) => item.attributeName() !== 'checkpointPath'),
-  );
-  addOptions(command, 'Training', trainingOptions());
-  addOptions(command, 'Optimizer', optimizerOptions());
-  addOptions(command, 'Evaluation', evaluationOptions());
-  refuseOptions(command, REFUSED);
+  addTrainingOptions(command, ['checkpointPath']);
   command.action(act(run));
 }
 
@@ -109,22 +88,19 @@ export async function run(flags: SweepFlags, ui: Ui): Promise<number> {
   await using data = await loadData(flags, model, longest, ui);
   let view: { name: string; events: EventView } | undefined;
   let started = 0;
-  const result = await ui.withProgress(
-    { title: 'training', total: 0, unit: 'steps', rate: false, ...given({ lineUnits: flags.logEveryNSteps }) },
-    (update) =>
-      sweep(model, data, {
-        base: { ...trainerOptions(flags), outputDir: flags.out },
-        grid,
-        ...given({ resume: flags.resume, overwrite: flags.overwrite, samplePrompts: flags.samples === false ? [] : flags.samplePrompt }),
-        signal: ui.signal,
-        onEvent: ({ name }, event) => {
-          if (view?.name !== name) {
-            view = { name, events: new EventView(join(flags.out, name), ui) };
-            ui.note(`run ${++started} of ${count}: ${name}`);
-          }
-          view.events.show(event, update);
-        },
-      }),
+  const result = await withTraining(flags, ui, (options, update) =>
+    sweep(model, data, {
+      ...options,
+      base: { ...trainerOptions(flags), outputDir: flags.out },
+      grid,
+      onEvent: ({ name }, event) => {
+        if (view?.name !== name) {
+          view = { name, events: new EventView(join(flags.out, name), ui) };
+          ui.note(`run ${++started} of ${count}: ${name}`);
+        }
+        view.events.show(event, update);
+      },
+    }),
   );
   const sorted = [...result.runs].sort((a, b) => a.loss - b.loss);
   ui.json({ type: 'sweep', runs: sorted.map((item) => summary(item, flags.out)), best: result.best.name });

@@ -30,7 +30,7 @@ export class EventView {
         const samples = `${plural(event.trainSamples, 'sample')} train, ${event.validationSamples} validate`;
         const fit = event.initError === undefined ? '' : `; initial fit: mean squared error ${formatNumber(event.initError)}`;
         ui.note(`${samples}; ${formatCount(event.trainableParameters)} trainable parameters${fit}`);
-        ui.note(`memory: about ${formatBytes(event.predictedMemoryBytes)} at the peak, the model included`);
+        ui.note(`memory: about ${formatBytes(event.predictedMemoryBytes)} at the peak, the process included`);
         break;
       }
       case 'resume':

@@ -1,8 +1,9 @@
-import type { Option } from 'commander';
+import type { Command, Option } from 'commander';
 import { PREFIX_INITS, type PrefixInit } from '../../prefix/encoder';
 import { resolveRecipe, SCHEDULES, type Schedule, type TrainerOptions } from '../../training/recipe';
-import { PREFIX_LENGTH } from '../model';
-import { collect, given, integer, number, option } from '../options';
+import { dataOptions } from '../data';
+import { modelOptions, PREFIX_LENGTH } from '../model';
+import { addOptions, collect, given, integer, number, option, refuseOptions } from '../options';
 
 export interface TrainingFlags {
   validation?: string[];
@@ -78,7 +79,7 @@ export function trainerOptions(flags: TrainingFlags & { twoRows?: boolean }): Tr
   });
 }
 
-export const splitOptions = (): Option[] => [
+const splitOptions = (): Option[] => [
   option('--train-data-size <n>', 'train on the first n samples', { parse: integer(1), default: 'all that do not validate' }),
   option('--dev-data-size <n>', 'validate on the last n samples', {
     parse: integer(0),
@@ -90,7 +91,7 @@ export const splitOptions = (): Option[] => [
   }),
 ];
 
-export const runOptions = (): Option[] => [
+const runOptions = (): Option[] => [
   option('--out <dir>', 'folder for what the run leaves', { required: true }),
   option('--overwrite', 'replace a run that is in that folder already'),
   option(
@@ -119,7 +120,7 @@ export const runOptions = (): Option[] => [
 /** What an encoder that is loaded has already. */
 const ENCODER_FLAGS = ['prefixSeqLen', 'prefixInputDim', 'prefixHiddenDim', 'init', 'initText', 'initSteps', 'initLr'];
 
-export const prefixOptions = (): Option[] => [
+const prefixOptions = (): Option[] => [
   option('--prefix-seq-len <n>', 'prefix length: positions in front of the text', { parse: integer(1), default: PREFIX_LENGTH }),
   option('--prefix-input-dim <n>', "width of the encoder's embedding", { parse: integer(1, 65536), default: 10 }),
   option('--prefix-hidden-dim <n>', 'width of its hidden layer; a larger one learns more', { parse: integer(1, 65536), default: 10 }),
@@ -146,7 +147,7 @@ function orWord<Word extends string>(parse: (text: string) => number, ...words: 
   return (text) => words.find((word) => word === text) ?? parse(text);
 }
 
-export const trainingOptions = (): Option[] => {
+const trainingOptions = (): Option[] => {
   const recipe = resolveRecipe({});
   return [
     option('--n-epochs <n>', 'passes over the data, at most', { parse: integer(1), default: recipe.epochs }),
@@ -176,7 +177,7 @@ export const trainingOptions = (): Option[] => {
   ];
 };
 
-export const optimizerOptions = (): Option[] => {
+const optimizerOptions = (): Option[] => {
   const recipe = resolveRecipe({});
   return [
     option('--max-lr <rate>', 'peak learning rate', { parse: number(0), default: recipe.learningRate }),
@@ -198,7 +199,7 @@ export const optimizerOptions = (): Option[] => {
   ];
 };
 
-export const evaluationOptions = (): Option[] => {
+const evaluationOptions = (): Option[] => {
   const recipe = resolveRecipe({});
   return [
     option('--evaluate-every-n-steps <n>', 'evaluate after so many optimizer steps; 0: not', { parse: integer(0), default: 0 }),
@@ -215,7 +216,7 @@ export const evaluationOptions = (): Option[] => {
 };
 
 /** Options of rinna's prefix_tuning_example.py that are not options here, and what to do instead. */
-export const REFUSED: Readonly<Record<string, string>> = {
+const REFUSED: Readonly<Record<string, string>> = {
   'model-type': 'leave it out: the model is always GPT-NeoX, and its config.json says so',
   'local-rank': 'leave it out: one process trains, on --device',
   deepspeed: 'leave it out: training needs no DeepSpeed',
@@ -228,3 +229,19 @@ export const REFUSED: Readonly<Record<string, string>> = {
   'save-model': 'leave it out: --out always gets the best and the last prefix',
   'filename-note': 'use --out and --save-name',
 };
+
+/**
+ * Adds the options of a training.
+ * @param without options by the names of their flags, left out
+ */
+export function addTrainingOptions(command: Command, without: readonly (keyof TrainingFlags)[] = []): void {
+  const left = (options: Option[]): Option[] => options.filter((item) => !(without as readonly string[]).includes(item.attributeName()));
+  addOptions(command, 'Model', modelOptions());
+  addOptions(command, 'Data', left([...dataOptions(), ...splitOptions()]));
+  addOptions(command, 'Result', left(runOptions()));
+  addOptions(command, 'Prefix', left(prefixOptions()));
+  addOptions(command, 'Training', left(trainingOptions()));
+  addOptions(command, 'Optimizer', left(optimizerOptions()));
+  addOptions(command, 'Evaluation', left(evaluationOptions()));
+  refuseOptions(command, REFUSED);
+}

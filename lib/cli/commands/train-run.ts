@@ -3,10 +3,12 @@ import type { TokenizedDataset } from '../../data/tokenized-dataset';
 import { NeoXPrefixError } from '../../errors';
 import { kindOf } from '../../files';
 import type { NeoXModel } from '../../model/neox-model';
-import type { TrainingData } from '../../training/prefix-trainer';
+import type { TrainingData, TrainOptions } from '../../training/prefix-trainer';
 import { checkData, readSamples, type DataFlags } from '../data';
 import { UsageError } from '../errors';
 import { plural } from '../format';
+import { given } from '../options';
+import type { Progress } from '../progress';
 import type { Ui } from '../ui';
 import type { TrainingFlags } from './train-options';
 
@@ -52,4 +54,17 @@ export async function loadData(flags: TrainingFlags & DataFlags, model: NeoXMode
     await close();
     throw error;
   }
+}
+
+/** How a training is called: with its flags, and with progress shown as long as `work` takes. */
+export function withTraining<T>(
+  flags: TrainingFlags,
+  ui: Ui,
+  work: (options: Pick<TrainOptions, 'resume' | 'overwrite' | 'samplePrompts' | 'signal'>, update: Progress['update']) => Promise<T>,
+): Promise<T> {
+  const { resume, overwrite, logEveryNSteps: lineUnits } = flags;
+  const samplePrompts = flags.samples === false ? [] : flags.samplePrompt;
+  return ui.withProgress({ title: 'training', total: 0, unit: 'steps', rate: false, ...given({ lineUnits }) }, (update) =>
+    work({ ...given({ resume, overwrite, samplePrompts }), signal: ui.signal }, update),
+  );
 }

@@ -3,26 +3,16 @@ import { PrefixEncoder } from '../../prefix/encoder';
 import { PrefixTrainer } from '../../training/prefix-trainer';
 import { hasRun } from '../../training/run-folder';
 import type { TrainingResult } from '../../training/training-run';
-import { dataOptions, type DataFlags } from '../data';
+import type { DataFlags } from '../data';
 import { UsageError } from '../errors';
 import { formatNumber, formatSeconds, plural, shellWord } from '../format';
-import { loadModel, modelOptions, PREFIX_LENGTH, type ModelFlags } from '../model';
-import { addOptions, given, refuseOptions, unwrap } from '../options';
+import { loadModel, PREFIX_LENGTH, type ModelFlags } from '../model';
+import { given, unwrap } from '../options';
 import type { Act } from '../program';
 import type { Ui } from '../ui';
 import { EventView } from './train-events';
-import {
-  evaluationOptions,
-  optimizerOptions,
-  prefixOptions,
-  REFUSED,
-  runOptions,
-  splitOptions,
-  trainerOptions,
-  trainingOptions,
-  type TrainingFlags,
-} from './train-options';
-import { checkTrainingFlags, loadData } from './train-run';
+import { addTrainingOptions, trainerOptions, type TrainingFlags } from './train-options';
+import { checkTrainingFlags, loadData, withTraining } from './train-run';
 
 export interface TrainFlags extends ModelFlags, DataFlags, TrainingFlags {}
 
@@ -57,14 +47,7 @@ export function register(program: Command, act: Act): void {
     .summary('train a prefix for a task')
     .description(unwrap(DESCRIPTION))
     .addHelpText('after', EXAMPLES);
-  addOptions(command, 'Model', modelOptions());
-  addOptions(command, 'Data', [...dataOptions(), ...splitOptions()]);
-  addOptions(command, 'Result', runOptions());
-  addOptions(command, 'Prefix', prefixOptions());
-  addOptions(command, 'Training', trainingOptions());
-  addOptions(command, 'Optimizer', optimizerOptions());
-  addOptions(command, 'Evaluation', evaluationOptions());
-  refuseOptions(command, REFUSED);
+  addTrainingOptions(command);
   command.action(act(run));
 }
 
@@ -84,14 +67,8 @@ export async function run(flags: TrainFlags, ui: Ui): Promise<number> {
   const events = new EventView(flags.out, ui);
   let result: TrainingResult;
   try {
-    result = await ui.withProgress(
-      { title: 'training', total: 0, unit: 'steps', rate: false, ...given({ lineUnits: flags.logEveryNSteps }) },
-      (update) =>
-        trainer.train(data, {
-          ...given({ resume: flags.resume, overwrite: flags.overwrite, samplePrompts: flags.samples === false ? [] : flags.samplePrompt }),
-          signal: ui.signal,
-          onEvent: (event) => events.show(event, update),
-        }),
+    result = await withTraining(flags, ui, (options, update) =>
+      trainer.train(data, { ...options, onEvent: (event) => events.show(event, update) }),
     );
   } catch (error) {
     if (ui.signal.aborted) reportInterrupted(events, ui);
