@@ -88,3 +88,19 @@ test('each model has its own number of compute threads, whatever another one was
   const { byDefault, started } = JSON.parse(stdout) as { byDefault: number; started: number[] };
   expect(started).toEqual([1, byDefault, 2]);
 });
+
+test.each([
+  { env: {}, spin: '2000', child: '' },
+  { env: { GOMP_SPINCOUNT: '77' }, spin: '77', child: '77' },
+  { env: { OMP_WAIT_POLICY: 'active' }, spin: '30000000000', child: '' },
+])('threads that wait make way for other processes, unless told otherwise: $env', async ({ env, spin, child }) => {
+  const { code, stdout, stderr } = await runProgram('spin', [], {
+    GOMP_SPINCOUNT: undefined,
+    OMP_WAIT_POLICY: undefined,
+    ...env,
+    OMP_DISPLAY_ENV: 'verbose',
+  });
+  expect(code).toBe(0);
+  expect(stderr).toContain(`GOMP_SPINCOUNT = '${spin}'`);
+  expect(stdout).toBe(`child: ${child}\n`);
+});
