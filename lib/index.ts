@@ -15,6 +15,10 @@ export { TokenSampler, type TokenChoice, type TokenSamplerOptions } from './gene
 export type { ContinuationScore, PerplexityOptions, PerplexityResult, ScoreOptions } from './generation/score';
 export type { EmbedOptions } from './generation/embed';
 export type { StreamOptions, StreamPiece } from './generation/stream';
+export { GenerationEngine, type EngineStats } from './engine/engine';
+export type { EngineRequest } from './engine/request';
+export type { EngineOptions } from './engine/options';
+export type { EngineStream } from './engine/stream';
 export { PrefixEncoder, type PrefixEncoderOptions, type PrefixEncoderState, type PrefixInit } from './prefix/encoder';
 export {
   PrefixWeights,
@@ -28,6 +32,7 @@ export {
   type PrefixStatistics,
   type PrefixTensorOptions,
 } from './prefix/weights';
+export { PrefixStore, type PrefixStoreOptions, type StoredPrefix } from './prefix/store';
 export { convertPrefix, type ConvertOptions, type ConvertReport } from './prefix/convert';
 export { PrefixTrainer, type TrainingData, type TrainOptions } from './training/prefix-trainer';
 export type { TrainingResult } from './training/training-run';

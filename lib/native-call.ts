@@ -43,7 +43,7 @@ export function runNativeNow<T>(call: (addon: NativeAddon) => T): T {
 }
 
 /** An error of the addon, which has one of our codes, as an error of this package. Others stay what they are: a callback's own. */
-function fromNative(error: unknown, stack: string | undefined): unknown {
+export function fromNative(error: unknown, stack?: string): unknown {
   if (!(error instanceof Error) || error instanceof NeoXPrefixError || !('code' in error)) return error;
   const code = ERROR_CODES.find((known) => known === error.code);
   if (code === undefined) return error;

@@ -1,6 +1,7 @@
 // Registers the addon's exports, and nothing else. types/native.d.ts lists them.
 #include <cstdlib>
 
+#include "binding/engine_binding.h"
 #include "binding/export_binding.h"
 #include "binding/forward_binding.h"
 #include "binding/generation_binding.h"
@@ -20,6 +21,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   neox::binding::export_model_functions(env, exports);
   neox::binding::export_forward_functions(env, exports);
   neox::binding::export_generation_functions(env, exports);
+  neox::binding::export_engine_functions(env, exports);
   neox::binding::export_training_functions(env, exports);
   neox::binding::export_fastertransformer_functions(env, exports);
   return exports;

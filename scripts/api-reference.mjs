@@ -14,6 +14,7 @@ const AREAS = [
   ['Model', /^(model\/(neox-model|arithmetic)|checkpoint\/config)\.ts$/],
   ['Forward', /^model\/(?!neox-model|arithmetic)/],
   ['Generating', /^generation\//],
+  ['Generation engine', /^engine\//],
   ['Prefixes', /^prefix\//],
   ['Training', /^(training\/(?!evaluate)|report\/)/],
   ['Evaluation', /^training\/evaluate\.ts$/],

@@ -17,6 +17,7 @@ export type Sampler = Handle<'sampler'>;
 export type Encoder = Handle<'encoder'>;
 export type Trainer = Handle<'trainer'>;
 export type CancelFlag = Handle<'cancel'>;
+export type Engine = Handle<'engine'>;
 
 export interface SystemInfo {
   torchVersion: string;
@@ -148,7 +149,7 @@ export interface SamplingSettings {
 
 export interface GenerateRowSettings extends SamplingSettings {
   maxNewTokens: number;
-  /** Cancelled, it ends this row within a token; what it has is its result. */
+  /** Cancelled, it ends this row within a token; what it has is its result. Engines do not look at it. */
   stop?: CancelFlag | undefined;
 }
 
@@ -207,6 +208,50 @@ export interface ScoreResult {
   /** Of the targets of each row; greedy: 1 where the target is the most likely token. */
   rows: (TokenScores & { greedy: Uint8Array })[];
   cache: Cache;
+}
+
+export interface EngineOptions {
+  /** Most tokens of prompts in one forward pass. */
+  prefillTokens: number;
+  /** 0: no prompt cache. */
+  promptCacheBytes: number;
+}
+
+export interface EngineRequest {
+  /** The row's number, free again when the row has ended or was removed. */
+  slot: number;
+  prompt: Int32Array;
+  prefix: Prefix | null;
+  settings: GenerateRowSettings;
+}
+
+/** What changed since the last run; removals come first. */
+export interface EngineCommands {
+  removed: Int32Array;
+  added: EngineRequest[];
+  /** Rows that may give `grantTokens` more tokens. A row starts with none. */
+  grantSlots: Int32Array;
+  grantTokens: Int32Array;
+  /** One forward pass at least, then on until this time is over or something needs the caller. */
+  sliceMicroseconds: number;
+  cancel: CancelFlag;
+}
+
+export interface EngineReport {
+  /** Rows whose prompt was begun, in pairs: slot, tokens of it that the prompt cache had. */
+  started: Int32Array;
+  /** New tokens in pairs: slot, token. */
+  tokens: Int32Array;
+  /** Of those tokens, by their place among the pairs, that belong to rows which asked for it. */
+  scores: (TokenScores | undefined)[];
+  ended: { slot: number; finishReason: 'stop' | 'length'; error?: Error }[];
+  /** Forward passes. */
+  steps: number;
+  /** Tokens of prompts that went through the model. */
+  promptTokens: number;
+  promptCacheBytes: number;
+  /** The run's own time. */
+  microseconds: number;
 }
 
 export interface Batch {
@@ -312,6 +357,13 @@ export function pushToken(sampler: Sampler, token: number): void;
 /** What sampleToken would draw from. */
 export function tokenProbabilities(sampler: Sampler, logits: Float32Array): Float32Array;
 
+export function createEngine(model: Model, options: EngineOptions): Engine;
+/** One run at a time. What goes wrong in a row is the end of that row alone. */
+export function engineRun(model: Model, engine: Engine, commands: EngineCommands): Promise<EngineReport>;
+/** The run in progress ends behind its current forward pass. */
+export function interruptEngine(engine: Engine): void;
+/** Frees the rows and the prompt cache. */
+export function disposeEngine(engine: Engine): Promise<void>;
 /** Tokens that each row of a cache holds, prefix not counted. */
 export function cacheLengths(cache: Cache): Int32Array;
 /** Bytes that a cache's rows are in, with the room to grow; what rows share counts once. */

@@ -82,7 +82,7 @@ export function prepare(
   checkOptions('options', options, allowed);
   const signal = checkSignal('signal', options.signal);
   const prefixes = rowPrefixes('prefix', options.prefix, prompts.length);
-  for (const prefix of prefixes) prefix?.checkFits(model.config, model.fingerprint);
+  for (const prefix of prefixes) if (prefix !== undefined) model.checkPrefix(prefix);
   const settings = samplingSettings(model, options);
   const ids = prompts.map((prompt, i) => promptIds(model, prompt, prompts.length === 1 ? 'prompt' : `prompt[${i}]`));
   ids.forEach((prompt, i) => {
@@ -93,7 +93,7 @@ export function prepare(
     prefixes,
     seeds: rowSeeds(options.seed, prompts.length),
     settings,
-    stops: stopStrings(options.stop),
+    stops: stopStrings(model, options.stop),
     n: checkInteger('n', options.n ?? 1, 1, MOST_COMPLETIONS),
     promptLogprobs: options.promptLogprobs === undefined ? undefined : checkCount('promptLogprobs', options.promptLogprobs),
     beams: beamSettings(options),

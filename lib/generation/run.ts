@@ -3,6 +3,7 @@ import { packRows } from '../model/rows';
 import { native } from '../native';
 import { runNative } from '../native-call';
 import type * as Native from '../../types/native';
+import type { TokenDecoder } from '../tokenizer/tokenizer';
 import type { PreparedRequest } from './generate';
 import { RowText } from './stop-strings';
 import { scoredTokens, type ScoredToken } from './token-scores';
@@ -18,6 +19,8 @@ export interface Usage {
   prefixTokens: number;
   /** New tokens, without end-of-sequence tokens, of all completions together. */
   completionTokens: number;
+  /** Tokens of the prompt that an engine's prompt cache had. */
+  cachedTokens?: number;
 }
 
 /** One text for a prompt. */
@@ -83,7 +86,8 @@ export async function run(
       rows.prefixes.push(prefixes[i] ?? null);
     }
   });
-  const progress = onPiece === undefined && stopFlags === undefined ? undefined : rows.prompts.map(() => new RowProgress(model, stops));
+  const progress =
+    onPiece === undefined && stopFlags === undefined ? undefined : rows.prompts.map(() => new RowProgress(decoderFor(model), stops));
   const listener =
     progress &&
     (([row, token, scores]: [number, number, Native.TokenScores?]): void => {
@@ -106,7 +110,7 @@ export async function run(
     }),
   ).finally(() => cache && native().freeCache(cache));
   const completions = results.map((result, row) =>
-    completionOf(model, result, settings.logprobs >= 0, progress?.[row], (piece) => onPiece?.(row, piece)),
+    completionOf(decoderFor(model), result, settings.logprobs >= 0, progress?.[row], (piece) => onPiece?.(row, piece)),
   );
   return prompts.map((_, i) => ({
     ...resultOf(request, i, completions.slice(i * n, (i + 1) * n)),
@@ -126,6 +130,11 @@ export function resultOf({ prompts, prefixes }: PreparedRequest, prompt: number,
 
 export function decode(model: NeoXModel, tokens: Int32Array): string {
   return model.hasTokenizer ? model.tokenizer.decode(tokens, { skipSpecialTokens: true }) : '';
+}
+
+/** Decodes the tokens of a row; undefined without a tokenizer. */
+export function decoderFor(model: NeoXModel): TokenDecoder | undefined {
+  return model.hasTokenizer ? model.tokenizer.createDecoder({ skipSpecialTokens: true }) : undefined;
 }
 
 /** Computes the prompts but for their last tokens; with `share`, as blocks that forks share. */
@@ -158,9 +167,8 @@ class RowProgress {
   count = 0;
   readonly row: RowText | undefined;
 
-  constructor(model: NeoXModel, stops: readonly string[]) {
-    // Stop strings need a tokenizer, and its error says so.
-    if (stops.length > 0 || model.hasTokenizer) this.row = new RowText(model.tokenizer, stops);
+  constructor(decoder: TokenDecoder | undefined, stops: readonly string[]) {
+    if (decoder !== undefined) this.row = new RowText(decoder, stops);
   }
 
   get stop(): string | undefined {
@@ -178,7 +186,7 @@ class RowProgress {
 }
 
 function completionOf(
-  model: NeoXModel,
+  decoder: TokenDecoder | undefined,
   result: Native.GenerateResult,
   scored: boolean,
   progress: RowProgress | undefined,
@@ -191,10 +199,17 @@ function completionOf(
   const finishReason = stop === undefined ? result.finishReason : 'stop';
   onEnd({ text: rest, finishReason });
   return {
-    text: progress?.row?.text ?? decode(model, tokens),
+    text: progress?.row?.text ?? decodeAll(decoder, tokens),
     tokens: Array.from(tokens),
     finishReason,
     ...(stop !== undefined && { stop }),
     ...(scored && { logprobs: scoredTokens(tokens, result.scores).slice(0, tokens.length) }),
   };
+}
+
+function decodeAll(decoder: TokenDecoder | undefined, tokens: Int32Array): string {
+  if (decoder === undefined) return '';
+  let text = '';
+  for (const token of tokens) text += decoder.push(token);
+  return text + decoder.end();
 }

@@ -121,8 +121,9 @@ export function refusal(message: string, hint?: string): NeoXPrefixError {
   return new NeoXPrefixError('NEOX_BAD_ARGUMENT', message, hint === undefined ? {} : { hint });
 }
 
-export function stopStrings(stop: unknown): string[] {
+export function stopStrings(model: NeoXModel, stop: unknown): string[] {
   const list: readonly unknown[] = stop === undefined ? [] : Array.isArray(stop) ? stop : [stop];
+  if (list.length > 0) model.checkTokenizer();
   return list.map((text, i) => {
     if (typeof text !== 'string' || text === '') throw badArgument(Array.isArray(stop) ? `stop[${i}]` : 'stop', 'a non-empty string', text);
     return text;

@@ -1,4 +1,4 @@
-import type { Tokenizer, TokenDecoder } from '../tokenizer/tokenizer';
+import type { TokenDecoder } from '../tokenizer/tokenizer';
 
 /** The text of one row, token by token, until one of the stop strings comes. */
 export class RowText {
@@ -7,14 +7,11 @@ export class RowText {
   /** The stop string that came. */
   stop: string | undefined;
   private held = '';
-  private readonly decoder: TokenDecoder;
 
   constructor(
-    tokenizer: Tokenizer,
+    private readonly decoder: TokenDecoder,
     private readonly stops: readonly string[],
-  ) {
-    this.decoder = tokenizer.createDecoder({ skipSpecialTokens: true });
-  }
+  ) {}
 
   /** Takes a token; gives the text that is certain now. Text that may be the beginning of a stop string is held back. */
   push(token: number): string {

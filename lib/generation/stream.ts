@@ -16,7 +16,7 @@ export interface StreamOptions extends SamplingOptions {
   signal?: AbortSignal;
 }
 
-const STREAM_OPTIONS = [...SAMPLING_OPTIONS, 'prefix', 'seed', 'signal'] as const satisfies readonly (keyof StreamOptions &
+export const STREAM_OPTIONS = [...SAMPLING_OPTIONS, 'prefix', 'seed', 'signal'] as const satisfies readonly (keyof StreamOptions &
   keyof GenerateOptions)[];
 
 /** What a stream gives: one piece for each new token, and a last one with the rest of the text and how it ended. */

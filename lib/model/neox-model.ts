@@ -98,6 +98,10 @@ export interface ModelInfo {
   warnings: readonly string[];
 }
 
+interface Dependent {
+  dispose(): Promise<void>;
+}
+
 /**
  * A frozen GPT-NeoX model. All its operations run one after the other on a thread of its own; the event loop stays free.
  *
@@ -110,6 +114,8 @@ export class NeoXModel {
   private disposing: Promise<void> | undefined;
   private readonly inFlight = new Set<Promise<void>>();
   private readonly prefixes = new WeakMap<PrefixWeights, Promise<Native.Prefix>>();
+  /** What goes when the model goes. Not held: it may be garbage before. */
+  private readonly dependents = new Set<WeakRef<Dependent>>();
 
   private constructor(
     handle: Native.Model,
@@ -165,6 +171,14 @@ export class NeoXModel {
   get tokenizer(): Tokenizer {
     if (this.loadedTokenizer instanceof NeoXPrefixError) throw this.loadedTokenizer;
     return this.loadedTokenizer;
+  }
+
+  /**
+   * Throws what `tokenizer` throws.
+   * @internal
+   */
+  checkTokenizer(): void {
+    if (this.loadedTokenizer instanceof NeoXPrefixError) throw this.loadedTokenizer;
   }
 
   /**
@@ -290,6 +304,7 @@ export class NeoXModel {
 
   private async release(): Promise<void> {
     await Promise.all(this.inFlight);
+    for (const dependent of [...this.dependents]) await dependent.deref()?.dispose();
     const handle = this.native;
     this.handle = undefined;
     await native().disposeModel(handle);
@@ -320,6 +335,18 @@ export class NeoXModel {
   }
 
   /**
+   * Has dispose take something along that works on this model. The function that it returns takes it back.
+   * @internal
+   */
+  addDependent(dependent: Dependent): () => void {
+    this.checkAlive();
+    for (const known of this.dependents) if (known.deref() === undefined) this.dependents.delete(known);
+    const reference = new WeakRef(dependent);
+    this.dependents.add(reference);
+    return () => void this.dependents.delete(reference);
+  }
+
+  /**
    * The prefixes in the form that attention reads; made once for each and kept for as long as the prefix is.
    * @internal
    */
@@ -327,10 +354,18 @@ export class NeoXModel {
     return Promise.all(prefixes.map(async (prefix) => (prefix === undefined ? null : this.prefixHandle(prefix))));
   }
 
+  /**
+   * As {@link PrefixWeights.checkFits}. A prefix that was used before was checked then.
+   * @internal
+   */
+  checkPrefix(prefix: PrefixWeights): void {
+    if (!this.prefixes.has(prefix)) prefix.checkFits(this.config, this.fingerprint);
+  }
+
   private prefixHandle(prefix: PrefixWeights): Promise<Native.Prefix> {
     const known = this.prefixes.get(prefix);
     if (known !== undefined) return known;
-    prefix.checkFits(this.config, this.fingerprint);
+    this.checkPrefix(prefix);
     const handle = runNative(undefined, (addon) => addon.createPrefix(this.native, { data: prefix.data }));
     this.prefixes.set(prefix, handle);
     handle.catch(() => this.prefixes.delete(prefix));

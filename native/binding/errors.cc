@@ -18,8 +18,10 @@ ErrorInfo describe(const std::exception_ptr& exception) noexcept {
     std::string text = error.what_without_backtrace();
     text.erase(0, text.find_first_not_of(" \n"));
     text = text.substr(0, text.find('\n'));
-    const bool memory =
-        text.find("not enough memory") != std::string::npos || text.find("out of memory") != std::string::npos;
+    bool memory = false;
+    for (const char* words : {"not enough memory", "out of memory", "can't allocate memory"}) {
+      memory = memory || text.find(words) != std::string::npos;
+    }
     return {memory ? "NEOX_OUT_OF_MEMORY" : "NEOX_NATIVE", text};
   } catch (const std::bad_alloc&) {
     return {"NEOX_OUT_OF_MEMORY", "Not enough memory"};

@@ -5,6 +5,7 @@
 
 #include "binding/handles.h"
 #include "binding/promise_worker.h"
+#include "core/generation/engine.h"
 #include "core/generation/generate.h"
 #include "core/model/gpt_neox.h"
 #include "core/training/trainer.h"
@@ -25,10 +26,17 @@ struct CacheHandle {
   int64_t bytes() const;
 };
 
+// A generation engine, which works on its model's thread.
+struct EngineHandle {
+  std::shared_ptr<WorkerThread> thread;
+  std::shared_ptr<Engine> engine;  // null once disposed
+};
+
 NEOX_HANDLE(ModelHandle, "model", 0x8d1d3f6a2c5b4e10, 0x9a7e61c04fd2b385);
 NEOX_HANDLE(Prefix, "prefix", 0x1b0c7a94e2f84d57, 0x8c3352a1d96be40f);
 NEOX_HANDLE(CacheHandle, "cache", 0x5e92d0b7731c4fa8, 0xb41f08c6e7a93d62);
 NEOX_HANDLE(Sampler, "sampler", 0xe1a59b3c7d0648f2, 0xa3c4178e5fb20d96);
+NEOX_HANDLE(EngineHandle, "engine", 0x89a150b43bae4fd0, 0xb28661dc28e132e9);
 NEOX_HANDLE(PrefixEncoder, "encoder", 0xc7f4418e90d24b3b, 0x92d5e83b6a107fc4);
 NEOX_HANDLE(Trainer, "trainer", 0x3a6be5d1087f4c92, 0xae80c4f72b5d1936);
 NEOX_HANDLE(CancelFlag, "cancel", 0x74c20f9b5ad84e61, 0x87b93de150c6fa28);

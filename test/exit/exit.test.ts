@@ -13,13 +13,17 @@ beforeAll(() =>
 
 const run = (way: string): ReturnType<typeof runProgram> => runProgram('work', [folder.path, way]);
 
-test.each(['exit while training', 'exit while generating', 'exit with a queue', 'exit while loading', 'exit while disposing'])(
-  'the process ends at once and with its own code: %s',
-  async (way) => {
-    const { code, signal, stdout, stderr } = await run(way);
-    expect({ code, signal, stderr, stdout }).toEqual({ code: 7, signal: null, stderr: '', stdout: 'loaded\n' });
-  },
-);
+test.each([
+  'exit while training',
+  'exit while generating',
+  'exit while an engine works',
+  'exit with a queue',
+  'exit while loading',
+  'exit while disposing',
+])('the process ends at once and with its own code: %s', async (way) => {
+  const { code, signal, stdout, stderr } = await run(way);
+  expect({ code, signal, stderr, stdout }).toEqual({ code: 7, signal: null, stderr: '', stdout: 'loaded\n' });
+});
 
 test.each(['throw while training', 'reject while generating'])(
   'an error that nobody catches ends the process as Node does it: %s',
@@ -44,4 +48,11 @@ test('what is in flight keeps the process alive until its result is there', asyn
 test('a stream that is left unread does not keep the process for ever', async () => {
   const { code, signal, stdout, stderr } = await run('leave a stream unread');
   expect({ code, signal, stderr, stdout }).toEqual({ code: 0, signal: null, stderr: '', stdout: 'loaded\none piece\nend\n' });
+});
+
+test('an engine keeps the process alive while it works, and its unread streams do not', async () => {
+  const waited = await run('wait for an engine');
+  expect(waited).toMatchObject({ code: 0, signal: null, stderr: '', stdout: 'loaded\nend\ngenerated\ngenerated\ndrained\n' });
+  const left = await run("leave an engine's stream unread");
+  expect(left).toMatchObject({ code: 0, signal: null, stderr: '', stdout: 'loaded\none piece\nend\n' });
 });

@@ -35,7 +35,7 @@ function blocksOf(page: string): { line: number; code: string }[] {
 
 /** What the blocks use without saying where it is from: the exported names and a few objects that the text speaks of. */
 function globals(): string {
-  const objects = { model: 'NeoXModel', exporter: 'FTExporter', result: 'TrainingResult' };
+  const objects = { model: 'NeoXModel', exporter: 'FTExporter', result: 'TrainingResult', engine: 'GenerationEngine' };
   const prefixes = ['smile', 'casual', 'polite', 'friendly'];
   return [
     'export {};',

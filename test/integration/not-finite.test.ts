@@ -1,6 +1,7 @@
 import { copyFileSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { readSafetensorsHeader } from '../../lib/checkpoint/safetensors';
+import { GenerationEngine } from '../../lib/engine/engine';
 import type { NeoXPrefixError } from '../../lib/errors';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { evaluate } from '../../lib/training/evaluate';
@@ -63,6 +64,20 @@ test('a prefix whose values overflow: no token is drawn, and the row is named', 
   expect(pieces).toEqual([]);
   // The model itself is as good as before.
   expect(await model.generate([3, 4], { maxNewTokens: 3, ignoreEos: true })).toMatchObject({ usage: { completionTokens: 3 } });
+});
+
+test('in an engine the row fails by itself', async () => {
+  await using engine = new GenerationEngine(model);
+  const request = { prompt: [3, 4], maxNewTokens: 20, ignoreEos: true, seed: 1 };
+  const good = engine.generate(request);
+  await expectRefusal({
+    name: 'engine',
+    act: () => engine.generate({ ...request, prefix: huge }),
+    code: 'NEOX_NOT_FINITE',
+    text: `The model gives logits that are not finite${HINT}`,
+  });
+  expect((await good).tokens).toEqual((await model.generate([3, 4], { maxNewTokens: 20, ignoreEos: true, seed: 1 })).tokens);
+  expect(engine.stats()).toMatchObject({ failed: 1, completed: 1, running: 0, kvReservedTokens: 0 });
 });
 
 test.each(['embed_out.weight', 'gpt_neox.final_layer_norm.bias'])('a NaN in %s', async (tensor) => {

@@ -33,6 +33,10 @@ test('so are workers that are terminated while they load', async () => {
   expect(await run('terminate while loading')).toEqual({ codes: [1, 1, 1] });
 });
 
+test('and while an engine of theirs works', async () => {
+  expect(await run('terminate while an engine works')).toEqual({ codes: [1, 1, 1] });
+});
+
 test('an error in a worker reaches its parent', async () => {
   expect(await run('throw')).toEqual({ error: 'in the worker', code: 1 });
 });

@@ -1,5 +1,5 @@
 import { RowText } from '../../lib/generation/stop-strings';
-import { Tokenizer } from '../../lib/tokenizer/tokenizer';
+import { Tokenizer, type TokenDecoder } from '../../lib/tokenizer/tokenizer';
 import { EXAMPLE_MODEL } from '../helpers';
 
 let tokenizer: Tokenizer;
@@ -7,11 +7,13 @@ beforeAll(async () => {
   tokenizer = await Tokenizer.load(EXAMPLE_MODEL);
 });
 
+const decoder = (): TokenDecoder => tokenizer.createDecoder({ skipSpecialTokens: true });
+
 const TEXT = '今日は天気がよかったです。 公園で犬と歩きました。';
 
 /** Pushes the text token by token; gives what came out after each. */
 function feed(stops: string[], text = TEXT): { row: RowText; pieces: string[] } {
-  const row = new RowText(tokenizer, stops);
+  const row = new RowText(decoder(), stops);
   const pieces = Array.from(tokenizer.encode(text), (id) => row.push(id));
   pieces.push(row.end());
   return { row, pieces };
@@ -38,12 +40,12 @@ test('a stop string ends the text before it, wherever tokens begin and end', () 
 });
 
 test('what may begin a stop string is held back until it does not', () => {
-  const row = new RowText(tokenizer, ['。です']);
+  const row = new RowText(decoder(), ['。です']);
   const ids = tokenizer.encode('です。です');
   let out = '';
   for (const id of ids) out += row.push(id);
   expect(out + row.end()).toBe('です');
-  const other = new RowText(tokenizer, ['。です']);
+  const other = new RowText(decoder(), ['。です']);
   const [first, second] = ['です。', 'です。は'].map((text) => tokenizer.encode(text));
   expect(Array.from(first as Int32Array, (id) => other.push(id)).join('')).toBe('です');
   const rest = (second as Int32Array).slice((first as Int32Array).length);

@@ -1,4 +1,5 @@
 // `work.ts MODEL WAY`: starts native work and ends the process in one of several ways.
+import { GenerationEngine } from '../../../lib/engine/engine';
 import { NeoXModel } from '../../../lib/model/neox-model';
 import { PrefixTrainer } from '../../../lib/training/prefix-trainer';
 
@@ -24,6 +25,11 @@ async function generating(model: NeoXModel, onToken: () => void): Promise<void> 
 const WAYS: Record<string, (model: NeoXModel) => Promise<unknown>> = {
   'exit while training': (model) => training(model, () => process.exit(7)),
   'exit while generating': (model) => generating(model, () => process.exit(7)),
+  'exit while an engine works': async (model) => {
+    const engine = new GenerationEngine(model, { maxRows: 4 });
+    for (let i = 0; i < 10; i++) void engine.generate({ prompt: PROMPT, ...ENDLESS });
+    for await (const piece of engine.stream({ prompt: PROMPT, ...ENDLESS })) if (piece.token !== undefined) process.exit(7);
+  },
   'exit with a queue': async (model) => {
     for (let i = 0; i < 20; i++) void model.generate([PROMPT, PROMPT], ENDLESS);
     await new Promise((resolve) => setTimeout(resolve, 100));
@@ -60,6 +66,17 @@ const WAYS: Record<string, (model: NeoXModel) => Promise<unknown>> = {
     void training(model, () => undefined).catch(() => undefined);
     await model.dispose();
     say('disposed');
+  },
+  'wait for an engine': (model) => {
+    const engine = new GenerationEngine(model, { maxRows: 1 });
+    for (let i = 0; i < 2; i++) void engine.generate({ prompt: PROMPT, maxNewTokens: 30, ignoreEos: true }).then(() => say('generated'));
+    void engine.drain().then(() => say('drained'));
+    return Promise.resolve();
+  },
+  "leave an engine's stream unread": async (model) => {
+    const stream = new GenerationEngine(model).stream({ prompt: PROMPT, ...ENDLESS });
+    await stream.next();
+    say('one piece');
   },
   'leave a stream unread': async (model) => {
     const stream = model.stream(PROMPT, ENDLESS);

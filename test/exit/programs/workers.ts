@@ -1,11 +1,12 @@
 // `workers.ts MODEL WAY`: the library in worker threads.
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
+import { GenerationEngine } from '../../../lib/engine/engine';
 import { NeoXModel } from '../../../lib/model/neox-model';
 import { PrefixTrainer } from '../../../lib/training/prefix-trainer';
 
 interface Task {
   folder: string;
-  what: 'generate' | 'load' | 'train' | 'throw' | 'exit';
+  what: 'generate' | 'load' | 'train' | 'engine' | 'throw' | 'exit';
 }
 
 const PROMPT = Array.from({ length: 40 }, (_, i) => i);
@@ -18,6 +19,11 @@ async function inWorker({ folder, what }: Task): Promise<void> {
     parentPort?.postMessage(tokens);
     await model.dispose();
     return;
+  }
+  if (what === 'engine') {
+    const engine = new GenerationEngine(model, { maxRows: 4 });
+    for (let i = 0; i < 10; i++) void engine.generate({ prompt: PROMPT, maxNewTokens: 900, ignoreEos: true });
+    for await (const piece of engine.stream({ prompt: PROMPT, maxNewTokens: 900, ignoreEos: true })) parentPort?.postMessage(piece.token);
   }
   const trainer = new PrefixTrainer(model, { init: 'random' });
   const train = Array.from({ length: 40 }, () => ({ completion: PROMPT }));
@@ -65,6 +71,15 @@ const WAYS: Record<string, (folder: string) => Promise<unknown>> = {
     }
     // The thread that stays is not affected.
     return { codes, main: (await model.generate(PROMPT, GREEDY)).tokens.length };
+  },
+  'terminate while an engine works': async (folder) => {
+    const codes = [];
+    for (let i = 0; i < 3; i++) {
+      const worker = start({ folder, what: 'engine' });
+      await message(worker);
+      codes.push(await worker.terminate());
+    }
+    return { codes };
   },
   'terminate while loading': async (folder) => {
     const codes = [];

@@ -1,0 +1,63 @@
+import type { Completion, Usage } from '../generation/run';
+import type { StreamPiece } from '../generation/stream';
+import type * as Native from '../../types/native';
+import type { Output } from './output';
+import type { Ticket } from './queue';
+
+/** Where what a row says goes. */
+export interface Sink {
+  /** Pieces that may wait here unread; Infinity: any number. */
+  readonly capacity: number;
+  /** Pieces that wait here. */
+  readonly unread: number;
+  piece(piece: StreamPiece): void;
+  /** @param rest the text that was held back to the end */
+  end(rest: string, completion: Completion, usage: Usage): void;
+  /** `error` may be any value: the reason of a signal. */
+  fail(error: unknown): void;
+}
+
+/** What the addon needs to begin a row. */
+export interface RowStart {
+  prompt: Int32Array;
+  prefix: Native.Prefix | null;
+  settings: Native.GenerateRowSettings;
+}
+
+/** A row on its way through the engine. */
+export class Job implements Ticket {
+  /** Set when its prefix is ready; only then it may be admitted. */
+  row: RowStart | undefined;
+  /** The number that it has in the native engine, once admitted. */
+  slot = -1;
+  /** Tokens that the native row may still give. */
+  granted = 0;
+  cachedTokens = 0;
+  ended = false;
+  /** Run once, when it ends in whatever way. */
+  cleanUp: () => void = () => undefined;
+
+  constructor(
+    readonly arrival: number,
+    readonly priority: number,
+    /** Tokens of KV cache that are reserved for it. */
+    readonly cost: number,
+    readonly promptTokens: number,
+    readonly prefixTokens: number,
+    readonly output: Output,
+    readonly sink: Sink,
+  ) {}
+
+  get usage(): Usage {
+    const { promptTokens, prefixTokens, cachedTokens } = this;
+    return { promptTokens, prefixTokens, completionTokens: this.output.length, cachedTokens };
+  }
+
+  /** How many tokens to grant now; 0 while the row has enough, so that rows are not granted every single one by itself. */
+  get wanted(): number {
+    const { capacity, unread } = this.sink;
+    if (capacity === Infinity) return this.row === undefined || this.granted > 0 ? 0 : this.row.settings.maxNewTokens;
+    const more = capacity - unread - this.granted;
+    return more >= Math.max(1, Math.floor(capacity / 2)) ? more : 0;
+  }
+}

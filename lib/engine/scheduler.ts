@@ -1,0 +1,249 @@
+import type { NeoXModel } from '../model/neox-model';
+import { native } from '../native';
+import { fromNative } from '../native-call';
+import type * as Native from '../../types/native';
+import type { Job, RowStart } from './job';
+import type { ResolvedOptions } from './options';
+import { AdmissionQueue } from './queue';
+
+/** Native work between two looks at what JavaScript has new; one step where that takes longer. */
+const SLICE_MICROSECONDS = 20_000;
+
+/**
+ * Brings jobs into the rows of a native engine, as rows and budget allow, runs it step by step for as long as there is something to do, and hands
+ * out what the rows say.
+ */
+export class Scheduler {
+  /** All jobs that have not ended. */
+  readonly jobs = new Set<Job>();
+  /** Since the beginning. */
+  readonly counts = {
+    promptCacheBytes: 0,
+    cachedTokens: 0,
+    promptTokens: 0,
+    generatedTokens: 0,
+    completed: 0,
+    aborted: 0,
+    failed: 0,
+    steps: 0,
+    nativeSeconds: 0,
+  };
+  /** Tokens of KV cache that the running jobs have reserved. */
+  reserved = 0;
+
+  private readonly handle: Native.Engine;
+  private readonly cancelFlag: Native.CancelFlag;
+  private readonly queue = new AdmissionQueue<Job>();
+  private readonly rows: (Job | undefined)[];
+  private readonly freeSlots: number[];
+
+  /** What the next run tells the native engine. */
+  private removed: number[] = [];
+  private added: Native.EngineRequest[] = [];
+  private onRemoved: (() => void)[] = [];
+
+  private working = false;
+  private worked: Promise<void> = Promise.resolve();
+  private inNative = false;
+  private disposed = false;
+  private onIdle: (() => void)[] = [];
+
+  constructor(
+    private readonly model: NeoXModel,
+    private readonly options: ResolvedOptions,
+  ) {
+    const { maxRows, prefillTokens, promptCacheBytes } = options;
+    this.cancelFlag = native().createCancelFlag();
+    this.handle = native().createEngine(model.native, { prefillTokens, promptCacheBytes });
+    this.rows = new Array<Job | undefined>(maxRows).fill(undefined);
+    this.freeSlots = Array.from({ length: maxRows }, (_, i) => maxRows - 1 - i);
+  }
+
+  /** Jobs that are in a row. */
+  get running(): number {
+    return this.options.maxRows - this.freeSlots.length;
+  }
+
+  /** A job that is ready may be admitted from now on. */
+  ready(job: Job, row: RowStart): void {
+    if (job.ended) return;
+    job.row = row;
+    if (row.settings.maxNewTokens === 0) {
+      this.finish(job, 'length');
+      return;
+    }
+    this.queue.add(job);
+    if (this.fits(this.queue.head)) this.kick();
+  }
+
+  /** Looks at a job again that waited for its reader. */
+  resume(job: Job): void {
+    if (!job.ended && job.granted === 0 && job.wanted > 0) this.kick();
+  }
+
+  /** Ends a job that nobody wants any more; resolves when its row is gone. */
+  async cancel(job: Job, reason?: unknown): Promise<void> {
+    if (job.ended) return;
+    this.counts.aborted++;
+    const { slot } = job;
+    this.leave(job, () => job.sink.fail(reason));
+    if (slot >= 0) await new Promise<void>((resolve) => this.onRemoved.push(resolve));
+  }
+
+  fail(job: Job, error: unknown): void {
+    if (job.ended) return;
+    this.counts.failed++;
+    this.leave(job, () => job.sink.fail(error));
+  }
+
+  /** Resolves when there is no job. */
+  async idle(): Promise<void> {
+    if (this.jobs.size > 0) await new Promise<void>((resolve) => this.onIdle.push(resolve));
+  }
+
+  /** Ends all jobs with an error and frees the native engine. */
+  async dispose(error: unknown): Promise<void> {
+    this.disposed = true;
+    native().cancel(this.cancelFlag);
+    for (const job of this.jobs) this.fail(job, error);
+    await this.worked;
+    for (const resolve of this.onRemoved.splice(0)) resolve();
+    await native().disposeEngine(this.handle);
+  }
+
+  private finish(job: Job, finishReason: 'stop' | 'length', rowIsGone = false): void {
+    this.counts.completed++;
+    const { rest, completion } = job.output.end(finishReason);
+    this.leave(job, () => job.sink.end(rest, completion, job.usage), rowIsGone);
+  }
+
+  /** Takes a job out, wherever it is, and tells its sink. */
+  private leave(job: Job, tell: () => void, rowIsGone = false): void {
+    job.ended = true;
+    job.cleanUp();
+    this.jobs.delete(job);
+    if (job.slot < 0) {
+      this.queue.remove(job);
+    } else {
+      if (!rowIsGone) this.removed.push(job.slot);
+      this.rows[job.slot] = undefined;
+      this.freeSlots.push(job.slot);
+      this.reserved -= job.cost;
+      job.slot = -1;
+      this.kick();
+    }
+    tell();
+    if (this.jobs.size === 0) for (const resolve of this.onIdle.splice(0)) resolve();
+  }
+
+  private fits(job: Job | undefined): job is Job & { row: RowStart } {
+    return job?.row !== undefined && this.freeSlots.length > 0 && this.reserved + job.cost <= this.options.kvBudgetTokens;
+  }
+
+  private admit(): void {
+    for (let job = this.queue.head; this.fits(job); job = this.queue.head) {
+      this.queue.shift();
+      job.slot = this.freeSlots.pop() as number;
+      this.rows[job.slot] = job;
+      this.reserved += job.cost;
+      this.added.push({ slot: job.slot, ...job.row });
+    }
+  }
+
+  /** Sees to it that what is new is looked at: now, or behind the step that is under way. */
+  private kick(): void {
+    if (!this.working) {
+      this.working = true;
+      this.worked = this.work();
+    } else if (this.inNative) {
+      native().interruptEngine(this.handle);
+    }
+  }
+
+  private async work(): Promise<void> {
+    // What comes in the same turn of the event loop begins together.
+    await Promise.resolve();
+    for (let commands = this.nextCommands(); commands !== undefined; commands = this.nextCommands()) {
+      const removed = this.onRemoved.splice(0);
+      try {
+        this.apply(await this.run(commands));
+      } catch (error) {
+        // What the native engine has of the rows is not known any more.
+        for (const job of this.rows) if (job !== undefined) this.fail(job, fromNative(error));
+      } finally {
+        for (const resolve of removed) resolve();
+      }
+    }
+    // In the same turn as the last look: whoever comes later begins anew.
+    this.working = false;
+  }
+
+  private async run(commands: Native.EngineCommands): Promise<Native.EngineReport> {
+    this.inNative = true;
+    try {
+      return await this.model.track(native().engineRun(this.model.native, this.handle, commands));
+    } finally {
+      this.inNative = false;
+    }
+  }
+
+  /** What the native engine has to do next; undefined when that is nothing. */
+  private nextCommands(): Native.EngineCommands | undefined {
+    if (this.disposed) return undefined;
+    this.admit();
+    const slots: number[] = [];
+    const tokens: number[] = [];
+    let going = this.removed.length > 0;
+    for (const job of this.rows) {
+      if (job === undefined) continue;
+      const { wanted } = job;
+      if (wanted > 0) {
+        job.granted += wanted;
+        slots.push(job.slot);
+        tokens.push(wanted);
+      }
+      if (job.granted > 0) going = true;
+    }
+    if (!going) return undefined;
+    return {
+      removed: Int32Array.from(this.removed.splice(0)),
+      added: this.added.splice(0),
+      grantSlots: Int32Array.from(slots),
+      grantTokens: Int32Array.from(tokens),
+      sliceMicroseconds: SLICE_MICROSECONDS,
+      cancel: this.cancelFlag,
+    };
+  }
+
+  private apply(report: Native.EngineReport): void {
+    const { started, tokens, scores, ended, counts } = { ...report, counts: this.counts };
+    for (let i = 0; i < started.length; i += 2) {
+      const cached = started[i + 1] as number;
+      counts.cachedTokens += cached;
+      const job = this.rows[started[i] as number];
+      if (job !== undefined) job.cachedTokens = cached;
+    }
+    // A row that JavaScript ended meanwhile is not there any more, and whatever else it said goes nowhere.
+    for (let i = 0; i < tokens.length; i += 2) {
+      const job = this.rows[tokens[i] as number];
+      if (job !== undefined) this.take(job, tokens[i + 1] as number, scores[i / 2]);
+    }
+    counts.generatedTokens += tokens.length / 2;
+    counts.steps += report.steps;
+    counts.promptTokens += report.promptTokens;
+    counts.promptCacheBytes = report.promptCacheBytes;
+    counts.nativeSeconds += report.microseconds / 1e6;
+    for (const { slot, finishReason, error } of ended) {
+      const job = this.rows[slot];
+      if (job === undefined) continue;
+      if (error === undefined) this.finish(job, finishReason, true);
+      else this.fail(job, fromNative(error));
+    }
+  }
+
+  private take(job: Job, token: number, scores: Native.TokenScores | undefined): void {
+    job.granted--;
+    job.sink.piece(job.output.push(token, scores));
+    if (job.output.stop !== undefined) this.finish(job, 'stop');
+  }
+}

@@ -1,0 +1,378 @@
+import { randomBytes } from 'node:crypto';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { badArgument, checkInteger, checkOptions, checkPath, checkString, nearest } from '../arguments';
+import { NeoXPrefixError } from '../errors';
+import { makeFolder } from '../files';
+import { checkModel, type NeoXModel } from '../model/neox-model';
+import { PrefixWeights } from './weights';
+
+/** How much a {@link PrefixStore} keeps in memory, and where the rest goes. */
+export interface PrefixStoreOptions {
+  /**
+   * Most bytes of prefixes in memory. What was used least recently leaves it, to be read again when it is asked for. A prefix counts its
+   * values and the form of them that attention reads. Defaults to no limit.
+   */
+  maxBytes?: number;
+  /**
+   * A folder for prefixes that have left memory, which is made when it is needed. Without one only those leave that were added as a file,
+   * and are read from it again. Defaults to none.
+   */
+  spillFolder?: string;
+}
+
+/** What a store knows of a prefix. */
+export interface StoredPrefix {
+  /** What requests call it. */
+  readonly name: string;
+  /** Its identity: SHA-256 of its shape and values. The same name has another one after `replace`. */
+  readonly hash: string;
+  /** Fingerprint of the base model that the store is for. */
+  readonly baseModelFingerprint: string;
+  /** P, in tokens. */
+  readonly prefixLength: number;
+  /** Of memory that it takes, where it is in memory. */
+  readonly bytes: number;
+  /** Whether it is in memory now. */
+  readonly inMemory: boolean;
+  /** Whether it stays there whatever else is asked for. */
+  readonly pinned: boolean;
+  /** The file that it was added as. */
+  readonly path?: string;
+}
+
+/**
+ * A prefix as it was when somebody asked for it: what becomes of its name later does not change it.
+ * @internal
+ */
+export interface HeldPrefix {
+  readonly prefixLength: number;
+  load(): Promise<PrefixWeights>;
+}
+
+interface Entry extends HeldPrefix {
+  readonly name: string;
+  readonly hash: string;
+  readonly bytes: number;
+  readonly path: string | undefined;
+  pinned: boolean;
+  /** In memory, if it is there. */
+  weights: PrefixWeights | undefined;
+  loading: Promise<PrefixWeights> | undefined;
+  /** Its file in the spill folder, once that is written. */
+  spilled: string | undefined;
+}
+
+const MAX_NAME = 256;
+
+/**
+ * Prefixes of one base model by name, for requests that name theirs: more of them than memory has room for, exchanged while requests run.
+ *
+ * ```ts
+ * const prefixes = new PrefixStore(model, { maxBytes: 64e6, spillFolder: 'spill' });
+ * await prefixes.add('smile', 'smile.safetensors');
+ * const engine = new GenerationEngine(model, { prefixes });
+ * await engine.generate({ prompt: '今日は', prefix: 'smile' });
+ * ```
+ *
+ * A request keeps the prefix that its name meant when it was made. Whatever a store gives out is the prefix that was added, by its hash, or an
+ * error; never another one and never none.
+ */
+export class PrefixStore {
+  private readonly maxBytes: number;
+  private readonly spillFolder: string | undefined;
+  private readonly entries = new Map<string, Entry>();
+  /** Names whose prefix is being read. */
+  private readonly arriving = new Set<string>();
+  /** What is in memory, least recently used first. */
+  private readonly resident = new Set<Entry>();
+  private bytes = 0;
+  /** The end of the last shrinking: one at a time. */
+  private shrinking: Promise<void> = Promise.resolve();
+  private disposing: Promise<void> | undefined;
+
+  /** @throws NEOX_BAD_ARGUMENT */
+  constructor(
+    private readonly model: NeoXModel,
+    options: PrefixStoreOptions = {},
+  ) {
+    checkModel(model);
+    checkOptions('options', options, ['maxBytes', 'spillFolder']);
+    this.maxBytes = options.maxBytes === undefined ? Infinity : checkInteger('maxBytes', options.maxBytes, 1);
+    this.spillFolder = options.spillFolder === undefined ? undefined : checkPath('spillFolder', options.spillFolder);
+  }
+
+  /**
+   * Adds a prefix, or the file of one, under a name that is free.
+   * @throws NEOX_BAD_ARGUMENT for a name that is taken; what PrefixWeights.load throws; NEOX_PREFIX_MISMATCH; NEOX_OUT_OF_MEMORY when it
+   *   does not fit and nothing can leave
+   */
+  async add(name: string, source: PrefixWeights | string): Promise<StoredPrefix> {
+    this.checkAlive();
+    checkName(name);
+    if (this.entries.has(name) || this.arriving.has(name)) {
+      throw badArgument('name', 'a name that is free', name, 'replace() gives a name another prefix');
+    }
+    this.arriving.add(name);
+    try {
+      return await this.put(name, source);
+    } finally {
+      this.arriving.delete(name);
+    }
+  }
+
+  /**
+   * Gives a name another prefix. Requests that were made before keep the one they have; the old one serves until the new one is read.
+   * @throws as `add`; NEOX_BAD_ARGUMENT for a name that there is not
+   */
+  async replace(name: string, source: PrefixWeights | string): Promise<StoredPrefix> {
+    this.entry(name);
+    return this.put(name, source, () => this.entry(name));
+  }
+
+  /**
+   * The prefix of a name, read from its file where it has left memory.
+   * @throws NEOX_BAD_ARGUMENT for a name that there is not; NEOX_FILE_NOT_FOUND, NEOX_IO, NEOX_BAD_PREFIX when its file is gone or is another
+   *   now
+   */
+  async get(name: string): Promise<PrefixWeights> {
+    return this.hold(name).load();
+  }
+
+  /** Whether there is a prefix of this name. */
+  has(name: string): boolean {
+    return this.entries.has(name);
+  }
+
+  /** All prefixes, in the order of their names. */
+  list(): StoredPrefix[] {
+    return [...this.entries.values()].sort((a, b) => (a.name < b.name ? -1 : 1)).map((entry) => this.describe(entry));
+  }
+
+  /**
+   * Takes a prefix out. Requests that were made before keep it.
+   * @throws NEOX_BAD_ARGUMENT for a name that there is not
+   */
+  async remove(name: string): Promise<void> {
+    const entry = this.entry(name);
+    this.entries.delete(name);
+    await this.discard(entry);
+  }
+
+  /** Reads a prefix, if it has left memory, and keeps it there whatever else comes. */
+  async pin(name: string): Promise<void> {
+    const entry = this.entry(name);
+    entry.pinned = true;
+    await entry.load();
+  }
+
+  /** Lets a prefix leave memory again. */
+  async unpin(name: string): Promise<void> {
+    this.entry(name).pinned = false;
+    await this.shrink();
+  }
+
+  /** Forgets all prefixes and deletes the files of the spill folder that are this store's. Repeated calls give the same promise. */
+  dispose(): Promise<void> {
+    this.disposing ??= this.release();
+    return this.disposing;
+  }
+
+  /** {@link dispose}, for `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  /**
+   * The prefix that a name means now.
+   * @internal
+   */
+  hold(name: string): HeldPrefix {
+    return this.entry(name);
+  }
+
+  /**
+   * Whether the prefixes are for this model.
+   * @internal
+   */
+  serves(model: NeoXModel): boolean {
+    return model === this.model;
+  }
+
+  private async put(name: string, source: PrefixWeights | string, check: () => void = () => undefined): Promise<StoredPrefix> {
+    const path = typeof source === 'string' ? checkPath('source', source) : undefined;
+    if (typeof source !== 'string' && !(source instanceof PrefixWeights)) throw badArgument('source', 'PrefixWeights or a path', source);
+    const weights = typeof source === 'string' ? await PrefixWeights.load(source, { config: this.model }) : source;
+    weights.checkFits(this.model.config, this.model.fingerprint);
+    const entry: Entry = {
+      name,
+      hash: weights.hash,
+      prefixLength: weights.prefixLength,
+      bytes: weights.data.length * (4 + (this.model.dtype === 'float32' ? 4 : 2)),
+      path,
+      pinned: this.entries.get(name)?.pinned ?? false,
+      weights: undefined,
+      loading: undefined,
+      spilled: undefined,
+      load: () => this.load(entry),
+    };
+    this.checkAlive();
+    check();
+    // From here on the name means the new one; should it not fit, the old one again.
+    const old = this.entries.get(name);
+    const oldWeights = old?.weights;
+    if (old !== undefined) this.drop(old);
+    this.entries.set(name, entry);
+    try {
+      this.settle(entry, weights);
+      await this.shrink();
+      // It may have left memory again; where it could not, and nothing else could, there is no room for it.
+      if (this.bytes > this.maxBytes && this.resident.has(entry)) throw this.fullError(entry);
+      this.checkAlive();
+    } catch (error) {
+      await this.undo(entry, old, oldWeights);
+      throw error;
+    }
+    if (old !== undefined) await this.discard(old);
+    return this.describe(entry);
+  }
+
+  private async undo(entry: Entry, old: Entry | undefined, oldWeights: PrefixWeights | undefined): Promise<void> {
+    const others = [entry];
+    if (this.entries.get(entry.name) !== entry) {
+      // The name means something else by now, or nothing.
+      if (old !== undefined) others.push(old);
+    } else if (old === undefined) {
+      this.entries.delete(entry.name);
+    } else {
+      this.entries.set(entry.name, old);
+      if (oldWeights !== undefined) this.settle(old, oldWeights);
+    }
+    for (const other of others) await this.discard(other);
+  }
+
+  private fullError({ name, bytes }: Entry): NeoXPrefixError {
+    const left = Math.max(0, this.maxBytes - this.bytes + bytes);
+    return new NeoXPrefixError(
+      'NEOX_OUT_OF_MEMORY',
+      `The prefix '${name}' takes ${bytes} bytes, and the store has ${left} of ${this.maxBytes} left`,
+      { hint: 'raise maxBytes, unpin some, or give the store a spillFolder' },
+    );
+  }
+
+  private load(entry: Entry): Promise<PrefixWeights> {
+    if (entry.weights !== undefined) {
+      this.settle(entry, entry.weights);
+      return Promise.resolve(entry.weights);
+    }
+    entry.loading ??= this.read(entry).finally(() => (entry.loading = undefined));
+    return entry.loading;
+  }
+
+  private async read(entry: Entry): Promise<PrefixWeights> {
+    const path: string = entry.spilled ?? entry.path ?? '';
+    // It was found to fit when it was added, and must be what it was then.
+    const weights = await PrefixWeights.load(path, { config: this.model, allowFingerprintMismatch: true });
+    if (weights.hash !== entry.hash) {
+      throw new NeoXPrefixError('NEOX_BAD_PREFIX', `${path} is not the prefix '${entry.name}' any more: its values have changed`, {
+        path,
+        hint: 'replace() takes the file as it is now',
+      });
+    }
+    if (this.entries.get(entry.name) === entry) {
+      this.settle(entry, weights);
+      await this.shrink();
+    }
+    return weights;
+  }
+
+  /** Notes that a prefix is in memory and was used now. */
+  private settle(entry: Entry, weights: PrefixWeights): void {
+    if (!this.resident.delete(entry)) this.bytes += entry.bytes;
+    this.resident.add(entry);
+    entry.weights = weights;
+  }
+
+  private drop(entry: Entry): void {
+    if (!this.resident.delete(entry)) return;
+    this.bytes -= entry.bytes;
+    entry.weights = undefined;
+  }
+
+  private shrink(): Promise<void> {
+    this.shrinking = this.shrinking.then(() => this.shrinkNow());
+    const done = this.shrinking;
+    // What failed is told to whoever asked; the next one tries again.
+    this.shrinking = done.catch(() => undefined);
+    return done;
+  }
+
+  private async shrinkNow(): Promise<void> {
+    for (const entry of [...this.resident]) {
+      if (this.bytes <= this.maxBytes) return;
+      const { weights } = entry;
+      if (weights === undefined || entry.pinned || (this.spillFolder === undefined && entry.path === undefined)) continue;
+      if (this.spillFolder !== undefined && entry.spilled === undefined) {
+        // A name of its own: nobody else deletes the file.
+        const path = join(this.spillFolder, `${entry.hash.slice(0, 32)}-${randomBytes(4).toString('hex')}.safetensors`);
+        await makeFolder(this.spillFolder);
+        await weights.save(path);
+        entry.spilled = path;
+      }
+      if (!entry.pinned) this.drop(entry);
+    }
+  }
+
+  /** Forgets a prefix that no name means any more, and its file, behind whoever reads that. */
+  private async discard(entry: Entry): Promise<void> {
+    this.drop(entry);
+    await this.shrinking;
+    await entry.loading?.catch(() => undefined);
+    this.drop(entry);
+    if (entry.spilled !== undefined) await rm(entry.spilled, { force: true });
+  }
+
+  private async release(): Promise<void> {
+    const all = [...this.entries.values()];
+    this.entries.clear();
+    for (const entry of all) await this.discard(entry);
+  }
+
+  private describe({ name, hash, prefixLength, bytes, path, pinned, weights }: Entry): StoredPrefix {
+    const known = {
+      name,
+      hash,
+      baseModelFingerprint: this.model.fingerprint,
+      prefixLength,
+      bytes,
+      inMemory: weights !== undefined,
+      pinned,
+    };
+    return path === undefined ? known : { ...known, path };
+  }
+
+  private entry(name: string): Entry {
+    this.checkAlive();
+    const entry = this.entries.get(checkString('name', name));
+    if (entry !== undefined) return entry;
+    const names = [...this.entries.keys()];
+    const near = nearest(name, names);
+    throw badArgument(
+      'name',
+      'the name of a prefix of the store',
+      name,
+      near === undefined ? `it has ${names.length === 0 ? 'none' : names.sort().slice(0, 10).join(', ')}` : `did you mean '${near}'?`,
+    );
+  }
+
+  private checkAlive(): void {
+    if (this.disposing !== undefined) throw new NeoXPrefixError('NEOX_DISPOSED', 'This prefix store is disposed');
+  }
+}
+
+function checkName(name: unknown): void {
+  const text = checkString('name', name);
+  if (text.length > MAX_NAME || /\p{Cc}/u.test(text)) {
+    throw badArgument('name', `a name of at most ${MAX_NAME} characters, none of which is a control character,`, name);
+  }
+}

@@ -1,0 +1,133 @@
+// Continuous batching: rows join and leave the running batch between two forward passes, each with its own prefix, prompt, sampling
+// settings, length and end. One forward pass takes the next token of every running row and a piece of the prompts that are new.
+//
+// What a row gets does not depend on the rows beside it, on the pieces that its prompt came in, or on the prompt cache.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "core/cancel.h"
+#include "core/generation/generate.h"
+#include "core/generation/prompt_cache.h"
+#include "core/model/gpt_neox.h"
+
+namespace neox {
+
+struct EngineOptions {
+  int64_t prefill_tokens = 128;    // of prompts, in one forward pass
+  int64_t prompt_cache_bytes = 0;  // 0: no prompt cache
+};
+
+struct EngineRequest {
+  int64_t slot = 0;  // the caller's name for the row, free again when the row has ended or was removed
+  GenerationRequest request;
+};
+
+// More tokens that a row may give; a row without any waits, and the others go on.
+struct EngineGrant {
+  int64_t slot = 0;
+  int64_t tokens = 0;
+};
+
+// What changed since the last run. Removals come first: their slots may be given again.
+struct EngineCommands {
+  std::vector<int64_t> removed;
+  std::vector<EngineRequest> added;
+  std::vector<EngineGrant> grants;
+  std::chrono::nanoseconds slice{0};  // one forward pass at least, then on until this time is over
+};
+
+struct EngineReport {
+  struct Token {
+    int64_t slot = 0;
+    bool scored = false;  // whether the row asked for log-probabilities
+    TokenChoice choice;
+  };
+  struct Start {
+    int64_t slot = 0;
+    int64_t cached = 0;  // tokens of its prompt that the prompt cache had
+  };
+  struct End {
+    int64_t slot = 0;
+    FinishReason reason = FinishReason::kLength;
+    std::exception_ptr error;  // set: the row failed, and only it
+  };
+  std::vector<Start> started;
+  std::vector<Token> tokens;  // in the order of the steps
+  std::vector<End> ended;
+  int64_t steps = 0;          // forward passes
+  int64_t prompt_tokens = 0;  // that went through the model
+  int64_t prompt_cache_bytes = 0;
+  std::chrono::nanoseconds time{0};
+};
+
+// All but interrupt() belongs to the model's thread.
+class Engine {
+ public:
+  explicit Engine(const EngineOptions& options) : options_(options), cache_(options.prompt_cache_bytes) {}
+
+  // Runs until something needs the caller: a row ended or has used its grant, interrupt() was called, the time is over, or no row can
+  // go on. Throws Cancelled; what else goes wrong is the end of the rows it belongs to.
+  EngineReport run(const GPTNeoX& model, EngineCommands commands, const CancelFlag& cancel);
+
+  // From any thread: the run in progress ends behind its current forward pass. Cleared by resume().
+  void interrupt() { interrupted_.store(true, std::memory_order_relaxed); }
+  void resume() { interrupted_.store(false, std::memory_order_relaxed); }
+
+ private:
+  struct ActiveRow {
+    explicit ActiveRow(EngineRequest added)
+        : slot(added.slot),
+          request(std::move(added.request)),
+          cache(request.past),
+          sampler(request.sampling, request.prompt) {}
+
+    int64_t slot;
+    GenerationRequest request;
+    RowCache cache;
+    Sampler sampler;
+    int64_t granted = 0;
+    int64_t prompted = 0;  // tokens of the prompt that are in the cache
+    int64_t last = 0;      // the token that goes through the model next
+    bool started = false;
+    bool ended = false;
+
+    int64_t prompt_left() const { return static_cast<int64_t>(request.prompt.size()) - prompted; }
+  };
+  // A row's share of a forward pass: a piece of its prompt, or its last token.
+  struct Part {
+    ActiveRow* row = nullptr;
+    std::vector<int64_t> tokens;
+  };
+  // A token for a row, or why there is none.
+  struct Draw {
+    ActiveRow* row = nullptr;
+    TokenChoice choice;
+    std::exception_ptr error;
+  };
+
+  void apply(const GPTNeoX& model, EngineCommands& commands, EngineReport& report);
+  void start(const GPTNeoX& model, ActiveRow& row, EngineReport& report);
+  std::vector<Part> plan(const GPTNeoX& model, EngineReport& report);
+  int64_t piece(const GPTNeoX& model, const ActiveRow& row, int64_t room) const;
+  // False when a row used up what it was granted.
+  bool step(const GPTNeoX& model, const std::vector<Part>& parts, const CancelFlag& cancel, EngineReport& report);
+  void keep_prompts(const GPTNeoX& model, const std::vector<Part>& parts, EngineReport& report);
+  std::vector<Draw> draw(const GPTNeoX& model, const std::vector<Part>& parts, const at::Tensor& hidden) const;
+  bool take(const NeoXConfig& config, Draw& drawn, EngineReport& report);
+  static void end(ActiveRow& row, FinishReason reason, const std::exception_ptr& error, EngineReport& report);
+  static void fail(const std::vector<Part>& parts, const std::exception_ptr& error, EngineReport& report);
+
+  EngineOptions options_;
+  PromptCache cache_;
+  std::vector<std::unique_ptr<ActiveRow>> rows_;  // in the order they came
+  std::atomic<bool> interrupted_{false};
+};
+
+}  // namespace neox

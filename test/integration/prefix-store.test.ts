@@ -1,0 +1,364 @@
+import { existsSync, readdirSync, renameSync, writeFileSync } from 'node:fs';
+import type { NeoXModel } from '../../lib/model/neox-model';
+import { PrefixStore } from '../../lib/prefix/store';
+import { PrefixWeights } from '../../lib/prefix/weights';
+import { expectRefusal, failureOf, loadModel, randomPrefix, temporaryFolder, wrong, type Refusal } from '../helpers';
+import { alone, answerOf, GenerationEngine, writeModel } from './engine-helpers';
+
+const folder = temporaryFolder();
+let model: NeoXModel;
+const prefix = (seed: number, length = 4): PrefixWeights => randomPrefix(model, length, seed);
+/** Of a prefix of four positions: 4 positions, 2 layers, keys and values, 32 wide, as float32 and as the model has them. */
+const BYTES = 4 * 2 * 2 * 32 * 8;
+
+beforeAll(async () => {
+  model = await loadModel(await writeModel(folder.join('model')));
+});
+afterAll(() => model.dispose());
+
+let count = 0;
+const newFolder = (): string => folder.join(`spill-${count++}`);
+
+async function saved(weights: PrefixWeights): Promise<string> {
+  const path = folder.join(`prefix-${count++}.safetensors`);
+  await weights.save(path);
+  return path;
+}
+
+describe('names', () => {
+  test('lead to the prefix that was added, by object or by file, until it is removed', async () => {
+    const store = new PrefixStore(model);
+    const path = await saved(prefix(2));
+    const first = await store.add('b', prefix(1));
+    await store.add('a', path);
+    expect(first).toEqual({
+      name: 'b',
+      hash: prefix(1).hash,
+      baseModelFingerprint: model.fingerprint,
+      prefixLength: 4,
+      bytes: BYTES,
+      inMemory: true,
+      pinned: false,
+    });
+    expect(store.list()).toEqual([{ ...first, name: 'a', hash: prefix(2).hash, path }, first]);
+    expect((await store.get('a')).hash).toBe(prefix(2).hash);
+    expect(store.has('b')).toBe(true);
+    await store.remove('b');
+    expect(store.has('b')).toBe(false);
+    await store.add('b', prefix(3));
+    expect((await store.get('b')).hash).toBe(prefix(3).hash);
+  });
+
+  test('are replaced at once, and whoever held the old one has it still', async () => {
+    const store = new PrefixStore(model);
+    await store.add('a', prefix(1));
+    const held = store.get('a');
+    const replaced = await store.replace('a', await saved(prefix(2, 6)));
+    expect(replaced).toMatchObject({ name: 'a', hash: prefix(2, 6).hash, prefixLength: 6 });
+    expect((await held).hash).toBe(prefix(1).hash);
+    expect((await store.get('a')).hash).toBe(prefix(2, 6).hash);
+    // A replacement that cannot be read changes nothing.
+    expect(await failureOf(store.replace('a', folder.join('missing')))).toMatchObject({ code: 'NEOX_FILE_NOT_FOUND' });
+    expect((await store.get('a')).hash).toBe(prefix(2, 6).hash);
+  });
+
+  const none = (): PrefixStore => new PrefixStore(model);
+  const some = async (): Promise<PrefixStore> => {
+    const store = none();
+    await store.add('smile', prefix(1));
+    await store.add('polite', prefix(2));
+    return store;
+  };
+  const refusals: Refusal[] = [
+    {
+      name: 'a name that is not there, near one that is',
+      act: async () => (await some()).get('smlie'),
+      text: "Expected the name of a prefix of the store for name but received 'smlie' of type string\nHint: did you mean 'smile'?",
+    },
+    {
+      name: 'a name that is not there',
+      act: async () => (await some()).remove('something else'),
+      text: "Expected the name of a prefix of the store for name but received 'something else' of type string\nHint: it has polite, smile",
+    },
+    {
+      name: 'any name of an empty store',
+      act: () => none().replace('a', prefix(1)),
+      text: "Expected the name of a prefix of the store for name but received 'a' of type string\nHint: it has none",
+    },
+    {
+      name: 'a name that is taken',
+      act: async () => (await some()).add('smile', prefix(3)),
+      text: "Expected a name that is free for name but received 'smile' of type string\nHint: replace() gives a name another prefix",
+    },
+    {
+      name: 'a name that is being added',
+      act: () => {
+        const store = none();
+        void store.add('a', prefix(1));
+        return store.add('a', prefix(2));
+      },
+      text: "Expected a name that is free for name but received 'a' of type string\nHint: replace() gives a name another prefix",
+    },
+    {
+      name: 'a name with a control character',
+      act: () => none().add('a\n', prefix(1)),
+      text: "Expected a name of at most 256 characters, none of which is a control character, for name but received 'a\n' of type string",
+    },
+    {
+      name: 'something else than a prefix',
+      act: () => none().add('a', wrong(1)),
+      text: 'Expected PrefixWeights or a path for source but received 1 of type number',
+    },
+    {
+      name: 'a prefix of another shape',
+      act: () => {
+        const geometry = { prefixLength: 1, numLayers: 1, numHeads: 1, headSize: 2 };
+        return none().add('a', PrefixWeights.fromTensor(new Float32Array(4), geometry));
+      },
+      code: 'NEOX_PREFIX_MISMATCH',
+      text:
+        'The prefix (tensor) does not fit the model: its shape is [1, 1, 2, 1, 2] (positions, layers, 2, heads, head size), the model takes [1, 2, 2, 2, 16]\n' +
+        'Hint: use the base model that the prefix was trained on',
+    },
+    {
+      name: 'an unknown option',
+      act: () => new PrefixStore(model, wrong({ maxByte: 1 })),
+      text: "Unknown option 'maxByte' in options\nHint: did you mean 'maxBytes'?",
+    },
+  ];
+  test.each(refusals)('$name is refused', expectRefusal);
+});
+
+describe('memory', () => {
+  const inMemory = (store: PrefixStore): string[] =>
+    store
+      .list()
+      .filter((entry) => entry.inMemory)
+      .map(({ name }) => name);
+
+  test('has what was used last; the rest comes back from the spill folder as it was', async () => {
+    const spillFolder = newFolder();
+    const store = new PrefixStore(model, { maxBytes: 2 * BYTES, spillFolder });
+    const named = prefix(1).withMetadata({ task: 'first' });
+    await store.add('a', named);
+    await store.add('b', prefix(2));
+    // Nothing is written before it is needed.
+    expect(existsSync(spillFolder)).toBe(false);
+    await store.add('c', prefix(3));
+    expect(inMemory(store)).toEqual(['b', 'c']);
+    const back = await store.get('a');
+    expect(back.data).toEqual(named.data);
+    expect(back.metadata.task).toBe('first');
+    expect(inMemory(store)).toEqual(['a', 'c']);
+    await store.get('c');
+    await store.get('b');
+    expect(inMemory(store)).toEqual(['b', 'c']);
+    for (const [name, seed] of [
+      ['a', 1],
+      ['b', 2],
+      ['c', 3],
+    ] as const)
+      expect((await store.get(name)).hash).toBe(prefix(seed).hash);
+    expect(readdirSync(spillFolder)).toHaveLength(3);
+    await store.remove('b');
+    expect(readdirSync(spillFolder)).toHaveLength(2);
+    await store.dispose();
+    expect(readdirSync(spillFolder)).toEqual([]);
+  });
+
+  test('without a spill folder, files are read again, and objects stay', async () => {
+    const store = new PrefixStore(model, { maxBytes: 2 * BYTES });
+    await store.add('object', prefix(1));
+    await store.add('file', await saved(prefix(2)));
+    await store.add('other file', await saved(prefix(3)));
+    expect(inMemory(store)).toEqual(['object', 'other file']);
+    await store.add('another object', prefix(4));
+    expect(inMemory(store)).toEqual(['another object', 'object']);
+    expect((await store.get('file')).hash).toBe(prefix(2).hash);
+    await expectRefusal({
+      name: 'full',
+      act: () => store.add('one more', prefix(5)),
+      code: 'NEOX_OUT_OF_MEMORY',
+      text: `The prefix 'one more' takes ${BYTES} bytes, and the store has 0 of ${2 * BYTES} left\nHint: raise maxBytes, unpin some, or give the store a spillFolder`,
+    });
+    expect(store.has('one more')).toBe(false);
+    await store.replace('object', prefix(6));
+    const larger = prefix(7, 8);
+    expect(await failureOf(store.replace('object', larger))).toMatchObject({ code: 'NEOX_OUT_OF_MEMORY' });
+    expect((await store.get('object')).hash).toBe(prefix(6).hash);
+    expect(store.list().map(({ name }) => name)).toEqual(['another object', 'file', 'object', 'other file']);
+  });
+
+  test('keeps what is pinned', async () => {
+    const store = new PrefixStore(model, { maxBytes: 2 * BYTES, spillFolder: newFolder() });
+    for (const [i, name] of ['a', 'b', 'c', 'd'].entries()) await store.add(name, prefix(i));
+    await store.pin('a');
+    await store.pin('b');
+    expect(inMemory(store)).toEqual(['a', 'b']);
+    // Given out, and not kept.
+    expect((await store.get('c')).hash).toBe(prefix(2).hash);
+    expect(inMemory(store)).toEqual(['a', 'b']);
+    expect(store.list().map(({ pinned }) => pinned)).toEqual([true, true, false, false]);
+    await store.replace('a', prefix(9));
+    expect(store.list()[0]).toMatchObject({ pinned: true, inMemory: true, hash: prefix(9).hash });
+    await store.unpin('b');
+    await store.get('c');
+    expect(inMemory(store)).toEqual(['a', 'c']);
+  });
+
+  test('asked for by many at once, a prefix is read once', async () => {
+    const store = new PrefixStore(model, { maxBytes: BYTES, spillFolder: newFolder() });
+    await store.add('a', prefix(1));
+    await store.add('b', prefix(2));
+    const many = await Promise.all(Array.from({ length: 5 }, () => store.get('a')));
+    expect(new Set(many).size).toBe(1);
+  });
+
+  test('a prefix that was removed or replaced while it is read reaches who asked before', async () => {
+    const spillFolder = newFolder();
+    const store = new PrefixStore(model, { maxBytes: BYTES, spillFolder });
+    await store.add('a', prefix(1));
+    await store.add('b', prefix(2));
+    await store.add('c', prefix(3));
+    const removed = store.get('a');
+    const replaced = store.get('b');
+    await Promise.all([store.remove('a'), store.replace('b', prefix(4))]);
+    expect((await removed).hash).toBe(prefix(1).hash);
+    expect((await replaced).hash).toBe(prefix(2).hash);
+    expect((await store.get('b')).hash).toBe(prefix(4).hash);
+    await store.dispose();
+    expect(readdirSync(spillFolder)).toEqual([]);
+  });
+
+  test('a file that is another prefix now, damaged or gone is an error and never that other prefix', async () => {
+    const store = new PrefixStore(model, { maxBytes: BYTES });
+    const path = await saved(prefix(1));
+    await store.add('a', path);
+    await store.add('b', await saved(prefix(2)));
+    renameSync(await saved(prefix(7)), path);
+    await expectRefusal({
+      name: 'another',
+      act: () => store.get('a'),
+      code: 'NEOX_BAD_PREFIX',
+      text: `${path} is not the prefix 'a' any more: its values have changed\nHint: replace() takes the file as it is now`,
+    });
+    writeFileSync(path, 'no prefix');
+    expect(await failureOf(store.get('a'))).toMatchObject({ name: 'NeoXPrefixError', path });
+    renameSync(path, folder.join('gone'));
+    expect(await failureOf(store.get('a'))).toMatchObject({ code: 'NEOX_FILE_NOT_FOUND', path });
+    expect((await store.get('b')).hash).toBe(prefix(2).hash);
+    await store.replace('a', prefix(8));
+    expect((await store.get('a')).hash).toBe(prefix(8).hash);
+  });
+
+  test('a spill folder that cannot be written', async () => {
+    const spillFolder = folder.join('a-file');
+    writeFileSync(spillFolder, '');
+    const store = new PrefixStore(model, { maxBytes: BYTES, spillFolder });
+    await store.add('a', prefix(1));
+    expect(await failureOf(store.add('b', prefix(2)))).toMatchObject({ code: 'NEOX_IO' });
+    expect(store.list().map(({ name }) => name)).toEqual(['a']);
+    expect((await store.get('a')).hash).toBe(prefix(1).hash);
+  });
+});
+
+test('after dispose a store gives nothing', async () => {
+  const store = new PrefixStore(model);
+  await store.add('a', prefix(1));
+  const late = store.add('b', prefix(2));
+  const first = store.dispose();
+  expect(store.dispose()).toBe(first);
+  await first;
+  const refused = { code: 'NEOX_DISPOSED', message: 'This prefix store is disposed' };
+  expect(await failureOf(late)).toMatchObject(refused);
+  for (const use of [() => store.get('a'), () => store.add('c', prefix(1)), () => store.remove('a'), () => store.pin('a')])
+    expect(await failureOf(use)).toMatchObject(refused);
+  await using scoped = new PrefixStore(model);
+  expect(scoped.list()).toEqual([]);
+});
+
+describe('an engine', () => {
+  const greedy = { prompt: [5, 6, 7, 8, 9, 10], temperature: 0, maxNewTokens: 12 } as const;
+
+  test('takes prefixes by name, also those that have left memory', async () => {
+    const prefixes = new PrefixStore(model, { maxBytes: 2 * BYTES, spillFolder: newFolder() });
+    const weights = Array.from({ length: 6 }, (_, i) => prefix(20 + i));
+    for (const [i, item] of weights.entries()) await prefixes.add(`task ${i}`, item);
+    await using engine = new GenerationEngine(model, { prefixes });
+    const requests = Array.from({ length: 60 }, (_, i) => i % 6);
+    const results = await Promise.all(requests.map((i) => engine.generate({ ...greedy, prefix: `task ${i}` })));
+    for (const [k, result] of results.entries())
+      expect(answerOf(result)).toEqual(await alone(model, { ...greedy, prefix: weights[requests[k] as number] }));
+    expect(results[0]?.usage.prefixTokens).toBe(4);
+  });
+
+  test('is never without the prefix that was named', async () => {
+    const prefixes = new PrefixStore(model);
+    await prefixes.add('smile', prefix(1));
+    await using engine = new GenerationEngine(model, { prefixes });
+    await expectRefusal({
+      name: '',
+      act: () => engine.stream({ ...greedy, prefix: 'smiel' }),
+      text: "Expected the name of a prefix of the store for name but received 'smiel' of type string\nHint: did you mean 'smile'?",
+    });
+    await using without = new GenerationEngine(model);
+    await expectRefusal({
+      name: '',
+      act: () => without.generate({ ...greedy, prefix: 'smile' }),
+      text: "Expected PrefixWeights for prefix but received 'smile' of type string\nHint: names are those of the engine's option prefixes, a PrefixStore",
+    });
+    await expectRefusal({
+      name: '',
+      act: () => new GenerationEngine(model, { prefixes: wrong({}) }),
+      text: 'Expected a PrefixStore of the same model for prefixes but received an object of type object',
+    });
+    await expectRefusal({
+      name: '',
+      act: () => engine.generate({ prompt: Array(255).fill(1), prefix: 'smile' }),
+      code: 'NEOX_TOO_LONG',
+      text: 'Prompt 0 needs 259 positions, prefix included, and the model has 256\nHint: shorten the text, or use a shorter prefix',
+    });
+    expect(engine.stats()).toMatchObject({ running: 0, waiting: 0 });
+  });
+
+  test('fails a request whose prefix cannot be read, and only it', async () => {
+    const prefixes = new PrefixStore(model, { maxBytes: BYTES });
+    const path = await saved(prefix(1));
+    await prefixes.add('gone', path);
+    await prefixes.add('there', await saved(prefix(2)));
+    renameSync(path, folder.join('moved'));
+    await using engine = new GenerationEngine(model, { prefixes });
+    const stream = engine.stream({ ...greedy, prefix: 'gone' });
+    const good = engine.generate({ ...greedy, prefix: 'there' });
+    expect(await failureOf(stream.next())).toMatchObject({ code: 'NEOX_FILE_NOT_FOUND', path });
+    expect(answerOf(await good)).toEqual(await alone(model, { ...greedy, prefix: prefix(2) }));
+    expect(engine.stats()).toMatchObject({ failed: 1, completed: 1, running: 0, waiting: 0 });
+  });
+
+  test('replaced and removed under load: a request keeps the prefix that its name meant', async () => {
+    const prefixes = new PrefixStore(model, { maxBytes: 2 * BYTES, spillFolder: newFolder() });
+    const versions = [prefix(1), prefix(2), prefix(3)];
+    const expected = await Promise.all(versions.map((weights) => alone(model, { ...greedy, prefix: weights })));
+    expect(new Set(expected.map(({ tokens }) => String(tokens))).size).toBe(3);
+    await using engine = new GenerationEngine(model, { maxRows: 3, prefixes });
+    await prefixes.add('task', versions[0]!);
+    await prefixes.add('other', prefix(4));
+    const works: Promise<void>[] = [];
+    let version = 0;
+    for (let round = 0; round < 12; round++) {
+      const meant = expected[version];
+      for (let i = 0; i < 6; i++)
+        works.push(engine.generate({ ...greedy, prefix: 'task' }).then((result) => expect(answerOf(result)).toEqual(meant)));
+      version = (version + 1) % 3;
+      if (round % 4 === 3) {
+        await prefixes.remove('task');
+        expect(await failureOf(engine.generate({ ...greedy, prefix: 'task' }))).toMatchObject({ code: 'NEOX_BAD_ARGUMENT' });
+        await prefixes.add('task', versions[version]!);
+      } else {
+        await prefixes.replace('task', versions[version]!);
+      }
+    }
+    await Promise.all(works);
+    expect(engine.stats().completed).toBe(72);
+  });
+});
