@@ -63,6 +63,16 @@ test('generate: a prefix by request, by row, and in a stream', async () => {
   expect(line('stream').startsWith(line('stopped'))).toBe(true);
 });
 
+test('serve: many requests, prefixes by name, a stream that is left', async () => {
+  const output = await run('serve');
+  expect(output).toMatch(/^smile: 昨日は.*😃/m);
+  expect(output).toMatch(/^friendly: 昨日は.*ね。/m);
+  expect(output).not.toMatch(/^base: .*😃/m);
+  expect(output).toMatch(/^30 requests, \d+ tokens in \d+ steps; /m);
+  expect(output).toContain('as alone: true');
+  expect(/^stream: (.*)$/m.exec(output)?.[1]?.match(/😃/g)).toHaveLength(1);
+});
+
 test('forward: injected past key values and caches', async () => {
   const output = await run('forward');
   expect(output).toMatch(/^logits \[1,\d+,2048\], next token (?!▁😃)/m);
