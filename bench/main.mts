@@ -90,7 +90,7 @@ async function main(): Promise<number> {
   }
   const out = options.out ?? join(here, 'results');
   await mkdir(out, { recursive: true });
-  const install = 'run `npm ci --prefix bench --omit=optional --ignore-scripts`';
+  const install = 'run `npm install --prefix bench --omit=optional --ignore-scripts`';
   if (options.plot !== undefined) {
     if (!canPlot) throw new UsageError(`--plot needs the library that draws: ${install}`);
     const report = JSON.parse(await readFile(options.plot, 'utf8')) as Report;

@@ -119,7 +119,7 @@ export function findPeers(options: Options): Roster {
 
   if (!options.llama) roster.missing.push('llama.cpp: --no-llama');
   else if (!existsSync(join(here, 'node_modules', 'node-llama-cpp')))
-    roster.missing.push('llama.cpp: run `npm ci --prefix bench --omit=optional --ignore-scripts`');
+    roster.missing.push('llama.cpp: run `npm install --prefix bench --omit=optional --ignore-scripts`');
   else roster.peers.push(llama('F16'), llama('Q8_0'));
   const { peers } = options;
   if (peers !== undefined) {
