@@ -103,6 +103,8 @@ export async function verifyExport(
 
   const known = new Set(['config.ini', ...files.map(({ name }) => name)]);
   const unexpected = (await listFolder(directory)).filter((name) => !known.has(name));
+  // What the native code says of its progress may come behind its result.
+  signal?.throwIfAborted();
   const ok = problems.length === 0 && files.every(({ status }) => status === 'equal' || status === 'size');
   return { ok, directory, dtype, tensorParallel: ranks, files, problems, unexpected };
 }

@@ -84,6 +84,7 @@ export function prepare(
   const prefixes = rowPrefixes('prefix', options.prefix, prompts.length);
   for (const prefix of prefixes) if (prefix !== undefined) model.checkPrefix(prefix);
   const settings = samplingSettings(model, options);
+  const beams = beamSettings(options);
   const ids = prompts.map((prompt, i) => promptIds(model, prompt, prompts.length === 1 ? 'prompt' : `prompt[${i}]`));
   ids.forEach((prompt, i) => {
     checkLength(`Prompt ${i}`, prompt.length + (prefixes[i]?.prefixLength ?? 0), model.config);
@@ -96,7 +97,7 @@ export function prepare(
     stops: stopStrings(model, options.stop),
     n: checkInteger('n', options.n ?? 1, 1, MOST_COMPLETIONS),
     promptLogprobs: options.promptLogprobs === undefined ? undefined : checkCount('promptLogprobs', options.promptLogprobs),
-    beams: beamSettings(options),
+    beams,
     signal,
   };
 }

@@ -123,11 +123,12 @@ export function refusal(message: string, hint?: string): NeoXPrefixError {
 
 export function stopStrings(model: NeoXModel, stop: unknown): string[] {
   const list: readonly unknown[] = stop === undefined ? [] : Array.isArray(stop) ? stop : [stop];
-  if (list.length > 0) model.checkTokenizer();
-  return list.map((text, i) => {
+  const texts = list.map((text, i) => {
     if (typeof text !== 'string' || text === '') throw badArgument(Array.isArray(stop) ? `stop[${i}]` : 'stop', 'a non-empty string', text);
     return text;
   });
+  if (texts.length > 0) model.checkTokenizer();
+  return texts;
 }
 
 function endTokens(model: NeoXModel, options: SamplingOptions): Int32Array {
