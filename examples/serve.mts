@@ -1,4 +1,4 @@
-// Many requests over one model, each with a prefix by name; streams. Needs what train.mts leaves.
+// Many requests over one model, each with a prefix by name; streams; answers that have a format. Needs what train.mts leaves.
 //
 //   node scripts/run-typescript.mjs examples/serve.mts [FOLDER OF train.mts]
 import { join } from 'node:path';
@@ -32,5 +32,10 @@ for await (const piece of engine.stream({ prompt: '今日は', prefix: 'smile', 
   if (piece.text.includes('😃')) break;
 }
 console.log();
+
+// The answer is one of these, and nothing else.
+const format = { choices: ['犬', '猫', 'わからない'] };
+const animals = await Promise.all([1, 2, 3].map((seed) => engine.generate({ prompt: '公園で会ったのは', format, seed })));
+console.log(`animals: ${animals.map(({ text }) => text).join(', ')}`);
 
 await engine.drain();

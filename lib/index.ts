@@ -17,6 +17,7 @@ export type { EmbedOptions } from './generation/embed';
 export type { StreamOptions, StreamPiece } from './generation/stream';
 export { GenerationEngine, type EngineStats } from './engine/engine';
 export type { EngineRequest } from './engine/request';
+export type { OutputFormat } from './generation/format/format';
 export type { EngineOptions } from './engine/options';
 export type { EngineStream } from './engine/stream';
 export { PrefixEncoder, type PrefixEncoderOptions, type PrefixEncoderState, type PrefixInit } from './prefix/encoder';

@@ -232,6 +232,11 @@ export interface EngineCommands {
   /** Rows that may give `grantTokens` more tokens. A row starts with none. */
   grantSlots: Int32Array;
   grantTokens: Int32Array;
+  /**
+   * Of those rows, by their place, that may give one of some tokens: bit i % 32 of word i / 32 says whether token i is one. For one token of a
+   * row; Int32Array [ceil(V / 32)].
+   */
+  grantMasks: (Int32Array | undefined)[];
   /** One forward pass at least, then on until this time is over or something needs the caller. */
   sliceMicroseconds: number;
   cancel: CancelFlag;

@@ -1,7 +1,7 @@
-import type { Completion, Usage } from '../generation/run';
+import type { Completion, RowPiece, Usage } from '../generation/run';
 import type { Sink } from './job';
 
-/** Waits for all that a row says. */
+/** Waits for all that a row says, and passes its pieces on. */
 export class Collector implements Sink {
   readonly capacity = Infinity;
   readonly unread = 0;
@@ -9,18 +9,19 @@ export class Collector implements Sink {
   private resolve!: (result: { completion: Completion; usage: Usage }) => void;
   private reject!: (error: unknown) => void;
 
-  constructor() {
+  constructor(private readonly onPiece?: (piece: RowPiece) => void) {
     this.result = new Promise((resolve, reject) => {
       this.resolve = resolve;
       this.reject = reject;
     });
   }
 
-  piece(): void {
-    // Its row keeps it.
+  piece(piece: RowPiece): void {
+    this.onPiece?.(piece);
   }
 
-  end(_rest: string, completion: Completion, usage: Usage): void {
+  end(rest: string, completion: Completion, usage: Usage): void {
+    this.onPiece?.({ text: rest, finishReason: completion.finishReason });
     this.resolve({ completion, usage });
   }
 

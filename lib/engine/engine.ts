@@ -1,5 +1,7 @@
 import { badArgument } from '../arguments';
 import { NeoXPrefixError } from '../errors';
+import { startConstraint } from '../generation/format/compiler';
+import { formatDecoder } from '../generation/format/vocabulary';
 import { decoderFor, type GenerateResult } from '../generation/run';
 import { checkModel, type NeoXModel } from '../model/neox-model';
 import { Collector } from './collector';
@@ -159,24 +161,24 @@ export class GenerationEngine {
 
   private newJob(prepared: PreparedEngineRequest, sink: Sink): Job {
     const { scheduler } = this;
-    const { prompts, priority, prefixLength, cost, stops, settings, signal } = prepared;
-    const output = new Output(decoderFor(this.model), stops, settings.logprobs >= 0);
+    const { prompts, priority, prefixLength, cost, stops, settings, format, signal } = prepared;
+    const decoder = format === undefined ? decoderFor(this.model) : formatDecoder(this.model.tokenizer);
+    const output = new Output(decoder, stops, settings.logprobs >= 0);
     const job = new Job(this.arrivals++, priority, cost, (prompts[0] as Int32Array).length, prefixLength, output, sink);
-    scheduler.jobs.add(job);
-    const onAbort = (): void => void scheduler.cancel(job, signal?.reason);
-    signal?.addEventListener('abort', onAbort, { once: true });
-    job.cleanUp = () => signal?.removeEventListener('abort', onAbort);
+    scheduler.add(job, signal);
     return job;
   }
 
-  /** Makes jobs ready once their prefix is in the form that attention reads. */
+  /** Makes jobs ready once their prefix is in the form that attention reads and their format is compiled. */
   private async enter(jobs: readonly Job[], prepared: PreparedEngineRequest): Promise<void> {
-    const { prompts, seeds, settings } = prepared;
+    const { prompts, seeds, settings, format } = prepared;
     try {
       const [prefix] = await this.model.prefixHandles([await prepared.weights()]);
       const shared = { ...settings, seed: seeds[0] as number };
       for (const [stream, job] of jobs.entries()) {
-        this.scheduler.ready(job, { prompt: prompts[0] as Int32Array, prefix: prefix ?? null, settings: { ...shared, stream } });
+        const constraint = format && (await startConstraint(this.model, format, settings.endIds));
+        const own = { ...shared, stream };
+        this.scheduler.ready(job, { prompt: prompts[0] as Int32Array, prefix: prefix ?? null, settings: own, constraint });
       }
     } catch (error) {
       for (const job of jobs) this.scheduler.fail(job, error);

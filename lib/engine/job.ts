@@ -1,4 +1,5 @@
 import type { Completion, Usage } from '../generation/run';
+import type { Constraint } from '../generation/format/constraint';
 import type { StreamPiece } from '../generation/stream';
 import type * as Native from '../../types/native';
 import type { Output } from './output';
@@ -22,6 +23,8 @@ export interface RowStart {
   prompt: Int32Array;
   prefix: Native.Prefix | null;
   settings: Native.GenerateRowSettings;
+  /** What its text must keep to; freed when the row ends. */
+  constraint?: Constraint | undefined;
 }
 
 /** A row on its way through the engine. */
@@ -56,6 +59,8 @@ export class Job implements Ticket {
   /** How many tokens to grant now; 0 while the row has enough, so that rows are not granted every single one by itself. */
   get wanted(): number {
     const { capacity, unread } = this.sink;
+    const constraint = this.row?.constraint;
+    if (constraint !== undefined) return this.granted > 0 || constraint.mask === undefined || unread >= capacity ? 0 : 1;
     if (capacity === Infinity) return this.row === undefined || this.granted > 0 ? 0 : this.row.settings.maxNewTokens;
     const more = capacity - unread - this.granted;
     return more >= Math.max(1, Math.floor(capacity / 2)) ? more : 0;

@@ -50,7 +50,7 @@ export class Scheduler {
 
   constructor(
     private readonly model: NeoXModel,
-    private readonly options: ResolvedOptions,
+    private readonly options: Pick<ResolvedOptions, 'maxRows' | 'kvBudgetTokens' | 'prefillTokens' | 'promptCacheBytes'>,
   ) {
     const { maxRows, prefillTokens, promptCacheBytes } = options;
     this.cancelFlag = native().createCancelFlag();
@@ -64,9 +64,21 @@ export class Scheduler {
     return this.options.maxRows - this.freeSlots.length;
   }
 
+  /** Takes a job in, which its signal may end. */
+  add(job: Job, signal: AbortSignal | undefined): void {
+    this.jobs.add(job);
+    if (signal === undefined) return;
+    const onAbort = (): void => void this.cancel(job, signal.reason);
+    signal.addEventListener('abort', onAbort, { once: true });
+    job.cleanUp = () => signal.removeEventListener('abort', onAbort);
+  }
+
   /** A job that is ready may be admitted from now on. */
   ready(job: Job, row: RowStart): void {
-    if (job.ended) return;
+    if (job.ended) {
+      row.constraint?.dispose();
+      return;
+    }
     job.row = row;
     if (row.settings.maxNewTokens === 0) {
       this.finish(job, 'length');
@@ -121,6 +133,7 @@ export class Scheduler {
   private leave(job: Job, tell: () => void, rowIsGone = false): void {
     job.ended = true;
     job.cleanUp();
+    job.row?.constraint?.dispose();
     this.jobs.delete(job);
     if (job.slot < 0) {
       this.queue.remove(job);
@@ -146,7 +159,8 @@ export class Scheduler {
       job.slot = this.freeSlots.pop() as number;
       this.rows[job.slot] = job;
       this.reserved += job.cost;
-      this.added.push({ slot: job.slot, ...job.row });
+      const { prompt, prefix, settings } = job.row;
+      this.added.push({ slot: job.slot, prompt, prefix, settings });
     }
   }
 
@@ -173,9 +187,23 @@ export class Scheduler {
       } finally {
         for (const resolve of removed) resolve();
       }
+      await this.findMasks();
     }
     // In the same turn as the last look: whoever comes later begins anew.
     this.working = false;
+  }
+
+  /** Which tokens the rows with a format may give next. Takes no longer than that: nothing here waits for anything else. */
+  private async findMasks(): Promise<void> {
+    for (const job of this.rows) {
+      const constraint = job?.row?.constraint;
+      if (job === undefined || constraint === undefined || constraint.mask !== undefined) continue;
+      try {
+        await constraint.findMask();
+      } catch (error) {
+        this.fail(job, error);
+      }
+    }
   }
 
   private async run(commands: Native.EngineCommands): Promise<Native.EngineReport> {
@@ -193,6 +221,7 @@ export class Scheduler {
     this.admit();
     const slots: number[] = [];
     const tokens: number[] = [];
+    const masks: (Int32Array | undefined)[] = [];
     let going = this.removed.length > 0;
     for (const job of this.rows) {
       if (job === undefined) continue;
@@ -201,6 +230,7 @@ export class Scheduler {
         job.granted += wanted;
         slots.push(job.slot);
         tokens.push(wanted);
+        masks.push(job.row?.constraint?.mask);
       }
       if (job.granted > 0) going = true;
     }
@@ -210,6 +240,7 @@ export class Scheduler {
       added: this.added.splice(0),
       grantSlots: Int32Array.from(slots),
       grantTokens: Int32Array.from(tokens),
+      grantMasks: masks,
       sliceMicroseconds: SLICE_MICROSECONDS,
       cancel: this.cancelFlag,
     };
@@ -245,5 +276,6 @@ export class Scheduler {
     job.granted--;
     job.sink.piece(job.output.push(token, scores));
     if (job.output.stop !== undefined) this.finish(job, 'stop');
+    else job.row?.constraint?.accept(token);
   }
 }

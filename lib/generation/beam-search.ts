@@ -35,7 +35,19 @@ export type BeamSettings = Pick<Native.BeamOptions, 'numBeams' | 'lengthPenalty'
 const MOST_BEAMS = 256;
 
 /** What a beam search, which does not sample, has no use for. */
-const SAMPLING_ONLY = ['topK', 'topP', 'topPRule', 'minP', 'typicalP', 'seed', 'n', 'stop', 'logprobs', 'promptLogprobs'] as const;
+const SAMPLING_ONLY = [
+  'topK',
+  'topP',
+  'topPRule',
+  'minP',
+  'typicalP',
+  'seed',
+  'n',
+  'stop',
+  'logprobs',
+  'promptLogprobs',
+  'format',
+] as const;
 
 /** Checks and completes; undefined where no beam search is asked for. */
 export function beamSettings(options: GenerateOptions): BeamSettings | undefined {

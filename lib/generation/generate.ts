@@ -6,8 +6,17 @@ import { checkIds, checkLength, isTokenIds, type TokenIds } from '../model/rows'
 import { NeoXPrefixError } from '../errors';
 import type { PrefixWeights } from '../prefix/weights';
 import { BEAM_OPTIONS, beamSearch, beamSettings, type BeamOptions, type BeamSettings } from './beam-search';
+import { checkFormat, type OutputFormat } from './format/format';
 import { run, type GenerateResult } from './run';
-import { checkCount, SAMPLING_OPTIONS, samplingSettings, stopStrings, type SamplingOptions, type SharedSettings } from './sampling-options';
+import {
+  checkCount,
+  refusal,
+  SAMPLING_OPTIONS,
+  samplingSettings,
+  stopStrings,
+  type SamplingOptions,
+  type SharedSettings,
+} from './sampling-options';
 
 /** Text, or token ids. An empty prompt (`''`) is the model's beginning-of-sequence token. */
 export type Prompt = string | TokenIds;
@@ -28,6 +37,11 @@ export interface GenerateOptions extends SamplingOptions, BeamOptions {
   n?: number;
   /** Also gives the prompts' log-probabilities, with this many of the most likely tokens beside each (0 to 100). Defaults to none. */
   promptLogprobs?: number;
+  /**
+   * What the text must be: a JSON value by a schema, a text that a regular expression matches, or one of a list. With the finish reason
+   * `'stop'` it is; a text that `maxNewTokens` ended is the beginning of one. Defaults to any text.
+   */
+  format?: OutputFormat;
   /** Stops within a token; the promise rejects with the signal's reason. Defaults to none. */
   signal?: AbortSignal;
 }
@@ -38,6 +52,7 @@ export const GENERATE_OPTIONS = [
   'seed',
   'n',
   'promptLogprobs',
+  'format',
   ...BEAM_OPTIONS,
   'signal',
 ] as const satisfies readonly (keyof GenerateOptions)[];
@@ -53,6 +68,7 @@ export interface PreparedRequest {
   n: number;
   promptLogprobs: number | undefined;
   beams: BeamSettings | undefined;
+  format: OutputFormat | undefined;
   signal: AbortSignal | undefined;
 }
 
@@ -85,6 +101,7 @@ export function prepare(
   for (const prefix of prefixes) if (prefix !== undefined) model.checkPrefix(prefix);
   const settings = samplingSettings(model, options);
   const beams = beamSettings(options);
+  const format = options.format === undefined ? undefined : textFormat(model, options, settings);
   const ids = prompts.map((prompt, i) => promptIds(model, prompt, prompts.length === 1 ? 'prompt' : `prompt[${i}]`));
   ids.forEach((prompt, i) => {
     checkLength(`Prompt ${i}`, prompt.length + (prefixes[i]?.prefixLength ?? 0), model.config);
@@ -98,8 +115,23 @@ export function prepare(
     n: checkInteger('n', options.n ?? 1, 1, MOST_COMPLETIONS),
     promptLogprobs: options.promptLogprobs === undefined ? undefined : checkCount('promptLogprobs', options.promptLogprobs),
     beams,
+    format,
     signal,
   };
+}
+
+/** Checks a format, and that nothing but the end of the text that it asks for ends the text. */
+function textFormat(model: NeoXModel, { format, ignoreEos, stop }: GenerateOptions, { endIds }: SharedSettings): OutputFormat {
+  const checked = checkFormat(format);
+  if (ignoreEos === true) throw refusal('format and ignoreEos: true do not go together', 'a text that has its format ends by an end token');
+  if (stop !== undefined) throw refusal('format and stop do not go together', 'a stop string would end the text before it has its format');
+  if (endIds.length === 0) {
+    throw new NeoXPrefixError('NEOX_UNSUPPORTED', 'A format needs an end-of-sequence token, and this model has none', {
+      hint: 'say with eosTokenIds which token ends a text',
+    });
+  }
+  model.checkTokenizer();
+  return checked;
 }
 
 /** The tokens of a prompt, at least one. */

@@ -1,4 +1,5 @@
 import type { NeoXModel } from '../model/neox-model';
+import { generateConstrained } from '../engine/constrained';
 import { packRows } from '../model/rows';
 import { native } from '../native';
 import { runNative } from '../native-call';
@@ -70,12 +71,33 @@ export async function run(
   request: PreparedRequest,
   onPiece?: (row: number, piece: RowPiece) => void,
 ): Promise<GenerateResult[]> {
-  const { prompts, settings, stops, n, signal } = request;
+  const { prompts, n, format, signal } = request;
   signal?.throwIfAborted();
   if (prompts.length === 0) return [];
   const prefixes = await model.prefixHandles(request.prefixes);
-  const start = n > 1 || request.promptLogprobs !== undefined ? await prefill(model, request, prefixes, n > 1) : undefined;
-  const cache = start && n > 1 ? repeated(start.cache, prompts.length, n) : start?.cache;
+  const share = n > 1 && format === undefined;
+  const start = share || request.promptLogprobs !== undefined ? await prefill(model, request, prefixes, share) : undefined;
+  if (format !== undefined && start !== undefined) native().freeCache(start.cache);
+  const completions =
+    format === undefined
+      ? await generateFreely(model, request, prefixes, start?.cache, onPiece)
+      : await generateConstrained(model, { ...request, format }, prefixes, onPiece);
+  return prompts.map((_, i) => ({
+    ...resultOf(request, i, completions.slice(i * n, (i + 1) * n)),
+    ...(start?.promptLogprobs && { promptLogprobs: start.promptLogprobs[i] as (ScoredToken | null)[] }),
+  }));
+}
+
+/** The completions of the rows, n for each prompt. `start`: all of the prompts but their last tokens; it is freed. */
+async function generateFreely(
+  model: NeoXModel,
+  request: PreparedRequest,
+  prefixes: readonly (Native.Prefix | null)[],
+  start: Native.Cache | undefined,
+  onPiece: ((row: number, piece: RowPiece) => void) | undefined,
+): Promise<Completion[]> {
+  const { prompts, settings, stops, n, signal } = request;
+  const cache = start && n > 1 ? repeated(start, prompts.length, n) : start;
   const stopFlags = stops.length === 0 ? undefined : Array.from({ length: prompts.length * n }, () => native().createCancelFlag());
   const rows: Rows = { prompts: [], prefixes: [], settings: [] };
   prompts.forEach((prompt, i) => {
@@ -104,18 +126,14 @@ export async function run(
       prefixes: rows.prefixes,
       settings: rows.settings,
       cache,
-      cachedTokens: start && Int32Array.from(rows.prompts, (prompt) => prompt.length - 1),
+      cachedTokens: cache && Int32Array.from(rows.prompts, (prompt) => prompt.length - 1),
       cancel,
       onToken: listener,
     }),
   ).finally(() => cache && native().freeCache(cache));
-  const completions = results.map((result, row) =>
+  return results.map((result, row) =>
     completionOf(decoderFor(model), result, settings.logprobs >= 0, progress?.[row], (piece) => onPiece?.(row, piece)),
   );
-  return prompts.map((_, i) => ({
-    ...resultOf(request, i, completions.slice(i * n, (i + 1) * n)),
-    ...(start?.promptLogprobs && { promptLogprobs: start.promptLogprobs[i] as (ScoredToken | null)[] }),
-  }));
 }
 
 /** The result of a prompt with these completions. */

@@ -1,6 +1,7 @@
 import { checkOptions, checkSignal } from '../arguments';
 import type { NeoXModel } from '../model/neox-model';
 import type { PrefixWeights } from '../prefix/weights';
+import type { OutputFormat } from './format/format';
 import { prepare, type GenerateOptions, type PreparedRequest, type Prompt } from './generate';
 import { run, type FinishReason, type RowPiece, type Usage } from './run';
 import { SAMPLING_OPTIONS, type SamplingOptions } from './sampling-options';
@@ -12,11 +13,13 @@ export interface StreamOptions extends SamplingOptions {
   prefix?: PrefixWeights | undefined;
   /** Seed of the draws, an integer from 0 to 2^53 - 1. Defaults to a random one. */
   seed?: number;
+  /** As {@link GenerateOptions.format}. Defaults to any text. */
+  format?: OutputFormat;
   /** Stops within a token; the loop throws the signal's reason. Defaults to none. */
   signal?: AbortSignal;
 }
 
-export const STREAM_OPTIONS = [...SAMPLING_OPTIONS, 'prefix', 'seed', 'signal'] as const satisfies readonly (keyof StreamOptions &
+export const STREAM_OPTIONS = [...SAMPLING_OPTIONS, 'prefix', 'seed', 'format', 'signal'] as const satisfies readonly (keyof StreamOptions &
   keyof GenerateOptions)[];
 
 /** What a stream gives: one piece for each new token, and a last one with the rest of the text and how it ended. */

@@ -9,5 +9,7 @@ export interface TokenizerBackend {
   /** A decoder of one sequence; ids outside the vocabulary give nothing. */
   stream(skipSpecialTokens: boolean): Stream<number>;
   idToToken(id: number): string | undefined;
+  /** The bytes that a token stands for in a text; undefined where it stands for none of its own (special tokens). */
+  tokenBytes(id: number): Uint8Array | undefined;
   tokenToId(token: string): number | undefined;
 }

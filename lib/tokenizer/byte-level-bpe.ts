@@ -114,6 +114,11 @@ export class ByteLevelBackend implements TokenizerBackend {
     };
   }
 
+  tokenBytes(id: number): Uint8Array | undefined {
+    const token = this.tokens[id];
+    return token === undefined || this.special.has(id) ? undefined : toBytes(token);
+  }
+
   idToToken(id: number): string | undefined {
     return this.tokens[id];
   }
@@ -128,6 +133,13 @@ const BYTE_OF_CHAR = new Map<string, number>();
 for (let byte = 0, moved = 0x100; byte < 256; byte++) {
   const printable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
   BYTE_OF_CHAR.set(String.fromCharCode(printable ? byte : moved++), byte);
+}
+
+const CHAR_OF_BYTE = [...BYTE_OF_CHAR.keys()];
+
+/** Bytes as GPT-2 writes them: a printable character for each. */
+export function byteLevelText(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => CHAR_OF_BYTE[byte]).join('');
 }
 
 /** A token with any other character (an added one) stands for its own UTF-8. */

@@ -1,6 +1,7 @@
 import type { TokenizerBackend } from './backend';
 import { PieceDecoder } from './piece-decoder';
 import type { SentencePiece } from './sentencepiece';
+import { PieceType } from './sentencepiece-model';
 import type { AddedToken, TokenizerSettings } from './settings';
 import { StripStream, trimEndAsPython, trimStartAsPython } from './streams';
 import type { Stream } from './streams';
@@ -69,6 +70,15 @@ export class T5Backend implements TokenizerBackend {
 
   stream(skipSpecialTokens: boolean): Stream<number> {
     return new T5Stream(this, skipSpecialTokens);
+  }
+
+  /** As SentencePiece decodes a piece inside of a text; what T5Tokenizer does at the ends of a text does not count. */
+  tokenBytes(id: number): Uint8Array | undefined {
+    const piece = this.special.has(id) || this.separate.has(id) ? undefined : this.sentencePiece.idToPiece(id);
+    const type = this.sentencePiece.model.types[id];
+    if (piece === undefined || type === PieceType.CONTROL || type === PieceType.UNKNOWN) return undefined;
+    if (type === PieceType.BYTE) return Uint8Array.of(parseInt(piece.slice(3, 5), 16));
+    return Buffer.from(piece.replaceAll(SPACE_SYMBOL, ' '), 'utf8');
   }
 
   idToToken(id: number): string | undefined {

@@ -151,6 +151,14 @@ export class Tokenizer {
     return `Tokenizer(${this.kind}, ${this.vocabSize} ids, ${this.path})`;
   }
 
+  /**
+   * The bytes that a token stands for; undefined for special tokens and ids that are none.
+   * @internal
+   */
+  tokenBytes(id: number): Uint8Array | undefined {
+    return this.backend.tokenBytes(id);
+  }
+
   /** The token of an id as the vocabulary file writes it, or undefined. */
   idToToken(id: number): string | undefined {
     return this.backend.idToToken(id);

@@ -27,6 +27,13 @@ EngineRequest parse_request(const Napi::Object& o) {
   return added;
 }
 
+std::vector<uint32_t> get_mask(const Napi::Value& value) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) return {};
+  const auto words = value.As<Napi::Int32Array>();
+  const auto* data = reinterpret_cast<const uint32_t*>(words.Data());
+  return {data, data + words.ElementLength()};
+}
+
 EngineCommands parse_commands(const Napi::Object& o) {
   EngineCommands commands;
   commands.removed = get_ids(o, "removed");
@@ -36,7 +43,10 @@ EngineCommands parse_commands(const Napi::Object& o) {
   const auto slots = get_ids(o, "grantSlots");
   const auto tokens = get_ids(o, "grantTokens");
   if (slots.size() != tokens.size()) throw CoreError("NEOX_BAD_ARGUMENT", "A grant has a slot and a number of tokens");
-  for (size_t i = 0; i < slots.size(); ++i) commands.grants.push_back({slots[i], tokens[i]});
+  const auto masks = get_array(o, "grantMasks");
+  for (size_t i = 0; i < slots.size(); ++i) {
+    commands.grants.push_back({slots[i], tokens[i], get_mask(masks.Get(static_cast<uint32_t>(i)))});
+  }
   commands.slice = std::chrono::microseconds(get_int(o, "sliceMicroseconds"));
   return commands;
 }

@@ -1,4 +1,4 @@
-import { runProgram, temporaryFolder, writeRandomModel } from '../helpers';
+import { EXAMPLE_MODEL, runProgram, temporaryFolder, writeRandomModel } from '../helpers';
 
 const folder = temporaryFolder();
 beforeAll(() =>
@@ -55,4 +55,9 @@ test('an engine keeps the process alive while it works, and its unread streams d
   expect(waited).toMatchObject({ code: 0, signal: null, stderr: '', stdout: 'loaded\nend\ngenerated\ngenerated\ndrained\n' });
   const left = await run("leave an engine's stream unread");
   expect(left).toMatchObject({ code: 0, signal: null, stderr: '', stdout: 'loaded\none piece\nend\n' });
+});
+
+test('so do texts with a format, whose library leaves nothing behind that would', async () => {
+  const ended = await runProgram('work', [EXAMPLE_MODEL, 'wait for texts with a format']);
+  expect(ended).toMatchObject({ code: 0, signal: null, stderr: '', stdout: 'loaded\nend\nはい\nはい\n' });
 });

@@ -63,7 +63,7 @@ test('generate: a prefix by request, by row, and in a stream', async () => {
   expect(line('stream').startsWith(line('stopped'))).toBe(true);
 });
 
-test('serve: many requests, prefixes by name, a stream that is left', async () => {
+test('serve: many requests, prefixes by name, a stream that is left, a format', async () => {
   const output = await run('serve');
   expect(output).toMatch(/^smile: 昨日は.*😃/m);
   expect(output).toMatch(/^friendly: 昨日は.*ね。/m);
@@ -71,6 +71,7 @@ test('serve: many requests, prefixes by name, a stream that is left', async () =
   expect(output).toMatch(/^30 requests, \d+ tokens in \d+ steps; /m);
   expect(output).toContain('as alone: true');
   expect(/^stream: (.*)$/m.exec(output)?.[1]?.match(/😃/g)).toHaveLength(1);
+  expect(output).toMatch(/^animals: ((犬|猫|わからない)(, |$)){3}$/m);
 });
 
 test('forward: injected past key values and caches', async () => {

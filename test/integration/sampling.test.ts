@@ -250,7 +250,8 @@ test('options that ban every token', async () => {
   const logitBias = Object.fromEntries(Array.from({ length: 64 }, (_, i) => [i, -Infinity]));
   const text = {
     code: 'NEOX_BAD_ARGUMENT',
-    message: 'No token is left to choose from: logitBias, badWords, noRepeatNgramSize, minNewTokens or a grammar ban all of them for row 0',
+    message:
+      'No token is left to choose from: logitBias, badWords, noRepeatNgramSize, minNewTokens or the format ban all of them for row 0',
   };
   for (const options of [{}, { temperature: 0 }, { numBeams: 3 }])
     expect(await failureOf(flat.generate([1], { ...options, logitBias }))).toMatchObject(text);

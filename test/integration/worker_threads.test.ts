@@ -1,4 +1,4 @@
-import { runProgram, temporaryFolder, writeRandomModel } from '../helpers';
+import { EXAMPLE_MODEL, runProgram, temporaryFolder, writeRandomModel } from '../helpers';
 
 const folder = temporaryFolder();
 beforeAll(() =>
@@ -12,8 +12,8 @@ beforeAll(() =>
 );
 
 /** The program's result; it must have ended well. */
-async function run(way: string): Promise<Record<string, unknown>> {
-  const { code, signal, stdout, stderr } = await runProgram('workers', [folder.path, way]);
+async function run(way: string, model = folder.path): Promise<Record<string, unknown>> {
+  const { code, signal, stdout, stderr } = await runProgram('workers', [model, way]);
   expect({ code, signal, stderr }).toEqual({ code: 0, signal: null, stderr: '' });
   return JSON.parse(stdout) as Record<string, unknown>;
 }
@@ -23,6 +23,10 @@ test('two workers and the main thread load and generate the same', async () => {
   expect(main).toHaveLength(12);
   expect(tokens).toEqual([main, main]);
   expect(codes).toEqual([0, 0]);
+});
+
+test('texts with a format, in two workers', async () => {
+  expect(await run('a format', EXAMPLE_MODEL)).toEqual({ texts: ['はい', 'はい'], codes: [0, 0] });
 });
 
 test('workers that are terminated while they train take nothing with them', async () => {

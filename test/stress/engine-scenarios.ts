@@ -6,7 +6,7 @@ import { GenerationEngine } from '../../lib/engine/engine';
 import type { NeoXModel } from '../../lib/model/neox-model';
 import { PrefixStore } from '../../lib/prefix/store';
 import { evaluate } from '../../lib/training/evaluate';
-import { loadModel, packedBackendsFor, Random, randomPrefix, watchEventLoop } from '../helpers';
+import { EXAMPLE_MODEL, loadModel, packedBackendsFor, Random, randomPrefix, watchEventLoop } from '../helpers';
 import {
   alone,
   answerOf,
@@ -91,6 +91,40 @@ async function memory(folder: string): Promise<string> {
   ok(growth < 10, `memory grew by ${growth.toFixed(1)} MB: ${marks.map((mark) => mark.toFixed(0)).join(' ')}`);
   await model.dispose();
   return `10,000 generations, ${growth.toFixed(1)} MB more in the last quarter than in the second (${marks.at(-1)?.toFixed(0)} MB in all)`;
+}
+
+/** Thousands of texts with hundreds of formats, some of them wrong: memory is flat, and the rows beside them get what they get alone. */
+async function formats(): Promise<string> {
+  const model = await loadModel(EXAMPLE_MODEL);
+  const engine = new GenerationEngine(model, { maxRows: 12, maxQueue: 1000 });
+  const free = { prompt: '今日は', maxNewTokens: 12, seed: 5 } as const;
+  const expected = await alone(model, free);
+  const marks: number[] = [];
+  let refused = 0;
+  for (let round = 0; round < 20; round++) {
+    const works = Array.from({ length: 150 }, async (_, i) => {
+      if (i % 5 === 0) {
+        deepStrictEqual(answerOf(await engine.generate(free)), expected);
+        return;
+      }
+      // Some formats come in each round, others once.
+      const regex = i % 5 === 1 ? `(?=a)${i}` : `[ぁ-ん]{1,${1 + (i % 7)}}${i % 3 === 0 ? `(?:。|x{${1 + round}})` : '。'}`;
+      try {
+        const { text, finishReason } = await engine.generate({ ...free, format: { regex }, seed: i });
+        if (finishReason === 'stop') ok(new RegExp(`^(?:${regex})$`, 'u').test(text), `${text} is not ${regex}`);
+      } catch (error) {
+        if (!['NEOX_BAD_ARGUMENT', 'NEOX_UNSUPPORTED'].includes((error as { code: string }).code)) throw error;
+        refused++;
+      }
+    });
+    await Promise.all(works);
+    assertIdle(engine);
+    marks.push(residentMegabytes());
+  }
+  const growth = Math.max(...marks.slice(-5)) - Math.max(...marks.slice(5, 10));
+  ok(growth < 30, `memory grew by ${growth.toFixed(1)} MB: ${marks.map((mark) => mark.toFixed(0)).join(' ')}`);
+  await model.dispose();
+  return `2400 texts with a format, ${refused} refused, ${growth.toFixed(1)} MB of growth (${marks.at(-1)?.toFixed(0)} MB in all)`;
 }
 
 /** Two hundred streams at once, aborted, left and dropped at random, again and again. */
@@ -301,6 +335,7 @@ async function overhead(folder: string): Promise<string> {
 export const SCENARIOS: Readonly<Record<string, (folder: string) => Promise<string>>> = {
   mix,
   memory,
+  formats,
   streams,
   store,
   limits,

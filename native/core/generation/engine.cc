@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/error.h"
 #include "core/generation/batch.h"
 
 namespace neox {
@@ -55,9 +56,16 @@ void Engine::apply(const GPTNeoX& model, EngineCommands& commands, EngineReport&
       end(*row, FinishReason::kLength, std::current_exception(), report);
     }
   }
-  for (const EngineGrant& grant : commands.grants) {
+  const auto words = static_cast<size_t>((config.vocab_size + 31) / 32);
+  for (EngineGrant& grant : commands.grants) {
+    if (!grant.mask.empty() && (grant.mask.size() != words || grant.tokens != 1)) {
+      throw CoreError("NEOX_BAD_ARGUMENT", "A mask has a bit for each token of the vocabulary and is for one token");
+    }
     for (const auto& row : rows_) {
-      if (row->slot == grant.slot) row->granted += grant.tokens;
+      if (row->slot != grant.slot) continue;
+      row->granted += grant.tokens;
+      row->mask = std::move(grant.mask);
+      break;
     }
   }
 }
@@ -165,7 +173,8 @@ std::vector<Engine::Draw> Engine::draw(const GPTNeoX& model, const std::vector<P
     for (int64_t i = first; i < past; ++i) {
       Draw& one = drawn[static_cast<size_t>(i)];
       try {
-        one.choice = one.row->sampler.next(data + i * vocab, vocab);
+        one.choice =
+            one.row->sampler.next(data + i * vocab, vocab, one.row->mask.empty() ? nullptr : one.row->mask.data());
       } catch (...) {
         one.error = std::current_exception();
       }

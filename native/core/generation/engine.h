@@ -29,10 +29,12 @@ struct EngineRequest {
   GenerationRequest request;
 };
 
-// More tokens that a row may give; a row without any waits, and the others go on.
+// More tokens that a row may give; a row without any waits, and the others go on. With a mask it is one token: bit i % 32 of word i / 32 says
+// whether token i may be it.
 struct EngineGrant {
   int64_t slot = 0;
   int64_t tokens = 0;
+  std::vector<uint32_t> mask;  // empty: any token
 };
 
 // What changed since the last run. Removals come first: their slots may be given again.
@@ -93,8 +95,9 @@ class Engine {
     RowCache cache;
     Sampler sampler;
     int64_t granted = 0;
-    int64_t prompted = 0;  // tokens of the prompt that are in the cache
-    int64_t last = 0;      // the token that goes through the model next
+    std::vector<uint32_t> mask;  // of the last grant
+    int64_t prompted = 0;        // tokens of the prompt that are in the cache
+    int64_t last = 0;            // the token that goes through the model next
     bool started = false;
     bool ended = false;
 

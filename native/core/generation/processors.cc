@@ -90,7 +90,7 @@ void LogitsProcessors::ban_bad_words(float* scores) const {
 
 void throw_no_token_left() {
   throw CoreError("NEOX_BAD_ARGUMENT",
-                  "No token is left to choose from: logitBias, badWords, noRepeatNgramSize, minNewTokens or a grammar "
+                  "No token is left to choose from: logitBias, badWords, noRepeatNgramSize, minNewTokens or the format "
                   "ban all of them");
 }
 

@@ -78,6 +78,12 @@ const WAYS: Record<string, (model: NeoXModel) => Promise<unknown>> = {
     await stream.next();
     say('one piece');
   },
+  'wait for texts with a format': (model) => {
+    const options = { format: { choices: ['はい'] } };
+    void model.generate('今日は', options).then(({ text }) => say(text));
+    void new GenerationEngine(model).generate({ prompt: '今日は', ...options }).then(({ text }) => say(text));
+    return Promise.resolve();
+  },
   'leave a stream unread': async (model) => {
     const stream = model.stream(PROMPT, ENDLESS);
     await stream.next();

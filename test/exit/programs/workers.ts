@@ -6,7 +6,7 @@ import { PrefixTrainer } from '../../../lib/training/prefix-trainer';
 
 interface Task {
   folder: string;
-  what: 'generate' | 'load' | 'train' | 'engine' | 'throw' | 'exit';
+  what: 'generate' | 'load' | 'train' | 'engine' | 'format' | 'throw' | 'exit';
 }
 
 const PROMPT = Array.from({ length: 40 }, (_, i) => i);
@@ -17,6 +17,12 @@ async function inWorker({ folder, what }: Task): Promise<void> {
   if (what === 'generate') {
     const { tokens } = await model.generate(PROMPT, GREEDY);
     parentPort?.postMessage(tokens);
+    await model.dispose();
+    return;
+  }
+  if (what === 'format') {
+    const { text } = await model.generate('今日は', { format: { choices: ['はい'] } });
+    parentPort?.postMessage(text);
     await model.dispose();
     return;
   }
@@ -71,6 +77,11 @@ const WAYS: Record<string, (folder: string) => Promise<unknown>> = {
     }
     // The thread that stays is not affected.
     return { codes, main: (await model.generate(PROMPT, GREEDY)).tokens.length };
+  },
+  'a format': async (folder) => {
+    const workers = [start({ folder, what: 'format' }), start({ folder, what: 'format' })];
+    const codes = Promise.all(workers.map(ended));
+    return { texts: await Promise.all(workers.map(message)), codes: await codes };
   },
   'terminate while an engine works': async (folder) => {
     const codes = [];

@@ -1,0 +1,57 @@
+import { startConstraint } from '../generation/format/compiler';
+import type { Constraint } from '../generation/format/constraint';
+import type { OutputFormat } from '../generation/format/format';
+import { formatDecoder } from '../generation/format/vocabulary';
+import type { PreparedRequest } from '../generation/generate';
+import type { Completion, RowPiece } from '../generation/run';
+import type { NeoXModel } from '../model/neox-model';
+import type * as Native from '../../types/native';
+import { Collector } from './collector';
+import { Job } from './job';
+import { Output } from './output';
+import { Scheduler } from './scheduler';
+
+/** As many rows of a call advance together; a mask is found for each of them between two steps. */
+const MOST_ROWS = 64;
+const PREFILL_TOKENS = 2048;
+
+/**
+ * Generates texts that have a format, for a call of {@link NeoXModel}: by an engine that lives as long as the call. Gives the completions of
+ * the rows, n for each prompt; `onPiece` hears of every new token of every row, and of its end.
+ */
+export async function generateConstrained(
+  model: NeoXModel,
+  request: PreparedRequest & { format: OutputFormat },
+  prefixes: readonly (Native.Prefix | null)[],
+  onPiece?: (row: number, piece: RowPiece) => void,
+): Promise<Completion[]> {
+  const { prompts, seeds, settings, n, format, signal } = request;
+  const count = prompts.length * n;
+  const scheduler = new Scheduler(model, {
+    maxRows: Math.min(count, MOST_ROWS),
+    kvBudgetTokens: Infinity,
+    prefillTokens: PREFILL_TOKENS,
+    promptCacheBytes: 0,
+  });
+  const constraints: Constraint[] = [];
+  try {
+    while (constraints.length < count) constraints.push(await startConstraint(model, format, settings.endIds));
+    signal?.throwIfAborted();
+    const collectors = constraints.splice(0).map((constraint, row) => {
+      const [source, stream] = [Math.floor(row / n), row % n];
+      const prompt = prompts[source] as Int32Array;
+      const collector = new Collector(onPiece && ((piece) => onPiece(row, piece)));
+      const output = new Output(formatDecoder(model.tokenizer), [], settings.logprobs >= 0);
+      const job = new Job(row, 0, 0, prompt.length, 0, output, collector);
+      scheduler.add(job, signal);
+      const own = { ...settings, seed: seeds[source] as number, stream };
+      scheduler.ready(job, { prompt, prefix: prefixes[source] ?? null, settings: own, constraint });
+      return collector;
+    });
+    const results = await Promise.all(collectors.map(({ result }) => result));
+    return results.map(({ completion }) => completion);
+  } finally {
+    for (const constraint of constraints) constraint.dispose();
+    await scheduler.dispose(undefined);
+  }
+}
