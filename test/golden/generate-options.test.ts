@@ -1,3 +1,5 @@
+import { GenerationEngine } from '../../lib/engine/engine';
+import type { EngineRequest } from '../../lib/engine/request';
 import type { GenerateOptions } from '../../lib/generation/generate';
 import type { NeoXModel } from '../../lib/model/neox-model';
 import type { PrefixWeights } from '../../lib/prefix/weights';
@@ -43,6 +45,22 @@ describe.each([...new Set(cases.map(({ model }) => model))])('what transformers 
         expect(result.usage.completionTokens).toBe(completions.reduce((sum, { tokens }) => sum + tokens.length, 0));
       },
     );
+
+    test('the same from an engine, all of them in one batch, with a cold and a warm prompt cache', async () => {
+      await using engine = new GenerationEngine(model, { maxRows: 8, prefillTokens: 5 });
+      const sampled = own.filter(({ options }) => (options.numBeams ?? 1) === 1);
+      expect(sampled.length).toBeGreaterThan(8);
+      for (let round = 0; round < 2; round++) {
+        const results = await Promise.all(
+          sampled.map(({ kind, prompt, options }) =>
+            engine.generate({ ...(options as EngineRequest), prompt, temperature: 0, prefix: kind === 'prefix' ? prefix : undefined }),
+          ),
+        );
+        const expected = sampled.map(({ sequences }) => sequences.map(({ tokens, finishReason }) => ({ tokens, finishReason })));
+        expect(results.map(({ tokens, finishReason }) => [{ tokens, finishReason }])).toEqual(expected);
+      }
+      expect(engine.stats().cachedTokens).toBeGreaterThan(0);
+    });
 
     test('beam searches do not see each other in a batch', async () => {
       const beams = own.filter(({ options }) => JSON.stringify(options) === JSON.stringify({ ...own[0]?.options, numBeams: 4 }));
