@@ -1,5 +1,7 @@
-import { readFileSync } from 'node:fs';
-import { open, readFile, rm } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { constants, readFileSync } from 'node:fs';
+import { copyFile, link, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { NeoXPrefixError } from '../errors';
 import { fileError } from '../files';
 
@@ -12,33 +14,68 @@ export class RunLock {
 
   /** @throws NEOX_BUSY where another run, of this process or another, holds the folder */
   static async take(path: string): Promise<RunLock> {
-    const own = processName(process.pid);
-    for (let attempt = 0; ; attempt++) {
-      try {
-        const handle = await open(path, 'wx');
-        try {
-          await handle.writeFile(JSON.stringify({ pid: process.pid, process: own }));
-        } finally {
-          await handle.close();
-        }
-        return new RunLock(path);
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || attempt > 3) throw fileError(error, 'write', path);
+    // Written whole before it has its name: a lock that is still empty would look like that of a dead process.
+    const own = temporaryOf(path);
+    try {
+      await writeFile(own, JSON.stringify({ pid: process.pid, process: processName(process.pid) }), { flag: 'wx' });
+      for (let attempt = 0; ; attempt++) {
+        if (await isLinked(own, path, attempt > 3)) return new RunLock(path);
+        const holder = await holderOf(path);
+        if (holder !== undefined) throw busy(path, holder);
+        await removeDead(path);
       }
-      const holder = await holderOf(path);
-      if (holder !== undefined) {
-        throw new NeoXPrefixError('NEOX_BUSY', `Another training run is at work in this folder: process ${holder}`, {
-          path,
-          hint: 'wait for it, or choose another folder',
-        });
-      }
-      await rm(path, { force: true });
+    } catch (error) {
+      throw fileError(error, 'write', path);
+    } finally {
+      await rm(own, { force: true });
     }
   }
 
   async release(): Promise<void> {
     await rm(this.path, { force: true }).catch(() => undefined);
   }
+}
+
+function busy(path: string, holder: number): NeoXPrefixError {
+  return new NeoXPrefixError('NEOX_BUSY', `Another training run is at work in this folder: process ${holder}`, {
+    path,
+    hint: 'wait for it, or choose another folder',
+  });
+}
+
+/** A name that what a killed process leaves is known by; see `TEMPORARY` of the run folder. */
+function temporaryOf(path: string): string {
+  return join(dirname(path), `.${basename(path)}.${process.pid}-${randomBytes(6).toString('hex')}.tmp`);
+}
+
+/** What file systems say that have no second names for a file. */
+const NO_LINKS: readonly string[] = ['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS'];
+
+/** Gives a file its second name; false where the name is taken. */
+async function isLinked(own: string, path: string, last: boolean): Promise<boolean> {
+  try {
+    await link(own, path).catch(async (error: unknown) => {
+      if (!NO_LINKS.includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+      await copyFile(own, path, constants.COPYFILE_EXCL);
+    });
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST' && !last) return false;
+    throw error;
+  }
+}
+
+/** Removes the lock of a dead process, unless another run was faster and this is its own by now. */
+async function removeDead(path: string): Promise<void> {
+  const aside = temporaryOf(path);
+  try {
+    await rename(path, aside);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
+    throw error;
+  }
+  if ((await holderOf(aside)) !== undefined) await link(aside, path).catch(() => undefined);
+  await rm(aside, { force: true });
 }
 
 /** The number of the living process that holds a lock; undefined where there is none. */

@@ -248,6 +248,7 @@ test('two runs do not share a folder', async () => {
   const error = await failureOf(train(run, { resume: true }));
   expect(error).toMatchObject({ code: 'NEOX_BUSY', message: expect.stringContaining(`process ${process.pid}`) as string });
   await first;
+  expect(readdirSync(run).filter((name) => name.includes('lock'))).toEqual([]);
   expect(bytesOf(run)).toEqual(bytesOf(folder.join('whole')));
   // What a killed process leaves: a lock of a process that is not there any more.
   writeFileSync(join(run, 'run.lock'), JSON.stringify({ pid: process.pid, process: 'a boot ago:1:1' }));
