@@ -208,7 +208,7 @@ export async function hasRun(path: string): Promise<boolean> {
 
 function isOwnTemporary(name: string): boolean {
   const target = TEMPORARY.exec(name)?.[1];
-  return target !== undefined && (target === LOCK || OWN.test(target));
+  return target !== undefined && OWN.test(target);
 }
 
 /** The newest state that can be read. One that a failing disk damaged is passed over, as long as there is an older one. */

@@ -2,8 +2,9 @@ import { randomBytes } from 'node:crypto';
 import { constants, readFileSync } from 'node:fs';
 import { copyFile, link, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { NeoXPrefixError } from '../errors';
-import { fileError } from '../files';
+import { fileError, sha256 } from '../files';
 
 /**
  * Keeps two runs out of one folder. The lock names its process so that what a killed process left counts for nothing: process numbers come again
@@ -19,10 +20,11 @@ export class RunLock {
     try {
       await writeFile(own, JSON.stringify({ pid: process.pid, process: processName(process.pid) }), { flag: 'wx' });
       for (let attempt = 0; ; attempt++) {
-        if (await isLinked(own, path, attempt > 3)) return new RunLock(path);
-        const holder = await holderOf(path);
+        if (await isLinked(own, path, attempt > 50)) return new RunLock(path);
+        const found = await textOf(path);
+        const holder = livingHolder(found);
         if (holder !== undefined) throw busy(path, holder);
-        await removeDead(path);
+        if (found !== undefined && (await replacesDead(own, path, found))) return new RunLock(path);
       }
     } catch (error) {
       throw fileError(error, 'write', path);
@@ -43,7 +45,7 @@ function busy(path: string, holder: number): NeoXPrefixError {
   });
 }
 
-/** A name that what a killed process leaves is known by; see `TEMPORARY` of the run folder. */
+/** A name that nobody else has or removes. */
 function temporaryOf(path: string): string {
   return join(dirname(path), `.${basename(path)}.${process.pid}-${randomBytes(6).toString('hex')}.tmp`);
 }
@@ -65,23 +67,43 @@ async function isLinked(own: string, path: string, last: boolean): Promise<boole
   }
 }
 
-/** Removes the lock of a dead process, unless another run was faster and this is its own by now. */
-async function removeDead(path: string): Promise<void> {
-  const aside = temporaryOf(path);
+/**
+ * Puts a lock in the place of a dead one. Who does that has to be one: with a claim that is named after the dead lock, so that nobody can
+ * replace what came instead of it. False where somebody else was faster.
+ */
+async function replacesDead(own: string, path: string, dead: string): Promise<boolean> {
+  const claim = join(dirname(path), `.${basename(path)}.0-${sha256(dead).slice(0, 12)}.tmp`);
+  if (!(await isLinked(own, claim, false))) {
+    // The claim of a process that was killed at this very moment.
+    if (livingHolder(await textOf(claim)) === undefined) await rm(claim, { force: true });
+    await setTimeout(5);
+    return false;
+  }
   try {
-    await rename(path, aside);
+    if ((await textOf(path)) !== dead) return false;
+    await rename(own, path);
+    return true;
+  } finally {
+    await rm(claim, { force: true });
+  }
+}
+
+async function textOf(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, 'utf8');
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw error;
   }
-  if ((await holderOf(aside)) !== undefined) await link(aside, path).catch(() => undefined);
-  await rm(aside, { force: true });
 }
 
 /** The number of the living process that holds a lock; undefined where there is none. */
 export async function holderOf(path: string): Promise<number | undefined> {
-  const text = await readFile(path, 'utf8').catch(() => '');
-  const match = /^\{"pid":(\d{1,10}),"process":"([^"]{1,200})"\}$/.exec(text);
+  return livingHolder(await textOf(path).catch(() => undefined));
+}
+
+function livingHolder(lock: string | undefined): number | undefined {
+  const match = /^\{"pid":(\d{1,10}),"process":"([^"]{1,200})"\}$/.exec(lock ?? '');
   if (match === null) return undefined;
   const pid = Number(match[1]);
   return processName(pid) === match[2] ? pid : undefined;
