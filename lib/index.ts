@@ -1,5 +1,5 @@
 export { NeoXPrefixError, isNeoXPrefixError, ERROR_CODES, type NeoXErrorCode, type NeoXErrorDetails } from './errors';
-export { NeoXModel, type LoadOptions, type ModelDType, type ModelInfo } from './model/neox-model';
+export { NeoXModel, type ComputeDType, type LoadOptions, type ModelDType, type ModelInfo } from './model/neox-model';
 export type { Arithmetic, ArithmeticOverrides } from './model/arithmetic';
 export { KVCache } from './model/kv-cache';
 export type { ForwardOptions, ForwardResult, HiddenStates, Logits } from './model/forward';

@@ -74,7 +74,7 @@ export interface ModelConfig {
 export interface LoadOptions {
   config: ModelConfig;
   tensors: TensorEntry[];
-  dtype: 'float32' | 'bfloat16' | 'float16';
+  dtype: 'float32' | 'bfloat16' | 'float16' | 'int8';
   device: string;
   backend: 'auto' | 'aten' | 'onednn' | 'native';
   pack: 'auto' | 'both' | 'forward' | 'none';
@@ -86,7 +86,9 @@ export interface LoadOptions {
 }
 
 export interface ModelInfo {
-  dtype: 'float32' | 'bfloat16' | 'float16';
+  dtype: 'float32' | 'bfloat16' | 'float16' | 'int8';
+  /** Of activations, caches and prefixes. */
+  computeDtype: 'float32' | 'bfloat16' | 'float16';
   device: string;
   backend: 'aten' | 'onednn' | 'native';
   weightBytes: number;

@@ -31,8 +31,8 @@ export const MODEL_DIR = (): Option =>
 /** The base model and how it computes. */
 export const modelOptions = (): Option[] => [
   MODEL_DIR(),
-  option('--dtype <type>', "what the base model computes in; auto is the checkpoint's own type, or float32 for float16 on a CPU", {
-    choices: ['auto', 'float32', 'bfloat16', 'float16'],
+  option('--dtype <type>', "what the base model is held in; auto is the checkpoint's own type, or float32 for float16 on a CPU", {
+    choices: ['auto', 'float32', 'bfloat16', 'float16', 'int8'],
     default: 'auto',
   }),
   option('--device <device>', 'cpu, cuda or cuda:N', { default: 'cpu' }),

@@ -26,22 +26,26 @@ import { maxPositions, type TokenIds } from './rows';
 import { withArithmetic, type Arithmetic } from './arithmetic';
 import { forward, type ForwardOptions, type ForwardResult } from './forward';
 
-/** The types that a base model can be held and computed in. */
-export type ModelDType = 'float32' | 'bfloat16' | 'float16';
+/** The types that a base model can compute in. */
+export type ComputeDType = 'float32' | 'bfloat16' | 'float16';
+/** The types that a base model can be held in. */
+export type ModelDType = ComputeDType | 'int8';
 
 /** How to load a model. */
 export interface LoadOptions {
   /** `'cpu'`, `'cuda'` or `'cuda:N'`. Defaults to `'cpu'`. */
   device?: string;
   /**
-   * The type that the base model computes in. `'auto'`: the checkpoint's own, but float16 becomes float32 on a CPU, which has no fast
-   * float16 arithmetic and where float32 is exact. Defaults to `'auto'`.
+   * The type that the base model is held and computes in. `'auto'`: the checkpoint's own, but float16 becomes float32 on a CPU, which has no
+   * fast float16 arithmetic and where float32 is exact. `'int8'`: the matrices are held as 8-bit integers with a scale for each output,
+   * rounded when the model is loaded, and everything else is computed in {@link ModelInfo.computeDtype}; on the CPU, with the native
+   * backend. Defaults to `'auto'`.
    */
   dtype?: ModelDType | 'auto';
   /** Compute threads. Defaults to libtorch's choice: the number of cores. */
   threads?: number;
   /**
-   * Who computes the linear layers: `'native'` (CPU; kernels of this package, for float32 and bfloat16), `'onednn'` (CPU) or `'aten'`
+   * Who computes the linear layers: `'native'` (CPU; kernels of this package, for float32, bfloat16 and int8), `'onednn'` (CPU) or `'aten'`
    * (anywhere; slower). Defaults to `'auto'`: the fastest that runs the dtype here.
    */
   backend?: 'auto' | 'aten' | 'onednn' | 'native';
@@ -83,6 +87,8 @@ export interface ModelInfo {
   /** The checkpoint's format, as {@link CheckpointFormat} has it. */
   format: string;
   dtype: ModelDType;
+  /** What activations, KV caches and prefixes are in: `dtype`, but for `'int8'` bfloat16 where the processor multiplies it, else float32. */
+  computeDtype: ComputeDType;
   device: string;
   /** The backend that computes the linear layers: {@link LoadOptions.backend}, decided. */
   backend: 'aten' | 'onednn' | 'native';
@@ -139,11 +145,12 @@ export class NeoXModel {
     checkOptions('options', options, LOAD_OPTIONS);
     const signal = checkSignal('signal', options.signal);
     const device = checkDevice(options.device ?? 'cpu');
-    const wanted = checkOneOf('dtype', options.dtype ?? 'auto', ['auto', 'float32', 'bfloat16', 'float16']);
+    const wanted = checkOneOf('dtype', options.dtype ?? 'auto', ['auto', 'float32', 'bfloat16', 'float16', 'int8']);
     const threads = options.threads === undefined ? 0 : checkInteger('threads', options.threads, 1, 1024);
     const backend = checkOneOf('backend', options.backend ?? 'auto', ['auto', 'aten', 'onednn', 'native']);
     const pack = checkOneOf('pack', options.pack ?? 'auto', ['auto', 'both', 'forward', 'none']);
     const onProgress = options.onProgress === undefined ? undefined : checkFunction('onProgress', options.onProgress);
+    if (wanted === 'int8') checkInt8(device, backend, pack);
     signal?.throwIfAborted();
 
     const { denseBias } = options;
@@ -204,7 +211,7 @@ export class NeoXModel {
     return found?.prefixLength === 0 ? undefined : PrefixWeights.load(this.checkpoint.directory, { config: this.config, task });
   }
 
-  /** The type that the model computes in. */
+  /** The type that the model is held in. */
   get dtype(): ModelDType {
     return this.details.dtype;
   }
@@ -217,13 +224,13 @@ export class NeoXModel {
   /** What was loaded, and how it is held now: `weightBytes` grows when training makes its packed copy. */
   info(): ModelInfo {
     const { directory, format, fingerprint, warnings } = this.checkpoint;
-    const { dtype, device, backend, weightBytes } = this.handle === undefined ? this.details : native().modelInfo(this.handle);
+    const { dtype, computeDtype, device, backend, weightBytes } = this.handle === undefined ? this.details : native().modelInfo(this.handle);
     const names = this.config.tieWordEmbeddings
       ? [...this.checkpoint.tensors.keys()].filter((name) => name !== 'embed_out.weight')
       : [...this.checkpoint.tensors.keys()];
     const parameters = names.reduce((sum, name) => sum + (this.checkpoint.tensors.get(name)?.shape.reduce((a, b) => a * b, 1) ?? 0), 0);
     const tokenizer = this.loadedTokenizer instanceof NeoXPrefixError ? null : this.loadedTokenizer.kind;
-    return { directory, format, dtype, device, backend, weightBytes, parameters, fingerprint, tokenizer, warnings };
+    return { directory, format, dtype, computeDtype, device, backend, weightBytes, parameters, fingerprint, tokenizer, warnings };
   }
 
   /**
@@ -406,7 +413,23 @@ function checkDevice(device: unknown): string {
   return text;
 }
 
-function autoDType(checkpoint: Checkpoint, device: string): ModelDType {
+/** int8 is a packed form of the native backend: there is nothing that it could fall back to. */
+function checkInt8(device: string, backend: string, pack: string): void {
+  const refused =
+    device !== 'cpu'
+      ? `on ${device}`
+      : backend !== 'auto' && backend !== 'native'
+        ? `with the ${backend} backend`
+        : pack === 'none'
+          ? "with pack: 'none'"
+          : undefined;
+  if (refused === undefined) return;
+  throw new NeoXPrefixError('NEOX_UNSUPPORTED', `A model in int8 does not run ${refused}: only on the CPU, packed, with the native backend`, {
+    hint: "leave out device, backend and pack, or use dtype: 'bfloat16'",
+  });
+}
+
+function autoDType(checkpoint: Checkpoint, device: string): ComputeDType {
   switch (checkpoint.tensors.get('gpt_neox.layers.0.attention.query_key_value.weight')?.dtype) {
     case 'BF16':
       return 'bfloat16';

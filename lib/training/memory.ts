@@ -38,10 +38,10 @@ const QUERY_TILE = 48;
  * the encoder's state while it is saved.
  */
 export function predictTrainingMemory(model: NeoXModel, shape: TrainingShape): TrainingMemory {
-  const { dtype, backend, weightBytes, backwardBytes } = native().modelInfo(model.native);
+  const { computeDtype, backend, weightBytes, backwardBytes } = native().modelInfo(model.native);
   const { hiddenSize, numLayers, numHeads, headSize, intermediateSize, vocabSize, useParallelResidual } = model.config;
   const { tokens, longestRow, prefixLength, projection, inputDim, hiddenDim, checkpointing } = shape;
-  const element = dtype === 'float32' ? 4 : 2;
+  const element = computeDtype === 'float32' ? 4 : 2;
   const hidden = tokens * hiddenSize * element; // [M, H]
   const wide = tokens * intermediateSize * element; // [M, I]
   const rows = Math.max(1, Math.ceil(tokens / Math.max(1, longestRow)));

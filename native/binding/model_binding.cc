@@ -12,6 +12,7 @@
 #include "binding/model_handle.h"
 #include "binding/options.h"
 #include "core/error.h"
+#include "core/model/int8_weights.h"
 
 namespace neox::binding {
 namespace {
@@ -70,7 +71,9 @@ class LoadWorker final : public PromiseWorker {
     options_.pack_forward = pack != "none";
     options_.pack_backward = pack == "auto" || pack == "both";
     prepare_backward_ = pack == "both";
-    options_.dtype = compute_dtype(get_string(options, "dtype"));
+    const std::string dtype = get_string(options, "dtype");
+    options_.int8 = dtype == "int8";
+    if (!options_.int8) options_.dtype = compute_dtype(dtype);
     options_.device = device_;
     const std::string backend = get_string(options, "backend");
     for (const Backend known : {Backend::kAten, Backend::kOneDnn, Backend::kNative}) {
@@ -83,6 +86,12 @@ class LoadWorker final : public PromiseWorker {
     const c10::InferenceMode guard;
     // Asked here and not on the JavaScript thread: the first question tries a product.
     const bool cpu = options_.device.is_cpu();
+    if (options_.int8) {
+      if (!cpu || !options_.pack_forward || wanted_.value_or(Backend::kNative) != Backend::kNative)
+        throw CoreError("NEOX_UNSUPPORTED", "int8 weights run on the CPU, packed, with the native backend only");
+      options_.dtype = int8_activations();
+      wanted_ = Backend::kNative;
+    }
     options_.backend = wanted_.value_or(cpu ? best_backend(options_.dtype) : Backend::kAten);
     if (options_.backend != Backend::kAten && !(cpu && backend_supports(options_.backend, options_.dtype))) {
       std::string message("The ");
@@ -179,7 +188,8 @@ Napi::Value model_info(const Napi::CallbackInfo& info) {
     if (!handle->model) throw CoreError("NEOX_DISPOSED", "The model is disposed");
     const ModelOptions& options = handle->model->options();
     auto result = Napi::Object::New(info.Env());
-    result.Set("dtype", dtype_name(options.dtype));
+    result.Set("dtype", options.int8 ? "int8" : dtype_name(options.dtype));
+    result.Set("computeDtype", dtype_name(options.dtype));
     result.Set("device", options.device.str());
     result.Set("backend", backend_name(options.backend));
     result.Set("weightBytes", static_cast<double>(handle->model->weight_bytes()));

@@ -59,6 +59,7 @@ Napi::Value system_info(const Napi::CallbackInfo& info) {
       for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
         if (backend_supports(backend, dtype)) dtypes.emplace_back(dtype_name(dtype));
       }
+      if (backend == Backend::kNative) dtypes.emplace_back("int8");
       backends.Set(backend_name(backend), to_js_strings(env, dtypes));
     }
     auto result = Napi::Object::New(env);

@@ -46,7 +46,7 @@ struct AttentionTask {
 // Outputs in a panel of packed weights.
 constexpr int64_t kLinearPanel = 64;
 inline constexpr int64_t linear_panels(int64_t n) { return (n + kLinearPanel - 1) / kLinearPanel; }
-// Elements of the packed form of weights [n, k].
+// Elements of the packed form of weights [n, k]; `element` is that of the activations.
 inline constexpr int64_t linear_packed_size(Element element, int64_t n, int64_t k) {
   const int64_t inner = element == Element::kFloat32 ? k : (k + 1) / 2 * 2;
   return (n + 15) / 16 * 16 * inner;
@@ -55,6 +55,7 @@ inline constexpr int64_t linear_packed_size(Element element, int64_t n, int64_t 
 enum class After : int32_t { kNothing, kGelu, kGeluTanh };
 
 // y[m, n] = after(x[m, k] W^T + bias) + residual, for float32 and bfloat16. With bfloat16 an odd k needs one readable zero behind each row.
+// Weights are of the same element, or int8 with a scale for each output: W[n, k] = weights[n, k] * scales[n].
 struct LinearTask {
   Element element = Element::kFloat32;
   After after = After::kNothing;
@@ -65,15 +66,19 @@ struct LinearTask {
   const void* bias = nullptr;      // [n] or null
   const void* residual = nullptr;  // [m, n] or null
   void* out = nullptr;             // [m, n]
+  const float* scales = nullptr;   // [n]: the weights are int8; null: they are of `element`
 };
+// Floats of scratch memory for a product with int8 weights.
+constexpr int64_t kLinearScratch = 20480;
 
 // Packs W: element [n, k] is at weights + n * n_stride + k * k_stride.
 struct LinearPackTask {
-  Element element = Element::kFloat32;
+  Element element = Element::kFloat32;  // of the activations; it decides on the order
   int64_t n = 0, k = 0;
   const void* weights = nullptr;
   int64_t n_stride = 0, k_stride = 0;
   void* out = nullptr;
+  bool int8 = false;  // the weights are int8, whatever `element` is
 };
 
 enum class Function : int32_t { kGelu, kGeluTanh, kQuickGelu, kRelu, kSilu };
@@ -134,8 +139,10 @@ struct KernelTable {
   void (*attention_forward)(const AttentionTask&, float* scratch);
   void (*attention_backward)(const AttentionTask&, float* scratch);
   // The panels [first, last) of a product; panels are independent of each other.
-  void (*linear)(const LinearTask&, int64_t first_panel, int64_t last_panel);
+  void (*linear)(const LinearTask&, int64_t first_panel, int64_t last_panel, float* scratch /*null without int8*/);
   void (*pack_linear)(const LinearPackTask&, int64_t first_panel, int64_t last_panel);
+  // The `count` weights of an output as int8 in [-127, 127]; returns their scale. NaN or infinity among them makes the scale NaN.
+  float (*quantize)(const float* weights, int64_t count, int8_t* out);
   void (*activation)(const ActivationTask&);
   void (*rotary)(const RotaryTask&);
   // One row of V logits. With `scale` > 0 the row is overwritten by (softmax - onehot(target)) * scale.

@@ -6,6 +6,10 @@
 //
 // Every output is one chain of additions over the inner dimension in order, whatever the number of rows: a row's result does not depend
 // on the rows beside it, nor on how the work is shared among threads.
+//
+// int8 weights lie in the same order. They are widened on their way into a register for few rows, where reading them is what takes the time; for
+// more rows a part of the panel is widened into a small buffer once, and the sums wait in another one between the parts. An int8 is exact
+// as a float and as a bfloat16, so both ways add the same numbers in the same order. The scale of an output multiplies its sum.
 #include "core/kernels/functions.h"
 #include "core/kernels/math.h"
 
@@ -31,11 +35,9 @@ struct Step32 {
   typedef float Input;
   static inline FloatV input(const Input* x) { return splat(*x); }
   static inline FloatV weight(const Weight* w) { return load(w); }
+  static inline FloatV weight(const int8_t* w) { return load(w); }
+  static inline void widen(const int8_t* from, Weight* to) { store(to, load(from)); }
   static inline FloatV multiply(FloatV sum, FloatV x, FloatV w) { return sum + x * w; }
-};
-
-struct PairV {
-  FloatV first, second;
 };
 
 struct Step16 {
@@ -43,6 +45,10 @@ struct Step16 {
   typedef BFloat16 E;
   static constexpr int kInner = 2;
   typedef uint16_t Input;
+  static inline void widen(const int8_t* from, Weight* to) {
+    const UIntV pairs = join_pairs(load_pairs(from));
+    __builtin_memcpy(to, &pairs, sizeof(pairs));
+  }
 #if defined(__AVX512BF16__)
   static inline __m512bh input(const Input* x) {
     int32_t pair;
@@ -50,21 +56,22 @@ struct Step16 {
     return (__m512bh)_mm512_set1_epi32(pair);
   }
   static inline __m512bh weight(const Weight* w) { return (__m512bh)_mm512_loadu_si512(w); }
+  static inline __m512bh weight(const int8_t* w) { return (__m512bh)join_pairs(load_pairs(w)); }
   static inline FloatV multiply(FloatV sum, __m512bh x, __m512bh w) {
     return (FloatV)_mm512_dpbf16_ps((__m512)sum, x, w);
   }
 #else
-  static inline PairV split(UIntV pairs) { return {(FloatV)(pairs << 16), (FloatV)(pairs & 0xFFFF0000U)}; }
   static inline PairV input(const Input* x) {
     uint32_t pair;
     __builtin_memcpy(&pair, x, sizeof(pair));
-    return split(pair - UIntV{});
+    return split_pairs(pair - UIntV{});
   }
   static inline PairV weight(const Weight* w) {
     UIntV pairs;
     __builtin_memcpy(&pairs, w, sizeof(pairs));
-    return split(pairs);
+    return split_pairs(pairs);
   }
+  static inline PairV weight(const int8_t* w) { return load_pairs(w); }
   static inline FloatV multiply(FloatV sum, const PairV& x, const PairV& w) {
     return sum + x.first * w.first + x.second * w.second;
   }
@@ -93,6 +100,7 @@ template <typename E>
 inline void finish(const LinearTask& t, int64_t row, int64_t column, FloatV sum) {
   const int64_t valid = t.n - column;
   if (valid <= 0) return;
+  if (t.scales != nullptr) sum *= load_part<Float32>(t.scales + column, valid);
   if (t.bias != nullptr) sum += load_part<E>(static_cast<const typename E::Type*>(t.bias) + column, valid);
   if (t.after == After::kGelu) sum = gelu_of(sum);
   if (t.after == After::kGeluTanh) sum = gelu_tanh_of(sum);
@@ -101,19 +109,30 @@ inline void finish(const LinearTask& t, int64_t row, int64_t column, FloatV sum)
   store_part<E>(static_cast<typename E::Type*>(t.out) + row * t.n + column, sum, valid);
 }
 
-template <typename S, int ROWS, int VECTORS>
-void tile(const LinearTask& t, const typename S::Weight* panel, int64_t row, int64_t column) {
-  const auto* x = static_cast<const typename S::Input*>(t.x) + row * t.x_stride;
-  FloatV sum[ROWS][VECTORS] = {};
-  const int64_t steps = (t.k + S::kInner - 1) / S::kInner;
+// Adds the products of some inner steps to a tile of sums; the weights of two steps are `step` apart. W is S::Weight or int8_t.
+template <typename S, typename W, int ROWS, int VECTORS>
+inline void add_products(FloatV (&sum)[ROWS][VECTORS], const typename S::Input* x, int64_t x_stride, const W* weights,
+                         int64_t step, int64_t steps) {
   for (int64_t p = 0; p < steps; ++p) {
-    decltype(S::weight(panel)) w[VECTORS];
-    for (int j = 0; j < VECTORS; ++j) w[j] = S::weight(panel + (p * VECTORS + j) * kWidth * S::kInner);
+    decltype(S::weight(weights)) w[VECTORS];
+    for (int j = 0; j < VECTORS; ++j) w[j] = S::weight(weights + p * step + j * kWidth * S::kInner);
     for (int i = 0; i < ROWS; ++i) {
-      const auto in = S::input(x + i * t.x_stride + p * S::kInner);
+      const auto in = S::input(x + i * x_stride + p * S::kInner);
       for (int j = 0; j < VECTORS; ++j) sum[i][j] = S::multiply(sum[i][j], in, w[j]);
     }
   }
+}
+
+template <typename S>
+inline const typename S::Input* input_row(const LinearTask& t, int64_t row) {
+  return static_cast<const typename S::Input*>(t.x) + row * t.x_stride;
+}
+
+// Whole products of some rows with some columns of a panel.
+template <typename S, typename W, int ROWS, int VECTORS>
+void tile(const LinearTask& t, const W* weights, int64_t step, int64_t row, int64_t column) {
+  FloatV sum[ROWS][VECTORS] = {};
+  add_products<S, W>(sum, input_row<S>(t, row), t.x_stride, weights, step, (t.k + S::kInner - 1) / S::kInner);
   for (int i = 0; i < ROWS; ++i) {
     for (int j = 0; j < VECTORS; ++j) finish<typename S::E>(t, row + i, column + j * kWidth, sum[i][j]);
   }
@@ -121,19 +140,21 @@ void tile(const LinearTask& t, const typename S::Weight* panel, int64_t row, int
 
 template <typename S, int VECTORS>
 void panel_rows(const LinearTask& t, const typename S::Weight* panel, int64_t column) {
+  typedef typename S::Weight W;
+  constexpr int64_t step = VECTORS * kWidth * S::kInner;
   int64_t row = 0;
-  for (; row + kRows <= t.m; row += kRows) tile<S, kRows, VECTORS>(t, panel, row, column);
+  for (; row + kRows <= t.m; row += kRows) tile<S, W, kRows, VECTORS>(t, panel, step, row, column);
   if constexpr (kRows > 2) {
     switch (t.m - row) {
-      case 5: return tile<S, 5, VECTORS>(t, panel, row, column);
-      case 4: return tile<S, 4, VECTORS>(t, panel, row, column);
-      case 3: return tile<S, 3, VECTORS>(t, panel, row, column);
-      case 2: return tile<S, 2, VECTORS>(t, panel, row, column);
-      case 1: return tile<S, 1, VECTORS>(t, panel, row, column);
+      case 5: return tile<S, W, 5, VECTORS>(t, panel, step, row, column);
+      case 4: return tile<S, W, 4, VECTORS>(t, panel, step, row, column);
+      case 3: return tile<S, W, 3, VECTORS>(t, panel, step, row, column);
+      case 2: return tile<S, W, 2, VECTORS>(t, panel, step, row, column);
+      case 1: return tile<S, W, 1, VECTORS>(t, panel, step, row, column);
       default: return;
     }
   } else if (row < t.m) {
-    tile<S, 1, VECTORS>(t, panel, row, column);
+    tile<S, W, 1, VECTORS>(t, panel, step, row, column);
   }
 }
 
@@ -163,18 +184,112 @@ void run(const LinearTask& t, int64_t first, int64_t last) {
   }
 }
 
+// ---- int8 weights ----
+
+// Columns of a panel that are worked on at a time, and rows: as many sums as registers hold beside what is multiplied.
+constexpr int kPartVectors = kWidth == 16 ? 4 : kLanes / kWidth;
 template <typename S>
-void pack(const LinearPackTask& t, int64_t first, int64_t last) {
-  const auto* from = static_cast<const typename S::Weight*>(t.weights);
+constexpr int kPartRows = kWidth == 16 ? 6 : kWidth == 8 ? (S::kInner == 1 ? 6 : 4) : 2;
+// Inner dimension and rows of a part: the widened weights stay in the first-level cache, the sums in the second.
+constexpr int64_t kPartInner = 128 * 4 / kPartVectors;
+constexpr int64_t kPartSums = 192;
+static_assert(kPartInner * kPartVectors * kWidth + kPartSums * kPartVectors * kWidth <= kLinearScratch);
+
+// The products of up to ROWS rows with VECTORS vectors of columns.
+template <typename S, int ROWS, int VECTORS>
+void few_rows(const LinearTask& t, const int8_t* weights, int64_t step, int64_t column) {
+  if (t.m == ROWS) return tile<S, int8_t, ROWS, VECTORS>(t, weights, step, 0, column);
+  if constexpr (ROWS > 1) few_rows<S, ROWS - 1, VECTORS>(t, weights, step, column);
+}
+
+// A part of the inner dimension of up to ROWS rows. Sums go on from where they were left in `sums`, [ROWS][VECTORS * kWidth].
+template <typename S, int ROWS, int VECTORS>
+void part_rows(const LinearTask& t, const typename S::Weight* widened, float* sums, int64_t rows, int64_t row,
+               int64_t column, int64_t begin, int64_t end) {
+  if (rows < ROWS) {
+    if constexpr (ROWS > 1) part_rows<S, ROWS - 1, VECTORS>(t, widened, sums, rows, row, column, begin, end);
+    return;
+  }
+  FloatV sum[ROWS][VECTORS];
+  for (int i = 0; i < ROWS; ++i) {
+    for (int j = 0; j < VECTORS; ++j) sum[i][j] = begin == 0 ? FloatV{} : load(sums + (i * VECTORS + j) * kWidth);
+  }
+  add_products<S, typename S::Weight>(sum, input_row<S>(t, row) + begin, t.x_stride, widened,
+                                      VECTORS * kWidth * S::kInner, (end - begin + S::kInner - 1) / S::kInner);
+  for (int i = 0; i < ROWS; ++i) {
+    for (int j = 0; j < VECTORS; ++j) {
+      if (end == t.k) {
+        finish<typename S::E>(t, row + i, column + j * kWidth, sum[i][j]);
+      } else {
+        store(sums + (i * VECTORS + j) * kWidth, sum[i][j]);
+      }
+    }
+  }
+}
+
+template <typename S, int VECTORS>
+void many_rows(const LinearTask& t, const int8_t* weights, int64_t step, int64_t column, float* scratch) {
+  constexpr int ROWS = kPartRows<S>;
+  float* const sums = scratch + kPartInner * VECTORS * kWidth;
+  auto* const widened = reinterpret_cast<typename S::Weight*>(scratch);
+  for (int64_t first = 0; first < t.m; first += kPartSums) {
+    const int64_t last = first + kPartSums < t.m ? first + kPartSums : t.m;
+    for (int64_t begin = 0; begin < t.k; begin += kPartInner) {
+      const int64_t end = begin + kPartInner < t.k ? begin + kPartInner : t.k;
+      for (int64_t k = begin; k < end; k += S::kInner) {
+        for (int j = 0; j < VECTORS; ++j) {
+          S::widen(weights + k / S::kInner * step + j * kWidth * S::kInner,
+                   widened + ((k - begin) * VECTORS + j * S::kInner) * kWidth);
+        }
+      }
+      for (int64_t row = first; row < last; row += ROWS) {
+        part_rows<S, ROWS, VECTORS>(t, widened, sums + (row - first) * VECTORS * kWidth, last - row, row, column, begin,
+                                    end);
+      }
+    }
+  }
+}
+
+template <typename S, int VECTORS>
+void part_columns(const LinearTask& t, const int8_t* weights, int64_t step, int64_t column, float* scratch) {
+  if (t.m <= kPartRows<S>) return few_rows<S, kPartRows<S>, VECTORS>(t, weights, step, column);
+  many_rows<S, VECTORS>(t, weights, step, column, scratch);
+}
+
+template <typename S>
+void run_int8(const LinearTask& t, int64_t first, int64_t last, float* scratch) {
   const int64_t inner = round_up(t.k, S::kInner);
   for (int64_t p = first; p < last; ++p) {
-    auto* to = static_cast<typename S::Weight*>(t.out) + p * kLinearPanel * inner;
+    const auto* panel = static_cast<const int8_t*>(t.weights) + p * kLinearPanel * inner;
+    const int64_t column = p * kLinearPanel;
+    const int64_t width = panel_width(t.n, p);
+    const int64_t step = width * S::kInner;
+    // One row alone leaves registers for a whole panel: its weights are read once and in order.
+    if (t.m == 1 && width == kLinearPanel) {
+      tile<S, int8_t, 1, kVectors>(t, panel, step, 0, column);
+      continue;
+    }
+    int64_t at = 0;
+    for (; at + kPartVectors * kWidth <= width; at += kPartVectors * kWidth)
+      part_columns<S, kPartVectors>(t, panel + at * S::kInner, step, column + at, scratch);
+    for (; at < width; at += kLanes)
+      part_columns<S, kLanes / kWidth>(t, panel + at * S::kInner, step, column + at, scratch);
+  }
+}
+
+// W is S::Weight or int8_t.
+template <typename S, typename W>
+void pack(const LinearPackTask& t, int64_t first, int64_t last) {
+  const auto* from = static_cast<const W*>(t.weights);
+  const int64_t inner = round_up(t.k, S::kInner);
+  for (int64_t p = first; p < last; ++p) {
+    auto* to = static_cast<W*>(t.out) + p * kLinearPanel * inner;
     const int64_t width = panel_width(t.n, p);
     for (int64_t k = 0; k < inner; k += S::kInner) {
       for (int64_t j = 0; j < width; ++j) {
         const int64_t n = p * kLinearPanel + j;
         for (int64_t i = 0; i < S::kInner; ++i) {
-          *to++ = n < t.n && k + i < t.k ? from[n * t.n_stride + (k + i) * t.k_stride] : typename S::Weight{};
+          *to++ = n < t.n && k + i < t.k ? from[n * t.n_stride + (k + i) * t.k_stride] : W{};
         }
       }
     }
@@ -183,20 +298,49 @@ void pack(const LinearPackTask& t, int64_t first, int64_t last) {
 
 }  // namespace
 
-void linear(const LinearTask& task, int64_t first_panel, int64_t last_panel) {
-  if (task.element == Element::kFloat32) {
-    run<Step32>(task, first_panel, last_panel);
-  } else {
-    run<Step16>(task, first_panel, last_panel);
+void linear(const LinearTask& task, int64_t first_panel, int64_t last_panel, float* scratch) {
+  const bool single = task.element == Element::kFloat32;
+  if (task.scales != nullptr) {
+    return single ? run_int8<Step32>(task, first_panel, last_panel, scratch)
+                  : run_int8<Step16>(task, first_panel, last_panel, scratch);
   }
+  return single ? run<Step32>(task, first_panel, last_panel) : run<Step16>(task, first_panel, last_panel);
 }
 
 void pack_linear(const LinearPackTask& task, int64_t first_panel, int64_t last_panel) {
-  if (task.element == Element::kFloat32) {
-    pack<Step32>(task, first_panel, last_panel);
-  } else {
-    pack<Step16>(task, first_panel, last_panel);
+  const bool single = task.element == Element::kFloat32;
+  if (task.int8) {
+    return single ? pack<Step32, int8_t>(task, first_panel, last_panel)
+                  : pack<Step16, int8_t>(task, first_panel, last_panel);
   }
+  return single ? pack<Step32, float>(task, first_panel, last_panel)
+                : pack<Step16, uint16_t>(task, first_panel, last_panel);
+}
+
+float quantize(const float* weights, int64_t count, int8_t* out) {
+  FloatV largest = {};
+  IntV finite = largest == largest;
+  const auto look = [&](FloatV v) {
+    largest = max_of(largest, abs_of(v));
+    finite &= v - v == FloatV{};  // neither NaN nor infinite
+  };
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) look(load(weights + i));
+  float rest[kWidth] = {};
+  for (int64_t j = i; j < count; ++j) rest[j - i] = weights[j];
+  look(load(rest));
+  int all = -1;
+  for (int j = 0; j < kWidth; ++j) all &= finite[j];
+  const float range = largest_of(largest);
+  const bool usable = all != 0 && range > 1e-30F;
+  const float inverse = usable ? 127.0F / range : 0.0F;
+  const float magic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
+  for (i = 0; i < count; ++i) {
+    const float rounded = weights[i] * inverse + magic - magic;
+    out[i] = usable ? static_cast<int8_t>(static_cast<int32_t>(rounded)) : int8_t{0};
+  }
+  if (all == 0) return __builtin_nanf("");
+  return usable ? range / 127.0F : 0.0F;
 }
 
 }  // namespace neox::kernels::NEOX_KERNEL_NAMESPACE

@@ -14,6 +14,7 @@ const KernelTable table = {
     attention_backward,
     linear,
     pack_linear,
+    quantize,
     activation,
     rotary,
     cross_entropy,

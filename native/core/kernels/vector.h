@@ -26,6 +26,9 @@ typedef float FloatV __attribute__((vector_size(kWidth * 4)));
 typedef int32_t IntV __attribute__((vector_size(kWidth * 4)));
 typedef uint32_t UIntV __attribute__((vector_size(kWidth * 4)));
 typedef uint16_t ShortV __attribute__((vector_size(kWidth * 2)));
+typedef int8_t ByteV __attribute__((vector_size(kWidth)));
+typedef int8_t BytePairV __attribute__((vector_size(kWidth * 2)));
+typedef int16_t ShortPairV __attribute__((vector_size(kWidth * 4)));
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -37,6 +40,13 @@ inline FloatV load(const float* p) {
   return v;
 }
 inline void store(float* p, FloatV v) { __builtin_memcpy(p, &v, sizeof(v)); }
+
+// kWidth int8 as floats.
+inline FloatV load(const int8_t* p) {
+  ByteV v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return __builtin_convertvector(__builtin_convertvector(v, IntV), FloatV);
+}
 
 inline FloatV max_of(FloatV a, FloatV b) { return a > b ? a : b; }
 
@@ -138,6 +148,21 @@ inline FloatV exp_of(FloatV x) {
   const IntV exponent = (__builtin_convertvector(n, IntV) + 127) << 23;
   const FloatV result = p * (FloatV)exponent;
   return (FloatV)((IntV)result & keep);
+}
+
+// Two floats for each lane, and their form in memory: pairs of bfloat16, the first in the lower half.
+struct PairV {
+  FloatV first, second;
+};
+inline PairV split_pairs(UIntV pairs) { return {(FloatV)(pairs << 16), (FloatV)(pairs & 0xFFFF0000U)}; }
+// Cuts off what a bfloat16 does not hold: exact for integers up to 256.
+inline UIntV join_pairs(const PairV& v) { return ((UIntV)v.first >> 16) | ((UIntV)v.second & 0xFFFF0000U); }
+// kWidth pairs of int8.
+inline PairV load_pairs(const int8_t* p) {
+  BytePairV bytes;
+  __builtin_memcpy(&bytes, p, sizeof(bytes));
+  const IntV shorts = (IntV)__builtin_convertvector(bytes, ShortPairV);
+  return {__builtin_convertvector(shorts << 16 >> 16, FloatV), __builtin_convertvector(shorts >> 16, FloatV)};
 }
 
 // ---- elements: how a storage type becomes float32 and back ----

@@ -31,7 +31,8 @@ GPTNeoX::GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSou
     progress(static_cast<double>(i + 1) / steps);
   }
   cancel.check();
-  embedding_ = weights->get("gpt_neox.embed_in.weight");
+  // A row a token is all that is read of it: mapped from its file it costs little memory and loses nothing, in whatever dtype it is.
+  embedding_ = options.int8 ? weights->stored("gpt_neox.embed_in.weight") : weights->get("gpt_neox.embed_in.weight");
   final_norm_ = norm("gpt_neox.final_layer_norm");
   output_ = std::make_unique<FrozenLinear>(weights, "embed_out.weight", "", options.pack());
   attention_ = std::make_unique<Attention>(config, Rotary(config, options.device), options.use_kernels());
@@ -54,6 +55,10 @@ int64_t GPTNeoX::backward_bytes() const {
              b.four_h_to_h.backward_bytes();
   }
   return bytes;
+}
+
+at::Tensor GPTNeoX::embed(const at::Tensor& ids) const {
+  return at::embedding(embedding_, ids).to(options_.dtype);
 }
 
 at::Tensor GPTNeoX::norm(const at::Tensor& x, const LayerNorm& ln) const {
@@ -93,7 +98,7 @@ at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, const
   for (const Row& row : rows) {
     if (row.cache != nullptr) row.cache->claim(config_, row.tokens, tensor_options());
   }
-  at::Tensor x = at::embedding(embedding_, ids);  // [M, H]
+  at::Tensor x = embed(ids);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     cancel.check();
     if (layer != nullptr && layer->layer == i) layer->states = x;

@@ -19,7 +19,8 @@
 namespace neox {
 
 struct ModelOptions {
-  at::ScalarType dtype = at::kFloat;
+  at::ScalarType dtype = at::kFloat;  // of activations, caches and prefixes
+  bool int8 = false;                  // the matrices are int8: only with the native backend, and packed
   at::Device device = at::kCPU;
   Backend backend = Backend::kAten;
   // Which products run on packed copies of the weights (not with aten). Each copy costs the memory of the weights.
@@ -28,7 +29,9 @@ struct ModelOptions {
 
   bool use_kernels() const { return backend != Backend::kAten && device.is_cpu(); }
 
-  LinearPacking pack() const { return {backend, use_kernels() && pack_forward, use_kernels() && pack_backward}; }
+  LinearPacking pack() const { 
+    return {backend, use_kernels() && pack_forward, use_kernels() && pack_backward, int8, dtype};
+  }
 };
 
 // Where targets are; parallel to the M packed tokens.
@@ -106,6 +109,7 @@ class GPTNeoX {
     at::Tensor up;  // [M, I] before the activation
   };
 
+  at::Tensor embed(const at::Tensor& ids) const;  // [M] -> [M, H]
   void check_positions(const std::vector<Row>& rows) const;
   at::Tensor norm(const at::Tensor& x, const LayerNorm& ln) const;
   at::Tensor mlp(const Block& block, const at::Tensor& x, const at::Tensor& residual) const;
@@ -121,7 +125,7 @@ class GPTNeoX {
 
   NeoXConfig config_;
   ModelOptions options_;
-  at::Tensor embedding_;  // [V, H]
+  at::Tensor embedding_;  // [V, H]; beside int8 matrices as it is stored
   std::vector<Block> blocks_;
   LayerNorm final_norm_;
   std::unique_ptr<FrozenLinear> output_;

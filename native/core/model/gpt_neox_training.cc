@@ -4,7 +4,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/argmax.h>
-#include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/log_softmax.h>
@@ -187,7 +186,7 @@ GPTNeoX::LossAndGradient GPTNeoX::loss_and_gradient(const at::Tensor& ids, const
   check_positions(rows);
   const TensorPool::Scope scope(pool_);
   std::vector<Saved> saved(blocks_.size());
-  at::Tensor x = at::embedding(embedding_, ids);  // [M, H]
+  at::Tensor x = embed(ids);
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     cancel.check();
     const auto i = static_cast<size_t>(layer);

@@ -6,6 +6,7 @@
 
 #include <utility>
 
+#include "core/model/int8_weights.h"
 #include "core/model/packed_weights.h"
 
 namespace neox {
@@ -15,6 +16,14 @@ FrozenLinear::FrozenLinear(std::shared_ptr<const WeightSource> source, std::stri
     : source_(std::move(source)), weight_name_(std::move(weight)), packing_(packing) {
   // A copy, so that the few bytes of a bias do not keep a page of a file in memory each.
   if (!bias.empty()) bias_ = source_->get(bias).clone();
+  if (packing_.int8) {
+    const at::Tensor stored = source_->stored(weight_name_);
+    int8_ = std::make_shared<Int8Weights>(stored, packing_.activations);
+    packed_ = int8_;
+    weight_bytes_ = int8_->bytes();
+    source_->release(stored);
+    return;
+  }
   const at::Tensor loaded = source_->get(weight_name_);
   weight_bytes_ = static_cast<int64_t>(loaded.nbytes());
   if (!packing_.forward) {
@@ -41,14 +50,18 @@ at::Tensor FrozenLinear::forward_add(const at::Tensor& x, const at::Tensor& resi
 }
 
 at::Tensor FrozenLinear::backward(const at::Tensor& dy) const {
-  if (!packed_backward_) return at::matmul(dy, weight_);
+  if (!packed_backward_) return int8_ ? int8_->multiply_transposed(dy) : at::matmul(dy, weight_);
   return packed_backward_->multiply(dy, std::nullopt, Epilogue::kNothing, nullptr);
 }
 
 void FrozenLinear::prepare_backward() {
   if (packed_backward_) return;
   if (!packing_.backward) {
-    if (!weight_.defined()) weight_ = source_->get(weight_name_);
+    if (!int8_ && !weight_.defined()) weight_ = source_->get(weight_name_);
+    return;
+  }
+  if (int8_) {
+    packed_backward_ = int8_->transposed();
     return;
   }
   const at::Tensor loaded = source_->get(weight_name_);
@@ -62,7 +75,7 @@ int64_t FrozenLinear::memory_bytes() const {
 }
 
 int64_t FrozenLinear::backward_bytes() const {
-  const bool ready = packing_.backward ? packed_backward_ != nullptr : weight_.defined();
+  const bool ready = packing_.backward ? packed_backward_ != nullptr : int8_ != nullptr || weight_.defined();
   return ready ? 0 : weight_bytes_;
 }
 

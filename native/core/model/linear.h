@@ -31,10 +31,14 @@ struct LinearPacking {
   Backend backend = Backend::kAten;
   bool forward = false;
   bool backward = false;
+  // Of int8 with a scale for each output: only with `native` and `forward`. Activations are of the dtype `activations`.
+  bool int8 = false;
+  at::ScalarType activations = at::kFloat;
 };
 
 // Weights of one product in a backend's layout.
 class PackedWeights;
+class Int8Weights;
 
 class FrozenLinear {
  public:
@@ -59,6 +63,7 @@ class FrozenLinear {
   std::optional<at::Tensor> bias_;
   at::Tensor weight_;                            // as it is, [out, in]; undefined where only packed copies are used
   std::shared_ptr<const PackedWeights> packed_;  // for x W^T; null: not packed
+  std::shared_ptr<const Int8Weights> int8_;      // the same, where it is of int8
   std::shared_ptr<const PackedWeights> packed_backward_;  // for dy W
   int64_t weight_bytes_ = 0;
 };

@@ -10,6 +10,8 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
+#include <vector>
+
 #include "core/error.h"
 #include "core/kernels/element.h"
 #include "core/kernels/kernels.h"
@@ -107,18 +109,6 @@ bool onednn_runs(at::ScalarType dtype) {
 
 // ---- kernels of our own ----
 
-// Weights are read from end to end for every token: with pages of 2 MB that takes far fewer look-ups of addresses, and the first touch
-// of each page costs 512 times less often. Only asked for, and only where the system leaves the choice to programs.
-void prefer_huge_pages(const at::Tensor& tensor) {
-#if defined(__linux__)
-  constexpr uintptr_t kHuge = uintptr_t{2} << 20;
-  const auto begin = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
-  const uintptr_t first = (begin + kHuge - 1) / kHuge * kHuge;
-  const uintptr_t last = (begin + tensor.nbytes()) / kHuge * kHuge;
-  if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
-}
-
 class NativeWeights final : public PackedWeights {
  public:
   explicit NativeWeights(const at::Tensor& weight) : out_(weight.size(0)), in_(weight.size(1)) {
@@ -133,29 +123,7 @@ class NativeWeights final : public PackedWeights {
 
   at::Tensor multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
                       const at::Tensor* residual) const override {
-    at::Tensor rows = x.contiguous();
-    if (in_ % 2 != 0) {  // bfloat16 goes by pairs: a zero behind each row
-      rows = at::zeros({x.size(0), in_ + 1}, x.options());
-      rows.narrow(1, 0, in_).copy_(x);
-    }
-    at::Tensor out = at::empty({x.size(0), out_}, x.options());
-    kernels::LinearTask task;
-    task.element = kernels::element_of(x.scalar_type());
-    task.after = epilogue == Epilogue::kGelu       ? kernels::After::kGelu
-                 : epilogue == Epilogue::kGeluTanh ? kernels::After::kGeluTanh
-                                                   : kernels::After::kNothing;
-    task.m = x.size(0);
-    task.n = out_;
-    task.k = in_;
-    task.x = rows.const_data_ptr();
-    task.x_stride = rows.size(1);
-    task.weights = packed_.const_data_ptr();
-    task.bias = bias ? bias->const_data_ptr() : nullptr;
-    task.residual = residual == nullptr ? nullptr : residual->const_data_ptr();
-    task.out = out.mutable_data_ptr();
-    at::parallel_for(0, kernels::linear_panels(out_), 1,
-                     [&](int64_t begin, int64_t end) { kernels::kernels().linear(task, begin, end); });
-    return out;
+    return NativeProduct{packed_, at::Tensor(), out_, in_}.multiply(x, bias, epilogue, residual);
   }
 
  private:
@@ -164,6 +132,47 @@ class NativeWeights final : public PackedWeights {
 };
 
 }  // namespace
+
+at::Tensor NativeProduct::multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
+                                   const at::Tensor* residual) const {
+  at::Tensor rows = x.contiguous();
+  if (in % 2 != 0) {  // bfloat16 goes by pairs: a zero behind each row
+    rows = at::zeros({x.size(0), in + 1}, x.options());
+    rows.narrow(1, 0, in).copy_(x);
+  }
+  at::Tensor result = at::empty({x.size(0), out}, x.options());
+  kernels::LinearTask task;
+  task.element = kernels::element_of(x.scalar_type());
+  task.after = epilogue == Epilogue::kGelu       ? kernels::After::kGelu
+               : epilogue == Epilogue::kGeluTanh ? kernels::After::kGeluTanh
+                                                 : kernels::After::kNothing;
+  task.m = x.size(0);
+  task.n = out;
+  task.k = in;
+  task.x = rows.const_data_ptr();
+  task.x_stride = rows.size(1);
+  task.weights = packed.const_data_ptr();
+  task.bias = bias ? bias->const_data_ptr() : nullptr;
+  task.residual = residual == nullptr ? nullptr : residual->const_data_ptr();
+  task.out = result.mutable_data_ptr();
+  task.scales = scales.defined() ? scales.const_data_ptr<float>() : nullptr;
+  at::parallel_for(0, kernels::linear_panels(out), 1, [&](int64_t begin, int64_t end) {
+    static thread_local std::vector<float> scratch;
+    if (task.scales != nullptr) scratch.resize(kernels::kLinearScratch);
+    kernels::kernels().linear(task, begin, end, scratch.data());
+  });
+  return result;
+}
+
+void prefer_huge_pages(const at::Tensor& tensor) {
+#if defined(__linux__)
+  constexpr uintptr_t kHuge = uintptr_t{2} << 20;
+  const auto begin = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+  const uintptr_t first = (begin + kHuge - 1) / kHuge * kHuge;
+  const uintptr_t last = (begin + tensor.nbytes()) / kHuge * kHuge;
+  if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
 
 std::shared_ptr<const PackedWeights> pack_weights(Backend backend, const at::Tensor& weight) {
   switch (backend) {
