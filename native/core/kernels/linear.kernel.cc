@@ -114,6 +114,12 @@ template <typename S, typename W, int ROWS, int VECTORS>
 inline void add_products(FloatV (&sum)[ROWS][VECTORS], const typename S::Input* x, int64_t x_stride, const W* weights,
                          int64_t step, int64_t steps) {
   for (int64_t p = 0; p < steps; ++p) {
+    if constexpr (ROWS == 1) {  // each weight is used once: it needs no register to stay in
+      const auto in = S::input(x + p * S::kInner);
+      for (int j = 0; j < VECTORS; ++j)
+        sum[0][j] = S::multiply(sum[0][j], in, S::weight(weights + p * step + j * kWidth * S::kInner));
+      continue;
+    }
     decltype(S::weight(weights)) w[VECTORS];
     for (int j = 0; j < VECTORS; ++j) w[j] = S::weight(weights + p * step + j * kWidth * S::kInner);
     for (int i = 0; i < ROWS; ++i) {
