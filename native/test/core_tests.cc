@@ -310,6 +310,7 @@ void test_mapped_tensors(const std::string& path) {
 int main(int, char** argv) {
   test_matmul();
   test_linear();
+  test_int8();
   test_activations();
   test_cross_entropy();
   test_worker_thread();

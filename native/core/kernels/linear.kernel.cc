@@ -195,7 +195,9 @@ void run(const LinearTask& t, int64_t first, int64_t last) {
 // Columns of a panel that are worked on at a time, and rows: as many sums as registers hold beside what is multiplied.
 constexpr int kPartVectors = kWidth == 16 ? 4 : kLanes / kWidth;
 template <typename S>
-constexpr int kPartRows = kWidth == 16 ? 6 : kWidth == 8 ? (S::kInner == 1 ? 6 : 4) : 2;
+constexpr int kPartRows = kWidth == 16  ? 6
+                          : kWidth == 8 ? (S::kInner == 1 ? 6 : 4)
+                                        : 2;
 // Inner dimension and rows of a part: the widened weights stay in the first-level cache, the sums in the second.
 constexpr int64_t kPartInner = 128 * 4 / kPartVectors;
 constexpr int64_t kPartSums = 192;

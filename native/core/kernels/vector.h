@@ -176,7 +176,7 @@ inline PairV load_pairs(const int8_t* p) {
 #else
   BytePairV bytes;
   __builtin_memcpy(&bytes, p, sizeof(bytes));
-  const IntV shorts = (IntV)__builtin_convertvector(bytes, ShortPairV);
+  const IntV shorts = (IntV) __builtin_convertvector(bytes, ShortPairV);
 #endif
   return {__builtin_convertvector(shorts << 16 >> 16, FloatV), __builtin_convertvector(shorts >> 16, FloatV)};
 }

@@ -57,9 +57,7 @@ int64_t GPTNeoX::backward_bytes() const {
   return bytes;
 }
 
-at::Tensor GPTNeoX::embed(const at::Tensor& ids) const {
-  return at::embedding(embedding_, ids).to(options_.dtype);
-}
+at::Tensor GPTNeoX::embed(const at::Tensor& ids) const { return at::embedding(embedding_, ids).to(options_.dtype); }
 
 at::Tensor GPTNeoX::norm(const at::Tensor& x, const LayerNorm& ln) const {
   return at::layer_norm(x, {config_.hidden_size}, ln.weight, ln.bias, config_.layer_norm_eps);

@@ -29,7 +29,7 @@ struct ModelOptions {
 
   bool use_kernels() const { return backend != Backend::kAten && device.is_cpu(); }
 
-  LinearPacking pack() const { 
+  LinearPacking pack() const {
     return {backend, use_kernels() && pack_forward, use_kernels() && pack_backward, int8, dtype};
   }
 };

@@ -92,8 +92,7 @@ void Int8Weights::unpack(int64_t first_panel, int64_t last_panel, int8_t* out) c
       const int8_t* const panel = from + p * kernels::linear_packed_size(element, kLinearPanel, in_);
       int8_t* const rows = out + (p - first_panel) * kLinearPanel * in_;
       for (int64_t n = 0; n < count; ++n) {
-        for (int64_t k = 0; k < in_; ++k)
-          rows[n * in_ + k] = panel[(k / step * width + n) * step + k % step];
+        for (int64_t k = 0; k < in_; ++k) rows[n * in_ + k] = panel[(k / step * width + n) * step + k % step];
       }
     }
   });
@@ -104,8 +103,8 @@ std::shared_ptr<const PackedWeights> Int8Weights::transposed() const {
   const at::Tensor rows = at::empty({out_, in_}, at::kChar);
   unpack(0, panels, rows.mutable_data_ptr<int8_t>());
   at::Tensor packed = empty_packed(dtype_, in_, out_);
-  const kernels::LinearPackTask task = {
-      kernels::element_of(dtype_), in_, out_, rows.const_data_ptr(), 1, in_, packed.mutable_data_ptr(), true};
+  const kernels::LinearPackTask task = {kernels::element_of(dtype_), in_, out_, rows.const_data_ptr(), 1, in_,
+                                        packed.mutable_data_ptr(),   true};
   at::parallel_for(0, kernels::linear_panels(in_), 1,
                    [&](int64_t begin, int64_t end) { kernels::kernels().pack_linear(task, begin, end); });
   return std::make_shared<Int8Transposed>(std::move(packed), scales_, in_);
