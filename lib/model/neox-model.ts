@@ -224,7 +224,8 @@ export class NeoXModel {
   /** What was loaded, and how it is held now: `weightBytes` grows when training makes its packed copy. */
   info(): ModelInfo {
     const { directory, format, fingerprint, warnings } = this.checkpoint;
-    const { dtype, computeDtype, device, backend, weightBytes } = this.handle === undefined ? this.details : native().modelInfo(this.handle);
+    const { dtype, computeDtype, device, backend, weightBytes } =
+      this.handle === undefined ? this.details : native().modelInfo(this.handle);
     const names = this.config.tieWordEmbeddings
       ? [...this.checkpoint.tensors.keys()].filter((name) => name !== 'embed_out.weight')
       : [...this.checkpoint.tensors.keys()];
@@ -424,9 +425,13 @@ function checkInt8(device: string, backend: string, pack: string): void {
           ? "with pack: 'none'"
           : undefined;
   if (refused === undefined) return;
-  throw new NeoXPrefixError('NEOX_UNSUPPORTED', `A model in int8 does not run ${refused}: only on the CPU, packed, with the native backend`, {
-    hint: "leave out device, backend and pack, or use dtype: 'bfloat16'",
-  });
+  throw new NeoXPrefixError(
+    'NEOX_UNSUPPORTED',
+    `A model in int8 does not run ${refused}: only on the CPU, packed, with the native backend`,
+    {
+      hint: "leave out device, backend and pack, or use dtype: 'bfloat16'",
+    },
+  );
 }
 
 function autoDType(checkpoint: Checkpoint, device: string): ComputeDType {

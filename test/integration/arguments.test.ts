@@ -48,8 +48,8 @@ const LOAD: Refusal[] = [
   },
   {
     name: 'an unknown dtype',
-    act: () => loadWith(wrong({ dtype: 'int8' })),
-    text: "Expected one of 'auto', 'float32', 'bfloat16', 'float16' for dtype but received 'int8' of type string",
+    act: () => loadWith(wrong({ dtype: 'int4' })),
+    text: "Expected one of 'auto', 'float32', 'bfloat16', 'float16', 'int8' for dtype but received 'int4' of type string",
   },
   {
     name: 'an unknown device',

@@ -15,7 +15,9 @@ const outputs: Output[] = [];
 /** From the widest down: a processor that has one has those behind it. */
 const SETS = ['avx512_bf16', 'avx512', 'avx2', 'portable'];
 const available = SETS.slice(SETS.indexOf(native().systemInfo().kernels));
-const CASES = (['float32', 'bfloat16'] as const).flatMap((dtype) => packedBackendsFor(dtype).map((backend) => ({ dtype, backend })));
+const CASES = (['float32', 'bfloat16', 'int8'] as const).flatMap((dtype) =>
+  packedBackendsFor(dtype).map((backend) => ({ dtype, backend })),
+);
 
 beforeAll(async () => {
   await writeRandomModel(folder.path, { hidden_size: 57, num_attention_heads: 3, use_parallel_residual: true, hidden_act: 'quick_gelu' });

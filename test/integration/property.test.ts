@@ -20,7 +20,9 @@ import {
 import { TOLERANCES } from '../tolerances';
 
 const folder = temporaryFolder();
-const PACKED = (['float32', 'bfloat16'] as const).flatMap((dtype) => packedBackendsFor(dtype).map((backend) => ({ backend, dtype })));
+const PACKED = (['float32', 'bfloat16', 'int8'] as const).flatMap((dtype) =>
+  packedBackendsFor(dtype).map((backend) => ({ backend, dtype })),
+);
 
 const EVERY = (['float32', 'bfloat16', 'float16'] as const).flatMap((dtype) => backendsFor(dtype).map((backend) => ({ backend, dtype })));
 

@@ -26,7 +26,7 @@ const SHAPES = [
   },
 ];
 const CASES = SHAPES.flatMap((shape) =>
-  (['float32', 'bfloat16'] as const).flatMap((dtype) =>
+  (['float32', 'bfloat16', 'int8'] as const).flatMap((dtype) =>
     // bfloat16 without instructions for it is slow in libtorch's own products; once is enough.
     backendsFor(dtype)
       .filter((backend) => backend !== 'aten' || dtype === 'float32' || shape.rows < 5)

@@ -43,7 +43,7 @@ export async function model(path: string): Promise<void> {
   await using loaded = await NeoXModel.load(path, { device: 'cpu', dtype: 'bfloat16', threads: 2 });
   expectType<NeoXModel>()(loaded, true);
   // @ts-expect-error an unknown dtype
-  await NeoXModel.load(path, { dtype: 'int8' });
+  await NeoXModel.load(path, { dtype: 'int4' });
   // @ts-expect-error a misspelled option
   await NeoXModel.load(path, { treads: 2 });
   // @ts-expect-error only load() makes models

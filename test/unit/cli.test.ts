@@ -94,7 +94,7 @@ describe('wrong usage ends with code 2 and says what is right', () => {
     ['an option that is needed', ['train', '--data', 'x', '--out', 'y'], '--pretrained-model-dir, --model <dir> is needed'],
     ['a number out of range', [...TRAIN, '--batch-size', '0'], "'0' is invalid. Expected a whole number of at least 1."],
     ['no number', [...TRAIN, '--max-lr', 'fast'], "'fast' is invalid. Expected a number of at least 0."],
-    ['an unknown choice', [...TRAIN, '--dtype', 'int8'], 'Allowed choices are auto, float32, bfloat16, float16.'],
+    ['an unknown choice', [...TRAIN, '--dtype', 'int4'], 'Allowed choices are auto, float32, bfloat16, float16, int8.'],
     [
       'options that exclude each other',
       [...TRAIN, '--checkpoint-path', 'x', '--init', 'zero'],

@@ -37,7 +37,7 @@ void (async () => {
   const { backends, kernels } = native().systemInfo();
   const results: Record<string, object> = {};
   for (const backend of ['native', 'onednn'] as const) {
-    for (const dtype of ['float32', 'bfloat16'] as const) {
+    for (const dtype of ['float32', 'bfloat16', 'int8'] as const) {
       if (backends[backend].includes(dtype)) results[`${backend}, ${dtype}`] = await compute(folder, { backend, dtype });
     }
   }
