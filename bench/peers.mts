@@ -40,7 +40,7 @@ export interface Roster {
 const INFERENCE: readonly Operation[] = ['load', 'check', 'prefill', 'decode'];
 const OWN: readonly Operation[] = [...INFERENCE, 'train', 'epoch', 'requests'];
 
-function neox(dtype: 'float32' | 'bfloat16', backend: 'auto' | 'aten'): Peer {
+function neox(dtype: 'float32' | 'bfloat16' | 'int8', backend: 'auto' | 'aten'): Peer {
   const isDefault = backend === 'auto';
   return {
     name: `neox-prefix ${dtype}${isDefault ? '' : `, ${backend}`}`,
@@ -48,10 +48,11 @@ function neox(dtype: 'float32' | 'bfloat16', backend: 'auto' | 'aten'): Peer {
     precision: dtype === 'float32' ? 'float32' : 'half',
     command: [...runTypeScript, join(here, 'peers', 'neox.mts'), dtype, backend],
     firstToken: (model, threads) => [process.execPath, join(here, 'first-token', 'neox.mjs'), model, dtype, backend, String(threads)],
-    operations: isDefault ? [...OWN, 'export', 'stream', 'lateness'] : OWN,
-    bytesPerWeight: dtype === 'float32' ? 4 : 2,
-    tolerance: dtype === 'float32' ? 1e-3 : 0.3,
-    large: dtype === 'bfloat16' && isDefault,
+    // What int8 is for is reading less for each token.
+    operations: dtype === 'int8' ? INFERENCE : isDefault ? [...OWN, 'export', 'stream', 'lateness'] : OWN,
+    bytesPerWeight: { float32: 4, bfloat16: 2, int8: 1 }[dtype],
+    tolerance: { float32: 1e-3, bfloat16: 0.3, int8: 0.5 }[dtype],
+    large: dtype !== 'float32' && isDefault,
   };
 }
 
@@ -94,7 +95,7 @@ function limitsPeer(name: string, command: readonly string[]): Peer {
 
 export function findPeers(options: Options): Roster {
   const roster: Roster = {
-    peers: [neox('float32', 'auto'), neox('float32', 'aten'), neox('bfloat16', 'auto'), neox('bfloat16', 'aten')],
+    peers: [neox('float32', 'auto'), neox('float32', 'aten'), neox('bfloat16', 'auto'), neox('bfloat16', 'aten'), neox('int8', 'auto')],
     limits: [],
     missing: [],
   };
