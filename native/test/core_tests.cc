@@ -126,7 +126,7 @@ void test_linear() {
           kernels::LinearTask task{
               element,           kernels::After::kNothing, m,         n, k, x_bytes.data(), stride, packed.data(),
               bias_bytes.data(), residual_bytes.data(),    out.data()};
-          table.linear(task, 0, kernels::linear_panels(n), nullptr);
+          table.linear(task, 0, kernels::linear_panels(n));
           double worst = 0;
           for (int64_t i = 0; i < m; ++i) {
             for (int64_t j = 0; j < n; ++j) {
@@ -155,7 +155,7 @@ void test_linear() {
             single.x = x_bytes.data() + i * stride * (bfloat16 ? 2 : 4);
             single.residual = residual_bytes.data() + static_cast<size_t>(i) * row_bytes;
             single.out = alone.data();
-            table.linear(single, 0, kernels::linear_panels(n), nullptr);
+            table.linear(single, 0, kernels::linear_panels(n));
             check(std::memcmp(alone.data(), out.data() + static_cast<size_t>(i) * row_bytes, row_bytes) == 0,
                   name + ": row " + std::to_string(i) + " depends on its neighbours");
           }

@@ -118,14 +118,13 @@ void test_products(kernels::Element element, double tolerance) {
       const int64_t panels = kernels::linear_panels(n);
       table->pack_linear({element, n, k, q.data(), k, 1, packed.data(), true}, 0, panels);
       std::vector<T> out(static_cast<size_t>(m * n));
-      std::vector<float> scratch(kernels::kLinearScratch);
       const kernels::LinearTask task{element,     kernels::After::kNothing,
                                      m,           n,
                                      k,           x.data(),
                                      stride,      packed.data(),
                                      bias.data(), residual.data(),
                                      out.data(),  scales.data()};
-      table->linear(task, 0, panels, scratch.data());
+      table->linear(task, 0, panels);
       const std::string name = std::string(table->name) + ": int8 product " + std::to_string(m) + "x" +
                                std::to_string(n) + "x" + std::to_string(k);
       if (portable.empty()) portable = out;
@@ -158,7 +157,7 @@ void test_products(kernels::Element element, double tolerance) {
         some.x = x.data() + first * stride;
         some.residual = residual.data() + first * n;
         some.out = parts.data() + first * n;
-        table->linear(some, 0, panels, scratch.data());
+        table->linear(some, 0, panels);
       };
       for (int64_t i = 0; i < m; ++i) part(i, 1);
       check(std::memcmp(parts.data(), out.data(), out.size() * sizeof(T)) == 0,

@@ -10,7 +10,7 @@ int64_t attention_forward_scratch(const AttentionTask& task);
 int64_t attention_backward_scratch(const AttentionTask& task);
 void attention_forward(const AttentionTask& task, float* scratch);
 void attention_backward(const AttentionTask& task, float* scratch);
-void linear(const LinearTask& task, int64_t first_panel, int64_t last_panel, float* scratch);
+void linear(const LinearTask& task, int64_t first_panel, int64_t last_panel);
 void pack_linear(const LinearPackTask& task, int64_t first_panel, int64_t last_panel);
 float quantize(const float* weights, int64_t count, int8_t* out);
 void activation(const ActivationTask& task);

@@ -68,8 +68,6 @@ struct LinearTask {
   void* out = nullptr;             // [m, n]
   const float* scales = nullptr;   // [n]: the weights are int8; null: they are of `element`
 };
-// Floats of scratch memory for a product with int8 weights.
-constexpr int64_t kLinearScratch = 20480;
 
 // Packs W: element [n, k] is at weights + n * n_stride + k * k_stride.
 struct LinearPackTask {
@@ -139,7 +137,7 @@ struct KernelTable {
   void (*attention_forward)(const AttentionTask&, float* scratch);
   void (*attention_backward)(const AttentionTask&, float* scratch);
   // The panels [first, last) of a product; panels are independent of each other.
-  void (*linear)(const LinearTask&, int64_t first_panel, int64_t last_panel, float* scratch /*null without int8*/);
+  void (*linear)(const LinearTask&, int64_t first_panel, int64_t last_panel);
   void (*pack_linear)(const LinearPackTask&, int64_t first_panel, int64_t last_panel);
   // The `count` weights of an output as int8 in [-127, 127]; returns their scale. NaN or infinity among them makes the scale NaN.
   float (*quantize)(const float* weights, int64_t count, int8_t* out);

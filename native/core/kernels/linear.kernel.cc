@@ -7,9 +7,8 @@
 // Every output is one chain of additions over the inner dimension in order, whatever the number of rows: a row's result does not depend
 // on the rows beside it, nor on how the work is shared among threads.
 //
-// int8 weights lie in the same order. They are widened on their way into a register for few rows, where reading them is what takes the time; for
-// more rows a part of the panel is widened into a small buffer once, and the sums wait in another one between the parts. An int8 is exact
-// as a float and as a bfloat16, so both ways add the same numbers in the same order. The scale of an output multiplies its sum.
+// int8 weights lie in the same order and are widened on their way into registers, exactly, to a float or a bfloat16. With a tile of rows to multiply
+// that costs next to nothing: a buffer of widened weights for many rows was a tenth slower (AVX2). The scale of an output multiplies its sum.
 #include "core/kernels/functions.h"
 #include "core/kernels/math.h"
 
@@ -36,7 +35,6 @@ struct Step32 {
   static inline FloatV input(const Input* x) { return splat(*x); }
   static inline FloatV weight(const Weight* w) { return load(w); }
   static inline FloatV weight(const int8_t* w) { return load(w); }
-  static inline void widen(const int8_t* from, Weight* to) { store(to, load(from)); }
   static inline FloatV multiply(FloatV sum, FloatV x, FloatV w) { return sum + x * w; }
 };
 
@@ -45,10 +43,6 @@ struct Step16 {
   typedef BFloat16 E;
   static constexpr int kInner = 2;
   typedef uint16_t Input;
-  static inline void widen(const int8_t* from, Weight* to) {
-    const UIntV pairs = join_pairs(load_pairs(from));
-    __builtin_memcpy(to, &pairs, sizeof(pairs));
-  }
 #if defined(__AVX512BF16__)
   static inline __m512bh input(const Input* x) {
     int32_t pair;
@@ -198,90 +192,50 @@ template <typename S>
 constexpr int kPartRows = kWidth == 16  ? 6
                           : kWidth == 8 ? (S::kInner == 1 ? 6 : 4)
                                         : 2;
-// Inner dimension and rows of a part: the widened weights stay in the first-level cache, the sums in the second.
-constexpr int64_t kPartInner = 128 * 4 / kPartVectors;
-constexpr int64_t kPartSums = 192;
-static_assert(kPartInner * kPartVectors * kWidth + kPartSums * kPartVectors * kWidth <= kLinearScratch);
+// Bytes of the rows that all panels are multiplied with before the next rows: they stay in the second-level cache.
+constexpr int64_t kBlockBytes = 192 * 1024;
 
-// The products of up to ROWS rows with VECTORS vectors of columns.
 template <typename S, int ROWS, int VECTORS>
-void few_rows(const LinearTask& t, const int8_t* weights, int64_t step, int64_t column) {
-  if (t.m == ROWS) return tile<S, int8_t, ROWS, VECTORS>(t, weights, step, 0, column);
-  if constexpr (ROWS > 1) few_rows<S, ROWS - 1, VECTORS>(t, weights, step, column);
+void part_rows(const LinearTask& t, const int8_t* weights, int64_t step, int64_t rows, int64_t row, int64_t column) {
+  if (rows == ROWS) return tile<S, int8_t, ROWS, VECTORS>(t, weights, step, row, column);
+  if constexpr (ROWS > 1) part_rows<S, ROWS - 1, VECTORS>(t, weights, step, rows, row, column);
 }
 
-// A part of the inner dimension of up to ROWS rows. Sums go on from where they were left in `sums`, [ROWS][VECTORS * kWidth].
-template <typename S, int ROWS, int VECTORS>
-void part_rows(const LinearTask& t, const typename S::Weight* widened, float* sums, int64_t rows, int64_t row,
-               int64_t column, int64_t begin, int64_t end) {
-  if (rows < ROWS) {
-    if constexpr (ROWS > 1) part_rows<S, ROWS - 1, VECTORS>(t, widened, sums, rows, row, column, begin, end);
-    return;
-  }
-  FloatV sum[ROWS][VECTORS];
-  for (int i = 0; i < ROWS; ++i) {
-    for (int j = 0; j < VECTORS; ++j) sum[i][j] = begin == 0 ? FloatV{} : load(sums + (i * VECTORS + j) * kWidth);
-  }
-  add_products<S, typename S::Weight>(sum, input_row<S>(t, row) + begin, t.x_stride, widened,
-                                      VECTORS * kWidth * S::kInner, (end - begin + S::kInner - 1) / S::kInner);
-  for (int i = 0; i < ROWS; ++i) {
-    for (int j = 0; j < VECTORS; ++j) {
-      if (end == t.k) {
-        finish<typename S::E>(t, row + i, column + j * kWidth, sum[i][j]);
-      } else {
-        store(sums + (i * VECTORS + j) * kWidth, sum[i][j]);
-      }
-    }
-  }
-}
-
+// Rows [first, last) in tiles of nearly the same height: a low one leaves the multipliers waiting for its few sums.
 template <typename S, int VECTORS>
-void many_rows(const LinearTask& t, const int8_t* weights, int64_t step, int64_t column, float* scratch) {
+void part(const LinearTask& t, const int8_t* weights, int64_t step, int64_t first, int64_t last, int64_t column) {
   constexpr int ROWS = kPartRows<S>;
-  float* const sums = scratch + kPartInner * VECTORS * kWidth;
-  auto* const widened = reinterpret_cast<typename S::Weight*>(scratch);
-  for (int64_t first = 0; first < t.m; first += kPartSums) {
-    const int64_t last = first + kPartSums < t.m ? first + kPartSums : t.m;
-    for (int64_t begin = 0; begin < t.k; begin += kPartInner) {
-      const int64_t end = begin + kPartInner < t.k ? begin + kPartInner : t.k;
-      for (int64_t k = begin; k < end; k += S::kInner) {
-        for (int j = 0; j < VECTORS; ++j) {
-          S::widen(weights + k / S::kInner * step + j * kWidth * S::kInner,
-                   widened + ((k - begin) * VECTORS + j * S::kInner) * kWidth);
-        }
-      }
-      for (int64_t row = first; row < last; row += ROWS) {
-        part_rows<S, ROWS, VECTORS>(t, widened, sums + (row - first) * VECTORS * kWidth, last - row, row, column, begin,
-                                    end);
-      }
-    }
+  int64_t tiles = (last - first + ROWS - 1) / ROWS;
+  for (int64_t row = first; row < last; --tiles) {
+    const int64_t rows = (last - row + tiles - 1) / tiles;
+    part_rows<S, ROWS, VECTORS>(t, weights, step, rows, row, column);
+    row += rows;
   }
-}
-
-template <typename S, int VECTORS>
-void part_columns(const LinearTask& t, const int8_t* weights, int64_t step, int64_t column, float* scratch) {
-  if (t.m <= kPartRows<S>) return few_rows<S, kPartRows<S>, VECTORS>(t, weights, step, column);
-  many_rows<S, VECTORS>(t, weights, step, column, scratch);
 }
 
 template <typename S>
-void run_int8(const LinearTask& t, int64_t first, int64_t last, float* scratch) {
+void run_int8(const LinearTask& t, int64_t first, int64_t last) {
   const int64_t inner = round_up(t.k, S::kInner);
-  for (int64_t p = first; p < last; ++p) {
-    const auto* panel = static_cast<const int8_t*>(t.weights) + p * kLinearPanel * inner;
-    const int64_t column = p * kLinearPanel;
-    const int64_t width = panel_width(t.n, p);
-    const int64_t step = width * S::kInner;
-    // One row alone leaves registers for a whole panel: its weights are read once and in order.
-    if (t.m == 1 && width == kLinearPanel) {
-      tile<S, int8_t, 1, kVectors>(t, panel, step, 0, column);
-      continue;
+  const int64_t fitting = kBlockBytes / (inner * static_cast<int64_t>(sizeof(typename S::Input)));
+  const int64_t least = 4 * kPartRows<S>;  // fewer would read the weights too often
+  const int64_t block = fitting < least ? least : fitting / least * least;
+  for (int64_t row = 0; row < t.m; row += block) {
+    const int64_t end = row + block < t.m ? row + block : t.m;
+    for (int64_t p = first; p < last; ++p) {
+      const auto* panel = static_cast<const int8_t*>(t.weights) + p * kLinearPanel * inner;
+      const int64_t column = p * kLinearPanel;
+      const int64_t width = panel_width(t.n, p);
+      const int64_t step = width * S::kInner;
+      // One row alone leaves registers for a whole panel: its weights are read once and in order.
+      if (t.m == 1 && width == kLinearPanel) {
+        tile<S, int8_t, 1, kVectors>(t, panel, step, 0, column);
+        continue;
+      }
+      int64_t at = 0;
+      for (; at + kPartVectors * kWidth <= width; at += kPartVectors * kWidth)
+        part<S, kPartVectors>(t, panel + at * S::kInner, step, row, end, column + at);
+      for (; at < width; at += kLanes) part<S, kLanes / kWidth>(t, panel + at * S::kInner, step, row, end, column + at);
     }
-    int64_t at = 0;
-    for (; at + kPartVectors * kWidth <= width; at += kPartVectors * kWidth)
-      part_columns<S, kPartVectors>(t, panel + at * S::kInner, step, column + at, scratch);
-    for (; at < width; at += kLanes)
-      part_columns<S, kLanes / kWidth>(t, panel + at * S::kInner, step, column + at, scratch);
   }
 }
 
@@ -306,11 +260,10 @@ void pack(const LinearPackTask& t, int64_t first, int64_t last) {
 
 }  // namespace
 
-void linear(const LinearTask& task, int64_t first_panel, int64_t last_panel, float* scratch) {
+void linear(const LinearTask& task, int64_t first_panel, int64_t last_panel) {
   const bool single = task.element == Element::kFloat32;
   if (task.scales != nullptr) {
-    return single ? run_int8<Step32>(task, first_panel, last_panel, scratch)
-                  : run_int8<Step16>(task, first_panel, last_panel, scratch);
+    return single ? run_int8<Step32>(task, first_panel, last_panel) : run_int8<Step16>(task, first_panel, last_panel);
   }
   return single ? run<Step32>(task, first_panel, last_panel) : run<Step16>(task, first_panel, last_panel);
 }

@@ -10,8 +10,6 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
-#include <vector>
-
 #include "core/error.h"
 #include "core/kernels/element.h"
 #include "core/kernels/kernels.h"
@@ -156,11 +154,8 @@ at::Tensor NativeProduct::multiply(const at::Tensor& x, const std::optional<at::
   task.residual = residual == nullptr ? nullptr : residual->const_data_ptr();
   task.out = result.mutable_data_ptr();
   task.scales = scales.defined() ? scales.const_data_ptr<float>() : nullptr;
-  at::parallel_for(0, kernels::linear_panels(out), 1, [&](int64_t begin, int64_t end) {
-    static thread_local std::vector<float> scratch;
-    if (task.scales != nullptr) scratch.resize(kernels::kLinearScratch);
-    kernels::kernels().linear(task, begin, end, scratch.data());
-  });
+  at::parallel_for(0, kernels::linear_panels(out), 1,
+                   [&](int64_t begin, int64_t end) { kernels::kernels().linear(task, begin, end); });
   return result;
 }
 
