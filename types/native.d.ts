@@ -92,8 +92,10 @@ export interface ModelInfo {
   device: string;
   backend: 'aten' | 'onednn' | 'native';
   weightBytes: number;
-  /** Of further copies that createTrainer would make; 0 after the first. */
+  /** Of further copies that createTrainer would make with `copyWeights`; 0 after the first. */
   backwardBytes: number;
+  /** The same without: 0 where the copies are not needed. */
+  leastBackwardBytes: number;
   /** Most memory that passes for training and evaluation had in use at a time, since the last trainer of the model was reset or freed. */
   peakBytes: number;
 }
@@ -299,6 +301,8 @@ export interface TrainerOptions {
   decay: 'weights' | 'all';
   /** Keeps only the inputs of the blocks and runs them again on the way back: less memory, a third more time, the same bits. */
   checkpointing: boolean;
+  /** Keeps second copies of the weights for the gradients, also where it could do without: faster, the same bits. */
+  copyWeights: boolean;
   cancel?: CancelFlag | undefined;
 }
 

@@ -51,8 +51,9 @@ export interface LoadOptions {
   backend?: 'auto' | 'aten' | 'onednn' | 'native';
   /**
    * Which packed copies of the weights the native and onednn backends keep. Each costs the memory of the weights. `'auto'`: the one for the
-   * forward pass, and the one for the backward pass once training starts; `'both'`: both, at once; `'forward'`: never the second;
-   * `'none'`: none. Defaults to `'auto'`.
+   * forward pass, and once training starts the one for the backward pass, if it takes at most an eighth of the free memory or the backend is
+   * onednn (native can do without; a step takes somewhat longer then, for the same result); `'both'`: both, at once; `'forward'`: never the
+   * second; `'none'`: none. Defaults to `'auto'`.
    */
   pack?: 'auto' | 'both' | 'forward' | 'none';
   /** Settings of the computation that may differ from the checkpoint's own. Defaults to `'checkpoint'`. */

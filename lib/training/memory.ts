@@ -27,6 +27,8 @@ export interface TrainingShape {
   inputDim: number;
   hiddenDim: number;
   checkpointing: boolean;
+  /** See {@link affordsCopies}. */
+  copyWeights: boolean;
 }
 
 /** Rows of logits that the loss works on at a time, and queries that attention does: `kChunk` and `kQueryTile` of the native code. */
@@ -38,9 +40,9 @@ const QUERY_TILE = 48;
  * the encoder's state while it is saved.
  */
 export function predictTrainingMemory(model: NeoXModel, shape: TrainingShape): TrainingMemory {
-  const { computeDtype, backend, weightBytes, backwardBytes } = native().modelInfo(model.native);
+  const { computeDtype, backend, weightBytes, backwardBytes, leastBackwardBytes } = native().modelInfo(model.native);
   const { hiddenSize, numLayers, numHeads, headSize, intermediateSize, vocabSize, useParallelResidual } = model.config;
-  const { tokens, longestRow, prefixLength, projection, inputDim, hiddenDim, checkpointing } = shape;
+  const { tokens, longestRow, prefixLength, projection, inputDim, hiddenDim, checkpointing, copyWeights } = shape;
   const element = computeDtype === 'float32' ? 4 : 2;
   const hidden = tokens * hiddenSize * element; // [M, H]
   const wide = tokens * intermediateSize * element; // [M, I]
@@ -78,8 +80,19 @@ export function predictTrainingMemory(model: NeoXModel, shape: TrainingShape): T
   // Parameters, two moments, gradient, one temporary; the prefix and its gradient in some forms.
   const encoder = 5 * 4 * parameters + 6 * 4 * prefixLength * output;
 
-  const weights = weightBytes + backwardBytes;
+  const weights = weightBytes + (copyWeights ? backwardBytes : leastBackwardBytes);
   return { weights, activations, encoder, workspace, total: weights + activations + encoder + workspace };
+}
+
+/** Largest share of the free memory that second copies of the weights may take. */
+const COPIES_SHARE = 1 / 8;
+
+/**
+ * Whether a training may keep second copies of the weights for the gradients. They save a few percent of the time; a large model would take
+ * twice its memory for them.
+ */
+export function affordsCopies(model: NeoXModel): boolean {
+  return native().modelInfo(model.native).backwardBytes <= availableMemory() * COPIES_SHARE;
 }
 
 /** Bytes that this process may still take without anything having to go: of the machine, and of the control groups that it is in. */

@@ -26,6 +26,7 @@ export function chooseMicroBatch(
   train: RowSource,
   recipe: Recipe,
   decided: number | undefined,
+  copyWeights: boolean,
 ): MicroBatch {
   const rowsPerSample = recipe.twoRows ? 2 : 1;
   const { prefixLength, inputDim, hiddenDim, projection } = encoder;
@@ -33,7 +34,7 @@ export function chooseMicroBatch(
   const predict = (samples: number): TrainingMemory => {
     const tokens = samples * rowsPerSample * longestRow;
     const checkpointing = recipe.gradientCheckpointing;
-    return predictTrainingMemory(model, { tokens, longestRow, prefixLength, projection, inputDim, hiddenDim, checkpointing });
+    return predictTrainingMemory(model, { tokens, longestRow, prefixLength, projection, inputDim, hiddenDim, checkpointing, copyWeights });
   };
   // The weights are there already; what a training adds has to fit.
   const added = (samples: number): number => predict(samples).total - predict(samples).weights;

@@ -105,7 +105,7 @@ class LoadWorker final : public PromiseWorker {
     model_ = std::make_shared<GPTNeoX>(config_, weights, options_, cancel(), [this](double share) {
       Emit([share](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, share); });
     });
-    if (prepare_backward_) model_->prepare_backward(cancel());
+    if (prepare_backward_) model_->prepare_backward(true, cancel());
   }
 
   Napi::Value Result(Napi::Env env) override {
@@ -193,7 +193,8 @@ Napi::Value model_info(const Napi::CallbackInfo& info) {
     result.Set("device", options.device.str());
     result.Set("backend", backend_name(options.backend));
     result.Set("weightBytes", static_cast<double>(handle->model->weight_bytes()));
-    result.Set("backwardBytes", static_cast<double>(handle->model->backward_bytes()));
+    result.Set("backwardBytes", static_cast<double>(handle->model->backward_bytes(true)));
+    result.Set("leastBackwardBytes", static_cast<double>(handle->model->backward_bytes(false)));
     result.Set("peakBytes", static_cast<double>(handle->model->pool()->peak()));
     return result;
   });

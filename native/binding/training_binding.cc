@@ -164,6 +164,7 @@ Napi::Value create_trainer(const Napi::CallbackInfo& info) {
                          get_number(o, "weightDecay")};
     options.decay_biases = get_string(o, "decay") == "all";
     options.checkpointing = get_bool(o, "checkpointing");
+    options.copy_weights = get_bool(o, "copyWeights");
     return queue<std::shared_ptr<Trainer>>(
         info, get_cancel(o),
         [encoder, options](GPTNeoX& model, const CancelFlag& cancel) {

@@ -62,7 +62,15 @@ async function compute(
   const encoder = await PrefixEncoder.create(model, { prefixLength: 7, init: 'random' });
   const { logits } = await model.forward({ inputIds: rows, pastKeyValues: await encoder.prefix() });
   const addon = native();
-  const settings = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0, decay: 'weights', checkpointing: false } as const;
+  const settings = {
+    beta1: 0.9,
+    beta2: 0.99,
+    epsilon: 1e-8,
+    weightDecay: 0,
+    decay: 'weights',
+    checkpointing: false,
+    copyWeights: true,
+  } as const;
   const trainer = await addon.createTrainer(model.native, encoder.native, settings);
   const tokens = Int32Array.from(rows.flat());
   const lengths = Int32Array.from(rows, (row) => row.length);

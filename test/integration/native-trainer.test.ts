@@ -10,7 +10,15 @@ import { TOLERANCES } from '../tolerances';
 
 const folder = temporaryFolder();
 const addon = native();
-const OPTIONS = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.01, decay: 'weights', checkpointing: false } as const;
+const OPTIONS = {
+  beta1: 0.9,
+  beta2: 0.99,
+  epsilon: 1e-8,
+  weightDecay: 0.01,
+  decay: 'weights',
+  checkpointing: false,
+  copyWeights: true,
+} as const;
 const SIZES = { prefixLength: 4, inputDim: 5, hiddenDim: 6, init: 'random' } as const;
 const STEP = { learningRate: 0.01, gradClip: 1 };
 let path: string;
@@ -53,6 +61,29 @@ const step = ({ model: over, trainer }: Training, options = STEP): Promise<Nativ
 const stateOf = ({ model: over, trainer }: Training): Promise<Native.TrainerState> => addon.trainerState(over.native, trainer);
 const gradientsOf = ({ model: over, trainer, encoder }: Training): Promise<Native.EncoderState> =>
   addon.trainerGradients(over.native, trainer, encoder.native);
+
+describe('gradients without second copies of the weights', () => {
+  // Odd sizes, and several panels of 64 in each direction.
+  const config = { hidden_size: 72, intermediate_size: 150, num_attention_heads: 4, num_hidden_layers: 2, vocab_size: 131 };
+
+  test.each(['float32', 'bfloat16', 'int8'] as const)('are those with them, bit for bit: %s', async (dtype) => {
+    const odd = folder.join(`odd-${dtype}`);
+    mkdirSync(odd);
+    await writeRandomModel(odd, config);
+    const results: object[] = [];
+    for (const copyWeights of [true, false]) {
+      await using over = await loadModel(odd, { dtype, backend: 'native' });
+      const { backwardBytes, leastBackwardBytes, weightBytes } = addon.modelInfo(over.native);
+      expect(leastBackwardBytes).toBe(0);
+      expect(backwardBytes).toBeGreaterThan(0.5 * weightBytes);
+      const training = await start({ copyWeights }, {}, over);
+      await accumulate(training, batch(1));
+      results.push(await gradientsOf(training));
+      expect(addon.modelInfo(over.native).weightBytes).toBe(copyWeights ? weightBytes + backwardBytes : weightBytes);
+    }
+    expect(results[1]).toEqual(results[0]);
+  });
+});
 
 describe('a state and the encoder restore a trainer', () => {
   const BATCHES = 9;

@@ -109,6 +109,7 @@ async function gradients(model: NeoXModel, item: Case, checkpointing = false): P
     epsilon: 1e-8,
     weightDecay: 0,
     decay: 'weights',
+    copyWeights: true,
     checkpointing,
   });
   const { loss } = await addon.trainerAccumulate(model.native, trainer, { ...batchOf(item), lossScale: 1 });

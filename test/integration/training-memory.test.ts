@@ -8,7 +8,7 @@ import { backendsFor, loadModel, Random, temporaryFolder, writeRandomModel } fro
 
 const folder = temporaryFolder();
 const addon = native();
-const OPTIONS = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.01, decay: 'weights' } as const;
+const OPTIONS = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.01, decay: 'weights', copyWeights: true } as const;
 
 /** Heads of 64, so that every tensor of a batch is large enough to be counted. */
 const SHAPES = [
@@ -41,7 +41,14 @@ test.each(CASES)('predicted is what is used: $name, $dtype, $backend, checkpoint
   const sizes = { prefixLength: 5, inputDim: 10, hiddenDim: 10 };
   const encoder = await PrefixEncoder.create(model, { ...sizes, init: 'random' });
   const { tokens, ...batch } = batchOf(item);
-  const shape = { tokens: tokens.length, longestRow: item.length, ...sizes, projection: true, checkpointing: item.checkpointing };
+  const shape = {
+    tokens: tokens.length,
+    longestRow: item.length,
+    ...sizes,
+    projection: true,
+    checkpointing: item.checkpointing,
+    copyWeights: true,
+  };
   const before = predictTrainingMemory(model, shape);
   const trainer = await addon.createTrainer(model.native, encoder.native, { ...OPTIONS, checkpointing: item.checkpointing });
   expect(predictTrainingMemory(model, shape)).toEqual(before);
@@ -100,7 +107,16 @@ test('an evaluation gives its memory back, unless a training will want it', asyn
 });
 
 describe('a bigger encoder, model or prefix costs more', () => {
-  const sizes = { tokens: 400, longestRow: 100, prefixLength: 10, projection: true, inputDim: 10, hiddenDim: 10, checkpointing: false };
+  const sizes = {
+    tokens: 400,
+    longestRow: 100,
+    prefixLength: 10,
+    projection: true,
+    inputDim: 10,
+    hiddenDim: 10,
+    checkpointing: false,
+    copyWeights: true,
+  };
   test('as its parameters do', async () => {
     const path = folder.join('tiny');
     mkdirSync(path);

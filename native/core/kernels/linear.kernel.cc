@@ -168,7 +168,8 @@ template <typename S>
 void run(const LinearTask& t, int64_t first, int64_t last) {
   const int64_t inner = round_up(t.k, S::kInner);
   for (int64_t p = first; p < last; ++p) {
-    const auto* panel = static_cast<const typename S::Weight*>(t.weights) + p * kLinearPanel * inner;
+    const auto* panel =
+        static_cast<const typename S::Weight*>(t.weights) + (p - t.weights_panel) * kLinearPanel * inner;
     const int64_t column = p * kLinearPanel;
     if (panel_width(t.n, p) == kLinearPanel) {
       panel_rows<S, kVectors>(t, panel, column);
@@ -222,7 +223,7 @@ void run_int8(const LinearTask& t, int64_t first, int64_t last) {
   for (int64_t row = 0; row < t.m; row += block) {
     const int64_t end = row + block < t.m ? row + block : t.m;
     for (int64_t p = first; p < last; ++p) {
-      const auto* panel = static_cast<const int8_t*>(t.weights) + p * kLinearPanel * inner;
+      const auto* panel = static_cast<const int8_t*>(t.weights) + (p - t.weights_panel) * kLinearPanel * inner;
       const int64_t column = p * kLinearPanel;
       const int64_t width = panel_width(t.n, p);
       const int64_t step = width * S::kInner;

@@ -48,11 +48,11 @@ int64_t GPTNeoX::weight_bytes() const {
   return bytes;
 }
 
-int64_t GPTNeoX::backward_bytes() const {
-  int64_t bytes = output_->backward_bytes();
+int64_t GPTNeoX::backward_bytes(bool copy) const {
+  int64_t bytes = output_->backward_bytes(copy);
   for (const Block& b : blocks_) {
-    bytes += b.query_key_value.backward_bytes() + b.dense.backward_bytes() + b.h_to_4h.backward_bytes() +
-             b.four_h_to_h.backward_bytes();
+    bytes += b.query_key_value.backward_bytes(copy) + b.dense.backward_bytes(copy) + b.h_to_4h.backward_bytes(copy) +
+             b.four_h_to_h.backward_bytes(copy);
   }
   return bytes;
 }

@@ -75,9 +75,9 @@ class GPTNeoX {
   at::Tensor logits(const at::Tensor& hidden) const;
 
   // ---- training ----
-  // Makes ready what the backward pass needs; the second call does nothing.
-  void prepare_backward(const CancelFlag& cancel);
-  int64_t backward_bytes() const;  // of weights that prepare_backward() would add
+  // Makes ready what the backward pass needs and has not yet; see FrozenLinear::prepare_backward.
+  void prepare_backward(bool copy, const CancelFlag& cancel);
+  int64_t backward_bytes(bool copy) const;  // of weights that prepare_backward() would add
   // What losses and gradients are computed in. It keeps its memory for the next batch of a training until it is trimmed.
   const std::shared_ptr<TensorPool>& pool() const { return pool_; }
   // Loss of a batch whose rows have no cache; `targets` parallel to ids, kIgnoredTarget: none.

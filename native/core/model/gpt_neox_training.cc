@@ -69,17 +69,17 @@ ChunkLoss chunk_loss_aten(at::Tensor& logits, const at::Tensor& targets, double 
 
 }  // namespace
 
-void GPTNeoX::prepare_backward(const CancelFlag& cancel) {
+void GPTNeoX::prepare_backward(bool copy, const CancelFlag& cancel) {
   const auto pool = TensorPool::create();  // for the copies on the way
   const TensorPool::Scope scope(pool);
   for (Block& block : blocks_) {
     cancel.check();
-    block.query_key_value.prepare_backward();
-    block.dense.prepare_backward();
-    block.h_to_4h.prepare_backward();
-    block.four_h_to_h.prepare_backward();
+    block.query_key_value.prepare_backward(copy);
+    block.dense.prepare_backward(copy);
+    block.h_to_4h.prepare_backward(copy);
+    block.four_h_to_h.prepare_backward(copy);
   }
-  output_->prepare_backward();
+  output_->prepare_backward(copy);
   pool->trim();
 }
 

@@ -15,16 +15,12 @@ class Int8Weights final : public PackedWeights {
 
   at::Tensor multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
                       const at::Tensor* residual) const override;
-  // dy [M, out] -> dy W, [M, in], with the same numbers as multiply(): a few outputs at a time become floats. Needs no second copy, and
-  // is slow.
-  at::Tensor multiply_transposed(const at::Tensor& dy) const;
-  // The same as a packed product of its own: a second copy of the integers.
-  std::shared_ptr<const PackedWeights> transposed() const;
+  bool transposes() const override { return true; }
+  at::Tensor multiply_transposed(const at::Tensor& dy) const override;
+  std::shared_ptr<const PackedWeights> transposed() const override;
   int64_t bytes() const;
 
  private:
-  void unpack(int64_t first_panel, int64_t last_panel, int8_t* out) const;
-
   int64_t out_, in_;
   at::ScalarType dtype_;
   at::Tensor packed_;  // int8

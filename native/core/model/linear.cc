@@ -18,9 +18,9 @@ FrozenLinear::FrozenLinear(std::shared_ptr<const WeightSource> source, std::stri
   if (!bias.empty()) bias_ = source_->get(bias).clone();
   if (packing_.int8) {
     const at::Tensor stored = source_->stored(weight_name_);
-    int8_ = std::make_shared<Int8Weights>(stored, packing_.activations);
-    packed_ = int8_;
-    weight_bytes_ = int8_->bytes();
+    const auto packed = std::make_shared<Int8Weights>(stored, packing_.activations);
+    weight_bytes_ = packed->bytes();
+    packed_ = packed;
     source_->release(stored);
     return;
   }
@@ -50,18 +50,20 @@ at::Tensor FrozenLinear::forward_add(const at::Tensor& x, const at::Tensor& resi
 }
 
 at::Tensor FrozenLinear::backward(const at::Tensor& dy) const {
-  if (!packed_backward_) return int8_ ? int8_->multiply_transposed(dy) : at::matmul(dy, weight_);
-  return packed_backward_->multiply(dy, std::nullopt, Epilogue::kNothing, nullptr);
+  if (packed_backward_) return packed_backward_->multiply(dy, std::nullopt, Epilogue::kNothing, nullptr);
+  return transposes() ? packed_->multiply_transposed(dy) : at::matmul(dy, weight_);
 }
 
-void FrozenLinear::prepare_backward() {
+bool FrozenLinear::transposes() const { return packed_ && packed_->transposes(); }
+
+void FrozenLinear::prepare_backward(bool copy) {
   if (packed_backward_) return;
-  if (!packing_.backward) {
-    if (!int8_ && !weight_.defined()) weight_ = source_->get(weight_name_);
+  if (transposes()) {
+    if (copy && packing_.backward) packed_backward_ = packed_->transposed();
     return;
   }
-  if (int8_) {
-    packed_backward_ = int8_->transposed();
+  if (!packing_.backward) {
+    if (!weight_.defined()) weight_ = source_->get(weight_name_);
     return;
   }
   const at::Tensor loaded = source_->get(weight_name_);
@@ -74,8 +76,9 @@ int64_t FrozenLinear::memory_bytes() const {
   return weight_bytes_ * copies;
 }
 
-int64_t FrozenLinear::backward_bytes() const {
-  const bool ready = packing_.backward ? packed_backward_ != nullptr : int8_ != nullptr || weight_.defined();
+int64_t FrozenLinear::backward_bytes(bool copy) const {
+  const bool ready =
+      packed_backward_ || (packing_.backward ? transposes() && !copy : transposes() || weight_.defined());
   return ready ? 0 : weight_bytes_;
 }
 

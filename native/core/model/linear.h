@@ -38,7 +38,6 @@ struct LinearPacking {
 
 // Weights of one product in a backend's layout.
 class PackedWeights;
-class Int8Weights;
 
 class FrozenLinear {
  public:
@@ -51,19 +50,21 @@ class FrozenLinear {
   at::Tensor forward_add(const at::Tensor& x, const at::Tensor& residual) const;  // forward(x) + residual
   at::Tensor backward(const at::Tensor& dy) const;                                // [M, out] -> [M, in]
 
-  // Makes ready what backward() needs. A packed copy costs as much memory as the weights: made when training starts, not at load.
-  void prepare_backward();
-  int64_t memory_bytes() const;    // of all copies of the weights that it holds
-  int64_t backward_bytes() const;  // of the copy that prepare_backward() would add
+  // Makes ready what backward() needs, when training starts, not at load. Backends that cannot do without a copy of the weights make one,
+  // `native` only if `copy` says so; its results are the same, and a step takes somewhat longer without.
+  void prepare_backward(bool copy);
+  int64_t memory_bytes() const;             // of all copies of the weights that it holds
+  int64_t backward_bytes(bool copy) const;  // that prepare_backward() would add
 
  private:
+  bool transposes() const;  // packed_ gives dy W, too
+
   std::shared_ptr<const WeightSource> source_;
   std::string weight_name_;
   LinearPacking packing_;
   std::optional<at::Tensor> bias_;
   at::Tensor weight_;                            // as it is, [out, in]; undefined where only packed copies are used
   std::shared_ptr<const PackedWeights> packed_;  // for x W^T; null: not packed
-  std::shared_ptr<const Int8Weights> int8_;      // the same, where it is of int8
   std::shared_ptr<const PackedWeights> packed_backward_;  // for dy W
   int64_t weight_bytes_ = 0;
 };

@@ -7,12 +7,17 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
+
+#include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "core/kernels/element.h"
 #include "core/kernels/kernels.h"
+#include "core/model/transposed_weights.h"
 
 namespace neox {
 namespace {
@@ -121,42 +126,111 @@ class NativeWeights final : public PackedWeights {
 
   at::Tensor multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
                       const at::Tensor* residual) const override {
-    return NativeProduct{packed_, at::Tensor(), out_, in_}.multiply(x, bias, epilogue, residual);
+    return product().multiply(x, bias, epilogue, residual);
+  }
+
+  bool transposes() const override { return true; }
+  at::Tensor multiply_transposed(const at::Tensor& dy) const override { return product().multiply_transposed(dy); }
+  std::shared_ptr<const PackedWeights> transposed() const override {
+    return std::shared_ptr<const PackedWeights>(
+        new NativeWeights(in_, out_, product().transposed(packed_.scalar_type())));
   }
 
  private:
+  NativeWeights(int64_t out, int64_t in, at::Tensor packed) : out_(out), in_(in), packed_(std::move(packed)) {}
+
+  NativeProduct product() const { return {packed_, no_scales_, out_, in_}; }
+
   int64_t out_, in_;
   at::Tensor packed_;
+  at::Tensor no_scales_;
 };
+
+}  // namespace
+
+at::Tensor PackedWeights::multiply_transposed(const at::Tensor& /*dy*/) const {
+  throw CoreError("NEOX_UNSUPPORTED", "These packed weights do not multiply transposed");
+}
+
+std::shared_ptr<const PackedWeights> PackedWeights::transposed() const {
+  throw CoreError("NEOX_UNSUPPORTED", "These packed weights do not multiply transposed");
+}
+
+namespace {
+
+// Where `x` and what goes with it lies; weights and scales are up to the caller.
+kernels::LinearTask task_of(const at::Tensor& x, int64_t out, int64_t in, at::Tensor& result) {
+  kernels::LinearTask task;
+  task.element = kernels::element_of(x.scalar_type());
+  task.m = x.size(0);
+  task.n = out;
+  task.k = in;
+  task.x = x.const_data_ptr();
+  task.x_stride = x.size(1);
+  result = at::empty({x.size(0), out}, x.options());
+  task.out = result.mutable_data_ptr();
+  return task;
+}
+
+at::Tensor readable_rows(const at::Tensor& x) {
+  const int64_t in = x.size(1);
+  if (in % 2 == 0) return x.contiguous();
+  at::Tensor rows = at::zeros({x.size(0), in + 1}, x.options());  // bfloat16 goes by pairs: a zero behind each row
+  rows.narrow(1, 0, in).copy_(x);
+  return rows;
+}
 
 }  // namespace
 
 at::Tensor NativeProduct::multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
                                    const at::Tensor* residual) const {
-  at::Tensor rows = x.contiguous();
-  if (in % 2 != 0) {  // bfloat16 goes by pairs: a zero behind each row
-    rows = at::zeros({x.size(0), in + 1}, x.options());
-    rows.narrow(1, 0, in).copy_(x);
-  }
-  at::Tensor result = at::empty({x.size(0), out}, x.options());
-  kernels::LinearTask task;
-  task.element = kernels::element_of(x.scalar_type());
+  const at::Tensor rows = readable_rows(x);
+  at::Tensor result;
+  kernels::LinearTask task = task_of(rows, out, in, result);
   task.after = epilogue == Epilogue::kGelu       ? kernels::After::kGelu
                : epilogue == Epilogue::kGeluTanh ? kernels::After::kGeluTanh
                                                  : kernels::After::kNothing;
-  task.m = x.size(0);
-  task.n = out;
-  task.k = in;
-  task.x = rows.const_data_ptr();
-  task.x_stride = rows.size(1);
   task.weights = packed.const_data_ptr();
   task.bias = bias ? bias->const_data_ptr() : nullptr;
   task.residual = residual == nullptr ? nullptr : residual->const_data_ptr();
-  task.out = result.mutable_data_ptr();
   task.scales = scales.defined() ? scales.const_data_ptr<float>() : nullptr;
   at::parallel_for(0, kernels::linear_panels(out), 1,
                    [&](int64_t begin, int64_t end) { kernels::kernels().linear(task, begin, end); });
   return result;
+}
+
+at::Tensor NativeProduct::multiply_transposed(const at::Tensor& dy) const {
+  // The scales are those of the outputs, over which this product sums.
+  const at::Tensor rows = readable_rows(scales.defined() ? at::mul(dy, scales).to(dy.scalar_type()) : dy);
+  at::Tensor result;
+  kernels::LinearTask task = task_of(rows, in, out, result);
+  const std::vector<float> ones(scales.defined() ? static_cast<size_t>(in) : 0, 1.0F);
+  task.scales = scales.defined() ? ones.data() : nullptr;
+  const PackedView view = {packed.const_data_ptr(), task.element, scales.defined(), out, in};
+  at::parallel_for(0, kernels::linear_panels(in), 1, [&](int64_t begin, int64_t end) {
+    static thread_local std::vector<char> panel;
+    panel.resize(static_cast<size_t>(transposed_panel_bytes(view)));
+    kernels::LinearTask part = task;
+    part.weights = panel.data();
+    for (int64_t p = begin; p < end; ++p) {
+      transpose_panels(view, p, p + 1, panel.data());
+      part.weights_panel = p;
+      kernels::kernels().linear(part, p, p + 1);
+    }
+  });
+  return result;
+}
+
+at::Tensor NativeProduct::transposed(at::ScalarType dtype) const {
+  const auto element = kernels::element_of(dtype);
+  at::Tensor copy = at::empty({kernels::linear_packed_size(element, in, out)}, packed.options());
+  prefer_huge_pages(copy);
+  const PackedView view = {packed.const_data_ptr(), element, scales.defined(), out, in};
+  auto* to = static_cast<char*>(copy.mutable_data_ptr());
+  at::parallel_for(0, kernels::linear_panels(in), 1, [&](int64_t begin, int64_t end) {
+    transpose_panels(view, begin, end, to + begin * transposed_panel_bytes(view));
+  });
+  return copy;
 }
 
 void prefer_huge_pages(const at::Tensor& tensor) {

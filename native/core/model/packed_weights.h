@@ -19,6 +19,13 @@ class PackedWeights {
   // x [M, in] -> epilogue(x W^T + bias) + residual, [M, out]. An epilogue and a residual exclude each other.
   virtual at::Tensor multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
                               const at::Tensor* residual) const = 0;
+
+  // Whether the same weights also give dy W, without a copy of them. It takes somewhat longer than with one, for the same results.
+  virtual bool transposes() const { return false; }
+  // dy [M, out] -> dy W, [M, in]. Only where transposes().
+  virtual at::Tensor multiply_transposed(const at::Tensor& dy) const;
+  // The copy: multiply() of it is this one's multiply_transposed(). Only where transposes().
+  virtual std::shared_ptr<const PackedWeights> transposed() const;
 };
 
 // A product by the kernels of our own (core/kernels/linear.kernel.cc).
@@ -29,6 +36,9 @@ struct NativeProduct {
 
   at::Tensor multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
                       const at::Tensor* residual) const;
+  at::Tensor multiply_transposed(const at::Tensor& dy) const;
+  // Packed W^T; `dtype` is that of the activations. With scales, those multiply what comes in.
+  at::Tensor transposed(at::ScalarType dtype) const;
 };
 
 // Weights are read from end to end for every token: with pages of 2 MB that takes far fewer look-ups of addresses, and the first touch

@@ -63,7 +63,7 @@ Trainer::Trainer(GPTNeoX& model, std::shared_ptr<PrefixEncoder> encoder, const T
       options_(options),
       optimizer_(options.optimizer, encoder_->flat(), decayed(*encoder_, options.decay_biases)),
       pool_(model.pool()) {
-  model.prepare_backward(cancel);
+  model.prepare_backward(options.copy_weights, cancel);
 }
 
 Trainer::~Trainer() { reset(); }

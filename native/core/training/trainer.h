@@ -28,6 +28,7 @@ struct TrainerOptions {
   AdamWOptions optimizer;
   bool decay_biases = false;
   bool checkpointing = false;  // see BackwardOptions
+  bool copy_weights = true;    // see FrozenLinear::prepare_backward
 };
 
 struct StepResult {

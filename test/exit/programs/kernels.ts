@@ -15,6 +15,7 @@ async function compute(folder: string, options: LoadOptions): Promise<object> {
     epsilon: 1e-8,
     weightDecay: 0,
     decay: 'weights',
+    copyWeights: true,
     checkpointing: false,
   });
   const tokens = Int32Array.from(rows.flat());
