@@ -118,7 +118,7 @@ export class GenerationEngine {
       waiting: jobs.size - running,
       kvReservedTokens: reserved,
       kvBudgetTokens: options.kvBudgetTokens,
-      kvBytesPerToken: bytesPerToken(model.config, model.dtype),
+      kvBytesPerToken: bytesPerToken(model.config, model.computeDtype),
       ...counts,
       refused,
     };

@@ -1,6 +1,6 @@
 import { badArgument, checkInteger, checkOptions } from '../arguments';
 import type { GPTNeoXConfig } from '../checkpoint/config';
-import type { ModelDType, NeoXModel } from '../model/neox-model';
+import type { ComputeDType, NeoXModel } from '../model/neox-model';
 import { maxPositions } from '../model/rows';
 import { PrefixStore } from '../prefix/store';
 
@@ -57,18 +57,18 @@ export interface ResolvedOptions {
 const DEFAULT_BUDGET = 2 ** 30;
 
 /** Bytes of the keys and values of one token. */
-export function bytesPerToken({ numLayers, hiddenSize }: GPTNeoXConfig, dtype: ModelDType): number {
+export function bytesPerToken({ numLayers, hiddenSize }: GPTNeoXConfig, dtype: ComputeDType): number {
   return 2 * numLayers * hiddenSize * (dtype === 'float32' ? 4 : 2);
 }
 
 export function resolveOptions(options: EngineOptions, model: NeoXModel): ResolvedOptions {
-  const { config, dtype } = model;
+  const { config, computeDtype } = model;
   checkOptions('options', options, ENGINE_OPTIONS);
   const { kvBudgetBytes, kvBudgetTokens, prefixes } = options;
   if (prefixes !== undefined && !(prefixes instanceof PrefixStore && prefixes.serves(model))) {
     throw badArgument('prefixes', 'a PrefixStore of the same model', prefixes);
   }
-  const perToken = bytesPerToken(config, dtype);
+  const perToken = bytesPerToken(config, computeDtype);
   if (kvBudgetBytes !== undefined && kvBudgetTokens !== undefined) {
     throw badArgument('kvBudgetTokens', 'nothing, since kvBudgetBytes is given,', kvBudgetTokens);
   }

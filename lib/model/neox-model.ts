@@ -217,6 +217,11 @@ export class NeoXModel {
     return this.details.dtype;
   }
 
+  /** As {@link ModelInfo.computeDtype}. */
+  get computeDtype(): ComputeDType {
+    return this.details.computeDtype;
+  }
+
   /** True from the first call of {@link dispose} on. */
   get disposed(): boolean {
     return this.disposing !== undefined;

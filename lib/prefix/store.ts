@@ -208,7 +208,7 @@ export class PrefixStore {
       name,
       hash: weights.hash,
       prefixLength: weights.prefixLength,
-      bytes: weights.data.length * (4 + (this.model.dtype === 'float32' ? 4 : 2)),
+      bytes: weights.data.length * (4 + (this.model.computeDtype === 'float32' ? 4 : 2)),
       path,
       pinned: this.entries.get(name)?.pinned ?? false,
       weights: undefined,

@@ -317,6 +317,7 @@ int main(int, char** argv) {
   test_tensor_pool();
   test_mapped_tensors(std::string(argv[0]) + ".tmp");
   test_generation();
+  test_transposed();
   std::printf("core tests: %s\n", failures == 0 ? "ok" : "FAILED");
   return failures == 0 ? 0 : 1;
 }

@@ -9,3 +9,4 @@ void check(bool condition, const std::string& what);
 void test_tensor_pool();
 void test_generation();
 void test_int8();
+void test_transposed();

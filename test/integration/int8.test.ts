@@ -2,6 +2,7 @@
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { readSafetensorsHeader } from '../../lib/checkpoint/safetensors';
+import { GenerationEngine } from '../../lib/engine/engine';
 import { FTExporter } from '../../lib/export/ft-exporter';
 import type { LoadOptions, NeoXModel } from '../../lib/model/neox-model';
 import { native } from '../../lib/native';
@@ -212,6 +213,20 @@ describe('the demonstration model', () => {
     expect({ code, stderr }).toEqual({ code: 0, stderr: expect.stringContaining('int8 on cpu (native)') as string });
     expect(stdout.length).toBeGreaterThan(0);
   });
+});
+
+test('an engine serves it, with the cache that it computes in', async () => {
+  await using model = await loadModel(exactPaths.parallel as string, { dtype: 'int8' });
+  await using engine = new GenerationEngine(model, { maxRows: 3 });
+  const { numLayers, hiddenSize } = model.config;
+  expect(model.computeDtype).toBe(model.info().computeDtype);
+  expect(engine.stats().kvBytesPerToken).toBe(2 * numLayers * hiddenSize * (model.computeDtype === 'float32' ? 4 : 2));
+  const prefix = randomPrefix(model, 3);
+  const requests = [1, 2, 3, 4].map((seed) => ({ prompt: [seed, 7, 30], seed, maxNewTokens: 9, ...(seed % 2 === 0 ? { prefix } : {}) }));
+  const together = await Promise.all(requests.map((request) => engine.generate(request)));
+  for (const [i, { prompt, ...options }] of requests.entries()) {
+    expect(together[i]?.tokens).toEqual((await model.generate(prompt, options)).tokens);
+  }
 });
 
 test('a damaged weight is found when its model is used', async () => {

@@ -62,12 +62,12 @@ struct LinearTask {
   int64_t m = 0, n = 0, k = 0;
   const void* x = nullptr;
   int64_t x_stride = 0;            // elements between rows of x
-  const void* weights = nullptr;   // packed, from panel `weights_panel` on
-  int64_t weights_panel = 0;
+  const void* weights = nullptr;   // packed
   const void* bias = nullptr;      // [n] or null
   const void* residual = nullptr;  // [m, n] or null
   void* out = nullptr;             // [m, n]
   const float* scales = nullptr;   // [n]: the weights are int8; null: they are of `element`
+  int64_t weights_panel = 0;       // the first panel that `weights` has
 };
 
 // Packs W: element [n, k] is at weights + n * n_stride + k * k_stride.
