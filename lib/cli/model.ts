@@ -94,7 +94,6 @@ export async function loadPrefixes(flags: PrefixFlags, model: NeoXModel, ui: Ui)
   const loaded: NamedPrefix[] = [];
   for (const path of flags.prefix ?? []) {
     const prefix = await PrefixWeights.load(path, { config: model, ...given({ allowFingerprintMismatch, prefixLength }) });
-    prefix.checkFits(model.config, model.fingerprint);
     for (const warning of prefix.warnings) ui.warn(warning);
     loaded.push({ label: prefix.metadata.task ?? path, path, prefix });
   }

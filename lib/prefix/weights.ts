@@ -27,9 +27,10 @@ export interface PrefixTensorOptions extends PrefixGeometry {
 export interface PrefixLoadOptions {
   /**
    * The model that the prefix is for (anything with a `config`) or its config. Files that hold nothing but numbers (rinna's)
-   * need it, or `numLayers` and `numHeads`; with it, every file is checked against it. Defaults to none.
+   * need it, or `numLayers` and `numHeads`; with it, every file's shape is checked against it. With a model, or anything else that
+   * has a `fingerprint`, the base model that the prefix remembers is checked too. Defaults to none.
    */
-  config?: GPTNeoXConfig | { readonly config: GPTNeoXConfig };
+  config?: GPTNeoXConfig | { readonly config: GPTNeoXConfig; readonly fingerprint?: string };
   /** P, for a tensor whose shape does not show it. Defaults to what the shape says. */
   prefixLength?: number;
   /** L, for a file that does not say it. Defaults to what the file or `config` says. */
@@ -160,6 +161,7 @@ export class PrefixWeights implements PrefixGeometry {
       format: file.format,
     });
     if (config !== undefined) weights.checkShape(config);
+    weights.checkBaseModel(fingerprintOf(options.config));
     return weights;
   }
 
@@ -218,6 +220,10 @@ export class PrefixWeights implements PrefixGeometry {
   checkFits(config: GPTNeoXConfig, fingerprint?: string): void {
     this.checkShape(checkConfig('config', config));
     checkFinite(this.data, this, this.load.source);
+    this.checkBaseModel(fingerprint);
+  }
+
+  private checkBaseModel(fingerprint: string | undefined): void {
     const own = this.baseModelFingerprint;
     if (own === undefined || fingerprint === undefined || own === fingerprint || this.load.allowFingerprintMismatch) return;
     const name = this.metadata.baseModel?.name;
@@ -300,6 +306,12 @@ function checkConfig(name: string, given: NonNullable<PrefixLoadOptions['config'
   const sizes = isObject(config) ? [config['numLayers'], config['numHeads'], config['headSize']] : [undefined];
   if (!sizes.every((size) => Number.isSafeInteger(size) && (size as number) > 0)) throw badArgument(name, 'a model or its config', given);
   return config as GPTNeoXConfig;
+}
+
+/** The base model's fingerprint, where the option `config` is more than a config. */
+function fingerprintOf(given: PrefixLoadOptions['config']): string | undefined {
+  const fingerprint: unknown = isObject(given) && 'config' in given && 'fingerprint' in given ? given.fingerprint : undefined;
+  return fingerprint === undefined ? undefined : checkString('options.config.fingerprint', fingerprint);
 }
 
 function checkTaskKey(task: unknown): string | number {

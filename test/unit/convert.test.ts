@@ -158,6 +158,22 @@ describe('errors', () => {
     expect((await failure(convertPrefix(path, directory))).code).toBe('NEOX_PREFIX_MISMATCH');
   });
 
+  it('a prefix of another base model of the same shape is refused, unless that is allowed', async () => {
+    const from = join(folder, 'foreign.safetensors');
+    await prefix.withMetadata({ baseModel: { fingerprint: 'aaaa', name: 'one' } }).save(from);
+    const out = join(folder, 'foreign.checkpoint');
+    const error = await failure(convertPrefix(from, out, { config }));
+    expect(error.code).toBe('NEOX_PREFIX_MISMATCH');
+    expect(error.message).toContain(`its fingerprint is aaaa (one), this model's is ${config.fingerprint}`);
+    expect(await readdir(folder)).not.toContain('foreign.checkpoint');
+    const args = ['convert', from, out, '--model', config.directory];
+    const refused = await cli(args);
+    expect([refused.code, refused.stdout]).toEqual([1, '']);
+    expect(refused.stderr).toContain('give --allow-fingerprint-mismatch');
+    expect((await cli([...args, '--allow-fingerprint-mismatch'])).code).toBe(0);
+    expect(await convertPrefix(from, out, { config, allowFingerprintMismatch: true, overwrite: true })).toMatchObject({ shape: prefix.shape });
+  });
+
   it('unknown options are named', async () => {
     const error = await failure(convertPrefix('a', 'b', { overwite: true } as ConvertOptions));
     expect(error.message).toContain("Unknown option 'overwite'");

@@ -351,6 +351,13 @@ describe('belonging to a model', () => {
     await made.save(path);
     const strict = await PrefixWeights.load(path);
     expect(() => strict.checkFits(CONFIG, 'bbbb')).toThrow('another base model');
+    const model = { config: CONFIG, fingerprint: 'bbbb' };
+    expect((await failure(PrefixWeights.load(path, { config: model }))).code).toBe('NEOX_PREFIX_MISMATCH');
+    expect((await PrefixWeights.load(path, { config: { ...model, fingerprint: 'aaaa' } })).hash).toBe(made.hash);
+    expect((await PrefixWeights.load(path, { config: CONFIG })).hash).toBe(made.hash);
+    expect((await PrefixWeights.load(path, { config: model, allowFingerprintMismatch: true })).hash).toBe(made.hash);
+    const wrong = await failure(PrefixWeights.load(path, { config: { config: CONFIG, fingerprint: 7 as never } }));
+    expect([wrong.code, wrong.message]).toEqual(['NEOX_BAD_ARGUMENT', expect.stringContaining('options.config.fingerprint')]);
     const allowed = await PrefixWeights.load(path, { allowFingerprintMismatch: true });
     expect(() => allowed.checkFits(CONFIG, 'bbbb')).not.toThrow();
     expect(() => allowed.checkFits(configOf({ hidden_size: 16 }), 'bbbb')).toThrow('does not fit');

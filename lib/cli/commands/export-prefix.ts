@@ -62,7 +62,6 @@ export async function run(format: PrefixFormat, flags: ExportPrefixFlags, ui: Ui
   }
   const checkpoint = flags.model === undefined ? undefined : await openCheckpoint(flags.model);
   const prefix = await PrefixWeights.load(flags.prefix, given({ config: checkpoint, prefixLength }));
-  if (checkpoint !== undefined) prefix.checkFits(checkpoint.config, checkpoint.fingerprint);
   for (const warning of prefix.warnings) ui.warn(warning);
   await prefix.save(out, { format });
   ui.json({ format, path: out, shape: prefix.shape, task: prefix.metadata.task ?? null });

@@ -20,7 +20,8 @@ export async function inspectPrefix(path: string, flags: InspectFlags): Promise<
   const checkpoint = flags.model === undefined ? undefined : await openCheckpoint(flags.model);
   const { format } = await readPrefixFile(path, { config: checkpoint?.config, prefixLength: flags.prefixSeqLen });
   const prefix = await PrefixWeights.load(path, {
-    ...given({ config: checkpoint, prefixLength: flags.prefixSeqLen }),
+    // Without its fingerprint: what does not fit is told, not refused.
+    ...given({ config: checkpoint?.config, prefixLength: flags.prefixSeqLen }),
     allowNonFinite: true,
   });
   const { shape, prefixLength, numLayers, numHeads, headSize, hash, metadata } = prefix;
