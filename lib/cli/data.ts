@@ -80,6 +80,9 @@ export async function checkData(files: readonly string[], flags: ReadingFlags): 
   }
 }
 
+/** Positions of one token to learn, and of what stands before it. */
+const SHORTEST_SAMPLE = 2;
+
 /** What samples are read for: a model, or what is known of one. Its tokenizer is asked for only where there is text. */
 export interface DataTarget {
   readonly config: GPTNeoXConfig;
@@ -90,6 +93,7 @@ export interface DataTarget {
  * Reads samples, which {@link checkData} let pass, for a model behind a prefix, and says what was found. The dataset is to be closed.
  *
  * @param prefixLength positions that samples have to leave free
+ * @throws NEOX_TOO_LONG where no sample fits behind the prefix
  */
 export async function readSamples(
   files: readonly string[],
@@ -100,12 +104,17 @@ export async function readSamples(
 ): Promise<TokenizedDataset> {
   const { format, packing, suffix, maxLength, keepRemainder, template, overLong, cacheDir } = flags;
   const { config } = target;
+  const room = maxPositions(config) - prefixLength;
+  if (room < SHORTEST_SAMPLE) {
+    const what = `A prefix of ${plural(prefixLength, 'position')} does not leave room for a sample in the model's ${maxPositions(config)} positions`;
+    throw new NeoXPrefixError('NEOX_TOO_LONG', what, { hint: 'use a shorter prefix' });
+  }
   const names = files.map((file) => basename(file)).join(', ');
   const dataset = await ui.withProgress({ title: `reading ${names}`, total: 0, unit: 'bytes' }, (update) =>
     openDataset(files, {
       ...given({ format, packing, suffix, maxLength, keepRemainder, template, overLong, cacheDir }),
       tokenizer: { encode: (text) => target.tokenizer.encode(text), tokenToId: (token) => target.tokenizer.tokenToId(token) },
-      maxTokens: flags.maxTokens ?? Math.max(1, maxPositions(config) - prefixLength),
+      maxTokens: flags.maxTokens ?? room,
       vocabSize: config.vocabSize,
       signal: ui.signal,
       onProgress: ({ bytes, totalBytes, samples }) => update(bytes, plural(samples, 'sample'), totalBytes),

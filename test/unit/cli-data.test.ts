@@ -55,6 +55,13 @@ describe('data', () => {
     expect(packed.stderr).toContain('; the ends of 440 texts left out');
   }); // prettier-ignore
 
+  test.each([2047, 3000])('a prefix of %d leaves no room: one error, and none of the lines', async (length) => {
+    const args = ['data', put('two.jsonl', { text: LONG }, { text: LONG }), '--model', MODEL, '--prefix-seq-len', `${length}`];
+    const expected = `error: A prefix of ${length} positions does not leave room for a sample in the model's 2048 positions\nhint: use a shorter prefix\n`;
+    expect(await cli(args)).toEqual({ code: 1, stdout: '', stderr: expected });
+    expect((await cli([...args, '--max-tokens', '4'])).stderr).toBe(expected);
+  });
+
   test('finds every problem, and says what to do in words of the command line', async () => {
     const bad = put('bad.jsonl', { text: LONG }, {}, { prompt: 'a' });
     const { code, stdout, stderr } = await cli(['data', bad, '--model', MODEL, '--max-tokens', '16']);
