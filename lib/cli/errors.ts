@@ -44,6 +44,7 @@ const OPTION_NAMES: readonly (readonly [library: string, commandLine: string])[]
     "give template: 'rinna' (rinna's instruction models), 'plain' (the contents, one below the other), or a function",
     "give --template rinna (rinna's instruction models) or --template plain (the contents, one below the other)",
   ],
+  ['samplePrompts[', '--sample-prompt ['],
   ["use device: 'cpu'", 'use --device cpu'],
   ['say the format with options.format', 'say the format with --format'],
   [

@@ -16,7 +16,7 @@ import { startOfRun } from './progress';
 import { CHANGEABLE, resolveRecipe, type Recipe, type TrainerOptions } from './recipe';
 import { RunFolder, type OpenedRun } from './run-folder';
 import type { RunIdentity, RunState } from './run-state';
-import { promptsOf, writeSamples } from './samples';
+import { checkPrompts, promptsOf, writeSamples } from './samples';
 import { TrainingRun, type RunParts, type TrainingResult } from './training-run';
 
 export interface TrainingData {
@@ -106,6 +106,7 @@ export class PrefixTrainer {
       throw badArgument(resume ? 'resume' : 'overwrite', 'an outputDir with it', true);
     if (resume && overwrite) throw badArgument('overwrite', 'nothing beside resume', overwrite);
     checkMetrics(options.metrics);
+    this.checkSamplePrompts(options.samplePrompts);
     const { encoder } = this.options;
     if (encoder !== undefined && inTraining.has(encoder)) {
       throw new NeoXPrefixError('NEOX_BUSY', 'Another training run is changing this encoder', {
@@ -121,6 +122,18 @@ export class PrefixTrainer {
     }
   }
 
+  /**
+   * Checks that the model can continue the prompts behind the prefix that is to be trained.
+   * @internal
+   */
+  checkSamplePrompts(prompts: TrainOptions['samplePrompts']): void {
+    if (prompts !== undefined) checkPrompts('samplePrompts', prompts, this.model, this.prefixLength);
+  }
+
+  private get prefixLength(): number {
+    return this.options.encoder?.prefixLength ?? this.options.prefixLength ?? 10;
+  }
+
   private async prepareAndRun(
     data: TrainingData,
     options: TrainOptions & { resume: boolean; overwrite: boolean },
@@ -128,8 +141,7 @@ export class PrefixTrainer {
     const { model, recipe } = this;
     const { signal } = options;
     const { outputDir } = this.options;
-    const prefixLength = this.options.encoder?.prefixLength ?? this.options.prefixLength ?? 10;
-    const rows = { twoRows: recipe.twoRows, prefixLength, signal };
+    const rows = { twoRows: recipe.twoRows, prefixLength: this.prefixLength, signal };
     const train = await RowSource.open(model, data.train, { ...rows, what: 'train' });
     if (train.length === 0) throw new NeoXPrefixError('NEOX_BAD_DATA', 'There is no sample to train on');
     const hasValidation = data.validation !== undefined && data.validation.length > 0;

@@ -206,6 +206,11 @@ export async function hasRun(path: string): Promise<boolean> {
   return (await kindOf(path)) === 'folder' && (await listFolder(path)).some((name) => OWN.test(name));
 }
 
+/** Whether a folder has files of a training run and no state to resume from, whole or not. */
+export async function hasRunWithoutState(path: string): Promise<boolean> {
+  return (await hasRun(path)) && !(await listFolder(path)).some((name) => STATE.test(name));
+}
+
 function isOwnTemporary(name: string): boolean {
   const target = TEMPORARY.exec(name)?.[1];
   return target !== undefined && OWN.test(target);

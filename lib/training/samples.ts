@@ -1,5 +1,7 @@
-import type { Prompt } from '../generation/generate';
+import { badArgument } from '../arguments';
+import { promptIds, type Prompt } from '../generation/generate';
 import type { NeoXModel } from '../model/neox-model';
+import { checkLength } from '../model/rows';
 import type { PrefixWeights } from '../prefix/weights';
 import type { TrainingEvent } from './events';
 import type { RowSource } from './row-source';
@@ -10,6 +12,17 @@ const COUNT = 3;
 /** Tokens of a text that its continuation starts from, where a sample has no prompt. */
 const BEGINNING = 6;
 const NEW_TOKENS = 48;
+
+/** Checks prompts of one's own: what is wrong with them is to be found before the run, whose beginning they are in. */
+export function checkPrompts(name: string, prompts: readonly Prompt[], model: NeoXModel, prefixLength: number): void {
+  if (!Array.isArray(prompts)) throw badArgument(name, 'an array of prompts', prompts);
+  // What is written is shown as text.
+  if (prompts.length > 0) model.checkTokenizer();
+  for (const [i, prompt] of prompts.entries()) {
+    const item = `${name}[${i}]`;
+    checkLength(item, promptIds(model, prompt, item).length + prefixLength, model.config);
+  }
+}
 
 /** Prompts for a run's report: those of the first samples, or the beginnings of their texts. None for a model without a tokenizer. */
 export async function promptsOf(model: NeoXModel, source: RowSource): Promise<Int32Array[]> {

@@ -58,6 +58,7 @@ export async function sweep(model: NeoXModel, data: TrainingData, options: Sweep
     const folder = outputDir === undefined ? {} : { outputDir: join(outputDir, name) };
     return new PrefixTrainer(model, { ...common, ...values, ...folder });
   });
+  for (const trainer of trainers) trainer.checkSamplePrompts(shared.samplePrompts);
   if (outputDir !== undefined && (await kindOf(outputDir)) === 'file') throw badArgument('base.outputDir', 'a folder', outputDir);
   const results: SweepRunResult[] = [];
   for (const [i, run] of runs.entries()) {

@@ -49,6 +49,7 @@ export async function trainTasks<Name extends string>(
     return new PrefixTrainer(model, { name, ...tasks[name].options });
   });
   checkFolders(names, tasks);
+  for (const trainer of trainers) trainer.checkSamplePrompts(shared.samplePrompts);
 
   const failed = new AbortController();
   const signal = outer === undefined ? failed.signal : AbortSignal.any([outer, failed.signal]);

@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { temporaryFolder } from '../helpers';
 import { cli, jsonLines } from '../unit/cli-helpers';
@@ -34,6 +34,15 @@ test('trains each combination over one loaded model, and prints a table with the
   expect((events.at(-1) as { runs: { loss: number }[] }).runs.map(({ loss }) => loss.toFixed(4))).toEqual(
     losses.map((loss) => loss.toFixed(4)),
   );
+});
+
+test('a prompt that is too long behind the longest prefix is refused before the first run', async () => {
+  const out = folder.join('too long');
+  // It fits behind the first of them.
+  const args = [...SWEEP.slice(0, -3), '--out', out, '--prefix-seq-lens', '2,1900', '--sample-prompt', '雨'.repeat(200)];
+  const { code, stderr } = await cli(args);
+  expect([code, stderr]).toEqual([1, expect.stringMatching(/error: --sample-prompt \[0\] needs 21\d\d positions/)]);
+  expect(existsSync(out)).toBe(false);
 });
 
 test.each([

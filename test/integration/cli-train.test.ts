@@ -118,6 +118,28 @@ describe('train', () => {
     expect(other.stderr).toContain('recipe: weightDecay was 0.01 and is 0.5');
   });
 
+  test('a prompt that is too long is refused before the folder is made', async () => {
+    const out = folder.join('too long');
+    const { code, stderr } = await cli([...TRAIN, '--out', out, '--sample-prompt', '今日は', '--sample-prompt', '雨'.repeat(2100)]);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^error: --sample-prompt \[1\] needs 21\d\d positions, prefix included, and the model has 2048$/m);
+    expect(existsSync(out)).toBe(false);
+  });
+
+  test('a run that is interrupted before its first state says what to do', async () => {
+    const io = fakeIO();
+    const out = folder.join('no state');
+    const watch = setInterval(() => existsSync(join(out, 'recipe.json')) && io.interrupt(), 2);
+    const args = [...TRAIN, '--n-epochs', '1', '--n-training-steps', '1', '--no-samples', '--out', out];
+    // The initial fit takes minutes, unless it is interrupted.
+    const { code, stderr } = await cli([...args, '--init-steps', '1000000'], { io }).finally(() => clearInterval(watch));
+    expect(code).toBe(130);
+    const what = `${out} has the beginning of the run, and no state yet: with --resume the same command begins anew, with --overwrite too`;
+    expect(stderr.endsWith(`${what}\ninterrupted\n`)).toBe(true);
+    expect((await cli(args)).code).toBe(2);
+    expect((await cli([...args, '--resume'])).code).toBe(0);
+  });
+
   test('data that gives no sample says why', async () => {
     const { code, stderr } = await cli(['train', '--model', MODEL, '--data', DATA, '--packing', 'lines', '--out', folder.join('none')]);
     expect(code).toBe(1);

@@ -169,6 +169,7 @@ test.each<[object, string]>([
   [{ overwrite: true }, 'Expected an outputDir with it for overwrite but received true of type boolean'],
   [{ metrics: 5 }, 'Expected an object of functions by name for metrics but received 5 of type number'],
   [{ metrics: { exact: 5 } }, 'Expected a function for metrics.exact but received 5 of type number'],
+  [{ samplePrompts: 'a' }, "Expected an array of prompts for samplePrompts but received 'a' of type string"],
 ])('train(data, %j) is refused', async (options, message) => {
   expect(await failureOf(new PrefixTrainer(model, QUICK).train(DATA, options as never))).toMatchObject({
     code: 'NEOX_BAD_ARGUMENT',

@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { PrefixEncoder } from '../../prefix/encoder';
 import { PrefixTrainer } from '../../training/prefix-trainer';
-import { hasRun } from '../../training/run-folder';
+import { hasRun, hasRunWithoutState } from '../../training/run-folder';
 import type { TrainingResult } from '../../training/training-run';
 import type { DataFlags } from '../data';
 import { UsageError } from '../errors';
@@ -71,16 +71,20 @@ export async function run(flags: TrainFlags, ui: Ui): Promise<number> {
       trainer.train(data, { ...options, onEvent: (event) => events.show(event, update) }),
     );
   } catch (error) {
-    if (ui.signal.aborted) reportInterrupted(events, ui);
+    if (ui.signal.aborted) await reportInterrupted(flags.out, events, ui);
     throw error;
   }
   report(flags, result, events, ui);
   return 0;
 }
 
-function reportInterrupted(events: EventView, ui: Ui): void {
+async function reportInterrupted(out: string, events: EventView, ui: Ui): Promise<void> {
   const { savedStep } = events;
-  if (savedStep === undefined) return;
+  if (savedStep === undefined) {
+    if (await hasRunWithoutState(out))
+      ui.note(`${out} has the beginning of the run, and no state yet: with --resume the same command begins anew, with --overwrite too`);
+    return;
+  }
   ui.json({ type: 'interrupted', step: savedStep });
   ui.note(`saved at step ${savedStep}; the same command with --resume goes on from there`);
 }
