@@ -86,12 +86,7 @@ export class RunFolder {
         saved = await newestState(absolute, names);
         if (saved !== undefined) checkIdentity(saved.state.identity, options.identity, absolute);
       } else if (existing.length > 0 && !options.overwrite) {
-        throw badArgument(
-          'outputDir',
-          'a folder without a training run',
-          path,
-          'choose another folder, set `resume: true` to go on with that run, or `overwrite: true` to replace it',
-        );
+        throw hasRunAlready(path);
       }
       if (saved === undefined) for (const name of existing) await rm(join(absolute, name), { force: true });
       metrics = await openMetrics(join(absolute, METRICS), saved?.state.metricsBytes ?? 0);
@@ -204,6 +199,15 @@ export class RunFolder {
 /** Whether a folder has files of a training run. */
 export async function hasRun(path: string): Promise<boolean> {
   return (await kindOf(path)) === 'folder' && (await listFolder(path)).some((name) => OWN.test(name));
+}
+
+export function hasRunAlready(path: string): NeoXPrefixError {
+  return badArgument(
+    'outputDir',
+    'a folder without a training run',
+    path,
+    'choose another folder, set `resume: true` to go on with that run, or `overwrite: true` to replace it',
+  );
 }
 
 /** Whether a folder has files of a training run and no state to resume from, whole or not. */

@@ -4,6 +4,7 @@ import { kindOf } from '../files';
 import { checkModel, type NeoXModel } from '../model/neox-model';
 import { PrefixTrainer, type TrainingData, type TrainOptions } from './prefix-trainer';
 import { TRAINER_OPTIONS, type TrainerOptions } from './recipe';
+import { hasRun, hasRunAlready } from './run-folder';
 import type { TrainingEvent } from './events';
 import type { TrainingResult } from './training-run';
 
@@ -54,12 +55,16 @@ export async function sweep(model: NeoXModel, data: TrainingData, options: Sweep
   const runs = combinations(grid);
   const { outputDir, ...common } = base;
   // All are checked before the first one starts.
+  const folderOf = (name: string): string => join(outputDir ?? '', name);
   const trainers = runs.map(({ name, values }) => {
-    const folder = outputDir === undefined ? {} : { outputDir: join(outputDir, name) };
+    const folder = outputDir === undefined ? {} : { outputDir: folderOf(name) };
     return new PrefixTrainer(model, { ...common, ...values, ...folder });
   });
   for (const trainer of trainers) trainer.checkSamplePrompts(shared.samplePrompts);
   if (outputDir !== undefined && (await kindOf(outputDir)) === 'file') throw badArgument('base.outputDir', 'a folder', outputDir);
+  const isNew = shared.resume !== true && shared.overwrite !== true;
+  const taken = outputDir === undefined || !isNew ? undefined : await firstWithRun(runs.map(({ name }) => folderOf(name)));
+  if (taken !== undefined) throw hasRunAlready(taken);
   const results: SweepRunResult[] = [];
   for (const [i, run] of runs.entries()) {
     const listener = onEvent === undefined ? {} : { onEvent: (event: TrainingEvent): void => onEvent(run, event) };
@@ -68,6 +73,12 @@ export async function sweep(model: NeoXModel, data: TrainingData, options: Sweep
     results.push({ ...run, loss, result });
   }
   return { runs: results, best: results.reduce((best, run) => (run.loss < best.loss ? run : best)) };
+}
+
+/** The first folder that has files of a training run, if one has. */
+export async function firstWithRun(folders: readonly string[]): Promise<string | undefined> {
+  for (const folder of folders) if (await hasRun(folder)) return folder;
+  return undefined;
 }
 
 /** The runs of a grid, the last option varying fastest. */

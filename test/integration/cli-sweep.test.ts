@@ -27,6 +27,14 @@ test('trains each combination over one loaded model, and prints a table with the
   expect((await PrefixWeights.load(`${OUT}/${best}/best.safetensors`)).prefixLength).toBe(Number(best.slice(-1)));
   expect(readdirSync(OUT)).toHaveLength(4);
 
+  const taken = await cli([...SWEEP, '--max-lrs', '1,1e-2', '--prefix-seq-lens', '5']);
+  expect(taken).toMatchObject({ code: 2, stdout: '' });
+  expect(taken.stderr).toBe(
+    `error: There is a training run already in ${OUT}/learningRate=0.01,prefixLength=5\n` +
+      'hint: give --resume to go on with it, --overwrite to replace it, or choose another --out\n',
+  );
+  expect(readdirSync(OUT)).toHaveLength(4);
+
   const resumed = await cli([...SWEEP, ...LISTS, '--resume', '--json']);
   expect(resumed.code).toBe(0);
   const events = jsonLines(resumed.stdout);
@@ -46,13 +54,16 @@ test('a prompt that is too long behind the longest prefix is refused before the 
 });
 
 test.each([
-  [[], /error: Expected at least one option with its values for grid/],
+  [
+    [],
+    /error: A sweep needs a list of values: one or more of --max-lrs, --prefix-seq-lens, --prefix-hidden-dims, --batch-sizes, --seeds\n/,
+  ],
   [['--max-lrs', '1e-3,1e-3'], /Expected each value once\./],
   [['--max-lrs', '1e-3', '--max-lr', '1'], /cannot be used with option/],
   [['--max-lrs', '1e-3,x'], /Expected a number of at least 0\./],
 ])('%j is refused before anything is loaded', async (args, text) => {
   const { code, stderr } = await cli([...SWEEP.slice(0, -1), folder.join('none'), ...args]);
-  expect(code).toBeGreaterThan(0);
+  expect(code).toBe(2);
   expect(stderr).toMatch(text);
   expect(stderr).not.toContain('loaded in');
 });

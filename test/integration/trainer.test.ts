@@ -243,6 +243,13 @@ describe('a sweep', () => {
     expect(best.loss).toBe(Math.min(...runs.map(({ loss }) => loss)));
     expect(best.values.learningRate).toBe(0.01);
     expect(readdirSync(outputDir).sort()).toEqual(runs.map(({ name }) => name).sort());
+    // A folder of a run that would come later is found before the first one.
+    const base = { ...QUICK, epochs: 1, outputDir };
+    expect(await failureOf(sweep(model, DATA, { base, grid: { learningRate: [1, 0], prefixLength: [3] } }))).toMatchObject({
+      code: 'NEOX_BAD_ARGUMENT',
+      message: expect.stringContaining(`for outputDir but received '${outputDir}/learningRate=0,prefixLength=3'`) as string,
+    });
+    expect(readdirSync(outputDir)).toHaveLength(4);
     // Resumed, all are done and nothing is trained again.
     let steps = 0;
     const again = await sweep(model, DATA, {

@@ -1,7 +1,8 @@
 import { join } from 'node:path';
 import { InvalidArgumentError, type Command, type Option } from 'commander';
-import { combinations, sweep, type SweepGrid, type SweepRunResult } from '../../training/sweep';
+import { combinations, firstWithRun, sweep, type SweepGrid, type SweepRunResult } from '../../training/sweep';
 import type { DataFlags } from '../data';
+import { UsageError } from '../errors';
 import { formatNumber, formatSeconds, plural, table } from '../format';
 import { loadModel, PREFIX_LENGTH, type ModelFlags } from '../model';
 import { addOptions, integer, number, option, unwrap } from '../options';
@@ -9,7 +10,7 @@ import type { Act } from '../program';
 import type { Ui } from '../ui';
 import { EventView } from './train-events';
 import { addTrainingOptions, trainerOptions, type TrainingFlags } from './train-options';
-import { checkTrainingFlags, loadData, withTraining } from './train-run';
+import { checkTrainingFlags, loadData, runAlready, withTraining } from './train-run';
 
 export interface SweepFlags extends ModelFlags, DataFlags, TrainingFlags {
   maxLrs?: number[];
@@ -79,9 +80,18 @@ export function register(program: Command, act: Act): void {
 }
 
 export async function run(flags: SweepFlags, ui: Ui): Promise<number> {
-  const names = Object.keys(LISTS) as (keyof typeof LISTS)[];
-  const grid: SweepGrid = Object.fromEntries(names.filter((name) => flags[name] !== undefined).map((name) => [LISTS[name], flags[name]]));
-  const count = combinations(grid).length;
+  const names = (Object.keys(LISTS) as (keyof typeof LISTS)[]).filter((name) => flags[name] !== undefined);
+  if (names.length === 0) {
+    const lists = sweepOptions().map(({ long }) => long);
+    throw new UsageError(`A sweep needs a list of values: one or more of ${lists.join(', ')}`, 'for example --max-lrs 1e-4,1e-3');
+  }
+  const grid: SweepGrid = Object.fromEntries(names.map((name) => [LISTS[name], flags[name]]));
+  const runs = combinations(grid);
+  const count = runs.length;
+  if (flags.overwrite !== true && flags.resume !== true) {
+    const taken = await firstWithRun(runs.map(({ name }) => join(flags.out, name)));
+    if (taken !== undefined) throw runAlready(taken);
+  }
   await checkTrainingFlags(flags);
   await using model = await loadModel(flags, ui);
   const longest = Math.max(...(flags.prefixSeqLens ?? [flags.prefixSeqLen ?? PREFIX_LENGTH]));

@@ -24,6 +24,13 @@ export async function checkTrainingFlags(flags: TrainingFlags & DataFlags): Prom
   }
 }
 
+export function runAlready(folder: string): UsageError {
+  return new UsageError(
+    `There is a training run already in ${folder}`,
+    'give --resume to go on with it, --overwrite to replace it, or choose another --out',
+  );
+}
+
 /** Samples that are read, to be closed in the end. */
 export interface LoadedData extends TrainingData, AsyncDisposable {}
 

@@ -4,7 +4,6 @@ import { PrefixTrainer } from '../../training/prefix-trainer';
 import { hasRun, hasRunWithoutState } from '../../training/run-folder';
 import type { TrainingResult } from '../../training/training-run';
 import type { DataFlags } from '../data';
-import { UsageError } from '../errors';
 import { formatNumber, formatSeconds, plural, shellWord } from '../format';
 import { loadModel, PREFIX_LENGTH, type ModelFlags } from '../model';
 import { given, unwrap } from '../options';
@@ -12,7 +11,7 @@ import type { Act } from '../program';
 import type { Ui } from '../ui';
 import { EventView } from './train-events';
 import { addTrainingOptions, trainerOptions, type TrainingFlags } from './train-options';
-import { checkTrainingFlags, loadData, withTraining } from './train-run';
+import { checkTrainingFlags, loadData, runAlready, withTraining } from './train-run';
 
 export interface TrainFlags extends ModelFlags, DataFlags, TrainingFlags {}
 
@@ -53,10 +52,7 @@ export function register(program: Command, act: Act): void {
 
 export async function run(flags: TrainFlags, ui: Ui): Promise<number> {
   if (flags.overwrite !== true && flags.resume !== true && (await hasRun(flags.out))) {
-    throw new UsageError(
-      `There is a training run already in ${flags.out}`,
-      'give --resume to go on with it, --overwrite to replace it, or choose another --out',
-    );
+    throw runAlready(flags.out);
   }
   await checkTrainingFlags(flags);
   await using model = await loadModel(flags, ui);
