@@ -39,6 +39,8 @@ test('trains each combination over one loaded model, and prints a table with the
   expect(resumed.code).toBe(0);
   const events = jsonLines(resumed.stdout);
   expect(events.some(({ type }) => type === 'step')).toBe(false);
+  const names = ['0.001,prefixLength=2', '0.001,prefixLength=5', '0.01,prefixLength=2', '0.01,prefixLength=5'];
+  expect([...new Set(events.slice(0, -1).map(({ run }) => run))]).toEqual(names.map((name) => `learningRate=${name}`));
   expect((events.at(-1) as { runs: { loss: number }[] }).runs.map(({ loss }) => loss.toFixed(4))).toEqual(
     losses.map((loss) => loss.toFixed(4)),
   );

@@ -105,7 +105,7 @@ export async function run(flags: SweepFlags, ui: Ui): Promise<number> {
       grid,
       onEvent: ({ name }, event) => {
         if (view?.name !== name) {
-          view = { name, events: new EventView(join(flags.out, name), ui) };
+          view = { name, events: new EventView(join(flags.out, name), ui, name) };
           ui.note(`run ${++started} of ${count}: ${name}`);
         }
         view.events.show(event, update);

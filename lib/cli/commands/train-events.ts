@@ -14,15 +14,19 @@ export class EventView {
   /** Steps whose float16 gradient overflowed. */
   private skipped = 0;
 
-  /** @param folder of the run */
+  /**
+   * @param folder of the run
+   * @param run its name, where there are several
+   */
   constructor(
     private readonly folder: string,
     private readonly ui: Ui,
+    private readonly run?: string,
   ) {}
 
   show(event: TrainingEvent, update: Progress['update']): void {
     const { ui } = this;
-    ui.json(event);
+    ui.json(this.run === undefined ? event : { run: this.run, ...event });
     switch (event.type) {
       case 'start': {
         this.epochs = event.epochs;
