@@ -2,6 +2,9 @@ import { isNeoXPrefixError } from '../errors';
 import { Interrupted, OutputLost } from './io';
 import type { Ui } from './ui';
 
+/** The code of wrong usage, which is no error of the library. */
+export const USAGE = 'USAGE';
+
 /** Options that do not go together, or a value that makes no sense: exit code 2, as for what commander finds. */
 export class UsageError extends Error {
   override readonly name = 'UsageError';
@@ -83,7 +86,7 @@ interface Description {
 }
 
 function describe(error: unknown): Description {
-  if (error instanceof UsageError) return { message: error.message, hint: error.hint, code: 'USAGE' };
+  if (error instanceof UsageError) return { message: error.message, hint: error.hint, code: USAGE };
   if (!isNeoXPrefixError(error)) return { message: error instanceof Error ? error.message : String(error) };
   const { hint, code, path } = error;
   const message = hint === undefined ? error.message : error.message.replace(`\nHint: ${hint}`, '');

@@ -1,6 +1,6 @@
 import { Command, CommanderError } from 'commander';
 import { packageVersion } from '../doctor';
-import { reportError } from './errors';
+import { reportError, USAGE } from './errors';
 import type { CliIO } from './io';
 import { checkRequired, unwrap } from './options';
 import { Ui } from './ui';
@@ -60,11 +60,24 @@ export async function runCli(args: readonly string[], io: CliIO): Promise<number
   try {
     await program.parseAsync(inKebabCase(args), { from: 'user' });
   } catch (error) {
+    // The parsing may have ended before it came to --json.
+    const end = args.indexOf('--');
+    const isJson = args.slice(0, end < 0 ? args.length : end).includes('--json');
+    const ui = new Ui(io, uiOptions({ ...program.opts(), json: isJson }, io));
+    if (!(error instanceof CommanderError)) return reportError(error, ui);
+    if (error.exitCode === 0) return 0;
     // commander has written its message already.
-    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-    return reportError(error, new Ui(io, uiOptions(program.opts(), io)));
+    ui.json({ error: parserError(error) });
+    return 2;
   }
   return status;
+}
+
+/** What commander writes over one or two lines, as our other errors of wrong usage. */
+function parserError({ code, message }: CommanderError): { code: string; message: string; hint?: string } {
+  if (code === 'commander.help') return { code: USAGE, message: 'a command is needed', hint: '--help lists the commands' };
+  const [, what, hint] = /^(?:error: )?([^]*?)(?:\n\((Did you mean .*)\))?$/.exec(message) ?? [];
+  return { code: USAGE, message: what ?? message, ...(hint === undefined ? {} : { hint }) };
 }
 
 export function createProgram(io: CliIO, act: Act): Command {

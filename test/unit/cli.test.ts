@@ -179,6 +179,44 @@ describe('errors', () => {
     expect(stderr).toMatch(/^error: .*\nhint: /);
   });
 
+  test.each<[string, string[], string, string | undefined]>([
+    ['an unknown command', ['--json', 'trian'], "unknown command 'trian'", 'Did you mean train?'],
+    ['an unknown option, before --json', ['train', '--modell', 'x', '--json'], "unknown option '--modell'", 'Did you mean --model?'],
+    [
+      'an option that is needed',
+      ['train', '--data', 'x', '--out', 'y', '--json'],
+      '--pretrained-model-dir, --model <dir> is needed',
+      undefined,
+    ],
+    [
+      'a value out of range',
+      [...TRAIN, '--batch-size', '0', '--json'],
+      "'0' is invalid. Expected a whole number of at least 1.",
+      undefined,
+    ],
+    ['a command without its subcommand', ['export', '--json'], 'a command is needed', '--help lists the commands'],
+    [
+      'options that our own checks refuse',
+      [...TRAIN, '--suffix', 'x', '--json'],
+      '--suffix has no effect without --packing lines',
+      undefined,
+    ],
+    [
+      "an option of rinna's, before --json",
+      [...TRAIN, '--fp16', '--json'],
+      "--fp16 of rinna's script has no meaning here",
+      'use --dtype float16, or better bfloat16, which has the range of float32',
+    ],
+  ])('with --json, wrong usage is an object on stdout: %s', async (_, args, message, hint) => {
+    const { code, stdout, stderr } = await cli(args);
+    expect(code).toBe(2);
+    const expected = { code: 'USAGE', message: expect.stringContaining(message) as string, ...(hint === undefined ? {} : { hint }) };
+    expect(jsonLines(stdout)).toEqual([{ error: expected }]);
+    expect(stderr).not.toBe('');
+    // Not where --json is an argument, and none of the options.
+    expect((await cli([...args.filter((arg) => arg !== '--json'), '--', '--json'])).stdout).toBe('');
+  });
+
   test('--debug and NEOX_PREFIX_DEBUG add where it comes from', async () => {
     for (const result of [await cli([...TRAIN, '--debug']), await cli(TRAIN, { env: { NEOX_PREFIX_DEBUG: '1' } })]) {
       expect(result.stderr).toMatch(/\n {4}at .*checkpoint/);
