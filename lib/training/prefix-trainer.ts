@@ -33,7 +33,7 @@ export interface TrainOptions {
   onEvent?: (event: TrainingEvent) => void;
   /**
    * Go on from the newest state in `outputDir` that is whole, as if the run had never stopped: the result is the same to the last bit. Where
-   * there is none, the run begins. Of the options only those of when to stop and to save may have changed. Defaults to `false`.
+   * no state was saved, the run begins; where none of those saved is whole, that is an error. Of the options only those of when to stop and to save may have changed. Defaults to `false`.
    */
   resume?: boolean;
   /** Replace a run that is in `outputDir` already. Defaults to `false`: that is an error. */

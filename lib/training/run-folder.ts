@@ -220,7 +220,10 @@ function isOwnTemporary(name: string): boolean {
   return target !== undefined && OWN.test(target);
 }
 
-/** The newest state that can be read. One that a failing disk damaged is passed over, as long as there is an older one. */
+/**
+ * The newest state that can be read. One that a failing disk damaged is passed over, as long as there is an older one.
+ * @throws NEOX_BAD_CHECKPOINT where there are states and none is whole
+ */
 export async function newestState(folder: string, names: readonly string[]): Promise<OpenedRun['saved']> {
   const states = names
     .filter((name) => STATE.test(name))
@@ -236,8 +239,18 @@ export async function newestState(folder: string, names: readonly string[]): Pro
       problem ??= error;
     }
   }
-  if (problem !== undefined) throw problem;
-  return undefined;
+  if (problem === undefined) return undefined;
+  const count = states.length === 1 ? 'The only state' : `None of the ${states.length} states`;
+  const newest = problem.message.split('\n')[0] ?? '';
+  throw new NeoXPrefixError(
+    'NEOX_BAD_CHECKPOINT',
+    `${count} of the run in ${folder} is ${states.length === 1 ? 'not ' : ''}whole. ${newest}`,
+    {
+      path: folder,
+      cause: problem,
+      hint: 'put back a copy of a state, or set `overwrite: true` to begin the run anew',
+    },
+  );
 }
 
 function checkIdentity(before: RunIdentity, now: RunIdentity, path: string): void {

@@ -237,8 +237,15 @@ test('a state that is damaged is passed over for the one before; where there is 
     writeFileSync(join(run, name), bytes);
   }
   const error = await failureOf(train(run, { resume: true }));
-  expect(error).toMatchObject({ code: 'NEOX_BAD_CHECKPOINT' });
-  expect((error as Error).message).toContain('its content does not have the SHA-256 that it states');
+  const hint = 'put back a copy of a state, or set `overwrite: true` to begin the run anew';
+  expect(error).toMatchObject({ code: 'NEOX_BAD_CHECKPOINT', path: run, hint });
+  const [left, ...others] = states(run) as [string, ...string[]];
+  const why = (name: string): string =>
+    `The training state ${join(run, name)} is not usable: its content does not have the SHA-256 that it states`;
+  expect((error as Error).message).toContain(`None of the 2 states of the run in ${run} is whole. The training state ${run}/state-0000`);
+  for (const name of others) rmSync(join(run, name));
+  const only = await failureOf(train(run, { resume: true }));
+  expect((only as Error).message).toContain(`The only state of the run in ${run} is not whole. ${why(left)}`);
 });
 
 test('so many states are kept, and the manifest has every file with its size and SHA-256', async () => {
