@@ -40,6 +40,7 @@ export class RecordReader {
   readonly emptyFiles: string[] = [];
 
   private isEmpty = true;
+  private hasNoTemplate = false;
 
   constructor(
     private readonly files: readonly DataFile[],
@@ -126,13 +127,28 @@ export class RecordReader {
     }
   }
 
-  private toSample(line: string, path: string, number: number): Sample {
+  /** The template of conversations; where it is missing, that is a problem of the first line that needs it. */
+  private template(path: string, line: number): Template | undefined {
+    if (this.hasNoTemplate) return undefined;
+    try {
+      return templateFor(this.options.template, this.options.tokenizer, `${path}:${line}`);
+    } catch (error) {
+      if (!isNeoXPrefixError(error)) throw error;
+      this.hasNoTemplate = true;
+      this.problems.add(error, error.hint);
+      return undefined;
+    }
+  }
+
+  private toSample(line: string, path: string, number: number): Sample | undefined {
     const record = parseObject(line);
     if (record['messages'] !== undefined) {
       if (record['text'] !== undefined || record['completion'] !== undefined || record['prompt'] !== undefined)
         throw new BadRecord('it has "messages" beside "text", "prompt" or "completion"; one form or the other');
-      const { template, tokenizer } = this.options;
-      return conversationOf(record['messages'], templateFor(template, tokenizer, `${path}:${number}`));
+      const template = this.template(path, number);
+      // What is wrong with messages in any template is told beside the one that is missing.
+      const sample = conversationOf(record['messages'], template ?? 'plain');
+      return template === undefined ? undefined : sample;
     }
     if (record['text'] !== undefined) {
       const text = textOf(record);

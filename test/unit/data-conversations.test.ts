@@ -197,6 +197,25 @@ describe('files of conversations', () => {
     }
   });
 
+  test('a template that is missing is told with all other problems, once', async () => {
+    const path = put({ text: '' }, { messages: TALK }, { messages: TALK }, { messages: [user('a')] }, {}, { text: 'too long' });
+    await expectRefusal({
+      name: '',
+      act: () => openDataset(path, { tokenizer: characters, maxTokens: 4 }),
+      code: 'NEOX_BAD_DATA',
+      text: [
+        'The data has 5 problems:',
+        `  ${path}:1: its text is empty`,
+        `  ${path}:2 has {"messages"}, and nothing says how the model's conversations are written`,
+        `  ${path}:4: messages has nothing to learn: no message is the assistant's`,
+        `  ${path}:5: it has neither "text" nor "completion" nor "messages"`,
+        `  ${path}:6: it takes 9 positions, and 4 is the most`,
+        "Hint: give template: 'rinna' (rinna's instruction models), 'plain' (the contents, one below the other), or a function; " +
+          "give overLong: 'truncate' or 'drop', or shorten the text",
+      ].join('\n'),
+    });
+  });
+
   test('bad ones are told by file and line', async () => {
     const path = put(
       { messages: 'a' },
