@@ -335,7 +335,7 @@ export async function formatOf(path: string): Promise<PrefixFormat> {
         'path',
         'a name that ends in .safetensors, .checkpoint, .weight or .pt, or a folder,',
         path,
-        'or say the format with options.format',
+        "or say the format with options.format: 'peft' for a folder of this name",
       );
   }
 }

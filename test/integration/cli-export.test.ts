@@ -114,7 +114,7 @@ describe('export', () => {
       /^error: --task needs the name or id of a task of .*; none was given\nhint: it has a \(0\), b \(1\)\n$/,
     );
     expect(await hintOf(ft, folder.join('a.safetensors'), '--task', 'c')).toContain("; 'c' was given");
-    expect(await hintOf(BEST, folder.join('a.xyz'))).toContain('say the format with --format');
+    expect(await hintOf(BEST, folder.join('a.xyz'))).toContain('give --format peft for an adapter folder of this name');
   });
 
   test("a prefix goes to rinna's and PEFT's formats and back", async () => {

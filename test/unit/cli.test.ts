@@ -270,7 +270,6 @@ describe('errors', () => {
     expect(inOptionNames('choose another modelName, set `overwrite: true` to replace it')).toBe(
       'choose another --model-name, give --overwrite to replace it',
     );
-    expect(inOptionNames('or say the format with options.format')).toBe('or say the format with --format');
     expect(inOptionNames('nothing of the kind')).toBe('nothing of the kind');
   });
 });

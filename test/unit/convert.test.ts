@@ -171,7 +171,9 @@ describe('errors', () => {
     expect([refused.code, refused.stdout]).toEqual([1, '']);
     expect(refused.stderr).toContain('give --allow-fingerprint-mismatch');
     expect((await cli([...args, '--allow-fingerprint-mismatch'])).code).toBe(0);
-    expect(await convertPrefix(from, out, { config, allowFingerprintMismatch: true, overwrite: true })).toMatchObject({ shape: prefix.shape });
+    expect(await convertPrefix(from, out, { config, allowFingerprintMismatch: true, overwrite: true })).toMatchObject({
+      shape: prefix.shape,
+    });
   });
 
   it('unknown options are named', async () => {
@@ -198,6 +200,20 @@ describe('neox-prefix convert', () => {
     expect(code).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({ from: { format: 'rinna' }, to: { format: 'fastertransformer', taskId: 1 }, task: 'smile' });
     expect((await PrefixWeights.load(out, { task: 1 })).hash).toBe(prefix.hash);
+  });
+
+  it.each(['par25.peft', 'smile-v1.2'])('a name with a dot that says no format: %s', async (name) => {
+    const { path } = await source('safetensors');
+    const out = join(folder, name);
+    expect(await cli(['convert', path, out])).toEqual({
+      code: 2,
+      stdout: '',
+      stderr:
+        `error: The name ${out} does not say the format to write\n` +
+        'hint: give --format peft for an adapter folder of this name, --format safetensors or --format rinna for a file\n',
+    });
+    expect((await cli(['convert', path, out, '--format', 'peft'])).code).toBe(0);
+    expect(await PrefixWeights.load(out)).toMatchObject({ hash: prefix.hash, format: 'peft' });
   });
 
   it('speaks of its own options', async () => {

@@ -80,6 +80,11 @@ function inItsOptions(error: unknown): unknown {
     const asked = received === 'undefined' ? 'none was given' : `${received} was given`;
     return new UsageError(`--task needs ${expected}; ${asked}`, hint);
   }
+  const name = /^Expected a name that ends in .* for path but received '(.*)' of type \w+$/.exec(what)?.[1];
+  if (name !== undefined && hint?.includes('options.format') === true) {
+    const formats = 'give --format peft for an adapter folder of this name, --format safetensors or --format rinna for a file';
+    return new UsageError(`The name ${name} does not say the format to write`, formats);
+  }
   if (what.includes(' for options.name '))
     return new UsageError('The source does not know the name of its task', 'give it with --name NAME');
   if (hint?.includes('set `replace: true`') !== true) return error;
