@@ -6,6 +6,7 @@ import { badArgument, checkBoolean, checkFunction, checkInteger, checkOneOf, che
 import type { Checkpoint } from '../checkpoint/checkpoint';
 import { NeoXPrefixError } from '../errors';
 import { kindOf, listFolder, writeFileAtomic } from '../files';
+import { plural } from '../format';
 import { PrefixWeights } from '../prefix/weights';
 import { incompatibilities, type ExportWarning } from './compatibility';
 import { checkModelName, checkTaskName } from './config-ini';
@@ -314,12 +315,19 @@ function report(
   warnings: readonly ExportWarning[],
 ): ExportReport {
   const lost: ExportWarning[] = [];
+  const are = (count: number): string => (count === 1 ? 'is' : 'are');
   for (const { name, sources, overflowed, nonFinite } of written) {
     const which = `${sources.length === 0 ? 'the prefix' : sources.join(' + ')} (${name})`;
     if (overflowed > 0)
-      lost.push({ code: 'overflow', message: `${overflowed} values of ${which} are too large for ${dtype} and became infinite` });
+      lost.push({
+        code: 'overflow',
+        message: `${plural(overflowed, 'value')} of ${which} ${are(overflowed)} too large for ${dtype} and became infinite`,
+      });
     if (nonFinite > 0)
-      lost.push({ code: 'non-finite', message: `${nonFinite} values of ${which} are infinite or not a number in the source` });
+      lost.push({
+        code: 'non-finite',
+        message: `${plural(nonFinite, 'value')} of ${which} ${are(nonFinite)} infinite or not a number in the source`,
+      });
   }
   const files = written.map(({ name, bytes }) => ({ name, bytes }));
   return {

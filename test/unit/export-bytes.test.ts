@@ -107,6 +107,10 @@ it.each(['F32', 'BF16'] as const)('says which tensors have values that float16 c
   ]);
   // A NaN or an infinity that is the same on both sides is no difference.
   expect((await exporter.verify(join(root, 'out'))).ok).toBe(true);
+  const one = await writeCheckpoint(join(root, 'model'), {}, dtype, { [name]: asStored(new Float32Array(96 * 64).fill(Infinity, 7, 8)) });
+  expect(ours((await new FTExporter(one).export(join(root, 'one-out'))).warnings)).toMatchObject([
+    { message: `1 value of ${name} (model.layers.1.mlp.dense_h_to_4h.weight.0.bin) is infinite or not a number in the source` },
+  ]);
 });
 
 it('divides and sums biases in float16, as numpy does', async () => {
