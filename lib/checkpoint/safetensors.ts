@@ -45,11 +45,14 @@ interface Slot {
 export async function readSafetensorsHeader(path: string): Promise<SafetensorsHeader> {
   return FileReader.use(path, async (reader) => {
     const bad = (problem: string, hint?: string): NeoXPrefixError => badFile(reader.path, problem, hint);
+    const isNamed = reader.path.endsWith('.safetensors');
+    if (reader.size < 8 && !isNamed) throw unknownFile(reader.path);
     if (reader.size < 8) throw bad(`expected at least 8 bytes, the file has ${reader.size}`, 'the file is incomplete');
     const start = await reader.read(0, Math.min(reader.size, 32));
     const foreign = foreignFormat(start);
     if (foreign !== undefined) throw bad(`it is ${foreign.what}`, foreign.hint);
     const declared = start.readBigUInt64LE(0);
+    if (declared > BigInt(MAX_HEADER) && !isNamed) throw unknownFile(reader.path);
     if (declared > BigInt(MAX_HEADER)) throw bad(`expected a header of at most ${MAX_HEADER} bytes, it declares ${declared}`);
     const headerLength = Number(declared);
     const dataStart = 8 + headerLength;
@@ -158,6 +161,13 @@ export function foreignFormat(start: Uint8Array): { what: string; hint: string }
   if (/^\s*<(!doctype|html|\?xml)/i.test(text)) return { what: 'a web page', hint: 'the download failed; fetch the file again' };
   if (text.startsWith('GGUF')) return { what: 'a GGUF file', hint: 'use the safetensors files that it was made from' };
   return undefined;
+}
+
+/** Of a file whose name does not say what it should be. */
+function unknownFile(path: string): NeoXPrefixError {
+  return new NeoXPrefixError('NEOX_BAD_CHECKPOINT', `${path} is of no known format: neither a safetensors file nor one of torch.save`, {
+    path,
+  });
 }
 
 /** A tensor to be written; `data` holds its elements in row-major order, as its dtype lays them out in memory. */

@@ -173,7 +173,7 @@ describe('loading what Python wrote', () => {
     ['namespace.bin', 'NEOX_UNSUPPORTED', 'argparse.Namespace'],
     ['checkpoint', 'NEOX_BAD_PREFIX', 'holds no prefix: expected a PEFT adapter'],
     ['nothing', 'NEOX_FILE_NOT_FOUND', 'No such file'],
-    ['expected.json', 'NEOX_BAD_CHECKPOINT', 'expected a header of at most'],
+    ['expected.json', 'NEOX_BAD_CHECKPOINT', 'is of no known format'],
   ])('%s is refused: %s', async (name, code, message) => {
     const error = await failure(PrefixWeights.load(fixture(name), { config: CONFIG }));
     expect(error.message).toContain(message);
@@ -365,6 +365,16 @@ describe('belonging to a model', () => {
 });
 
 describe('bad files and arguments', () => {
+  test.each(['some words that are no tensors\n', '', 'short'])('a file of no known format: %j', async (text) => {
+    const path = join(folder, 'words');
+    writeFileSync(path, text);
+    const error = await failure(PrefixWeights.load(path));
+    expect([error.code, error.message]).toEqual([
+      'NEOX_BAD_CHECKPOINT',
+      `${path} is of no known format: neither a safetensors file nor one of torch.save`,
+    ]);
+  });
+
   test.each<[string, Record<string, string>, string, string]>([
     ['a later version', { 'neox_prefix.format_version': '2' }, 'NEOX_UNSUPPORTED', 'is of format version 2; this package reads up to 1'],
     ['a version that is no number', { 'neox_prefix.format_version': 'x' }, 'NEOX_BAD_PREFIX', "found 'x'"],
