@@ -18,7 +18,7 @@ export interface TrainerOptions extends Omit<PrefixEncoderOptions, 'signal'> {
 
   /** Samples in a batch. Defaults to `4`. */
   batchSize?: number;
-  /** Where above 0, a batch is as many samples as have at most this many tokens together, and `batchSize` means nothing. Defaults to `0`. */
+  /** Where above 0, a batch is as many samples as have at most this many tokens together; not beside `batchSize`. Defaults to `0`. */
   batchTokens?: number;
   /** Batches in an optimizer step. The loss is the mean over the target tokens of all of them. Defaults to `1`. */
   accumulationSteps?: number;
@@ -194,6 +194,8 @@ export function resolveRecipe(options: TrainerOptions): Recipe {
     seed: checkInteger('seed', options.seed ?? 42, 0),
   };
   if (recipe.warmupSteps > 0 && recipe.warmupRatio > 0) throw badArgument('warmupRatio', 'nothing beside warmupSteps', recipe.warmupRatio);
+  if (recipe.batchTokens > 0 && options.batchSize !== undefined)
+    throw badArgument('batchTokens', 'nothing beside batchSize', recipe.batchTokens);
   if (recipe.minLearningRate > recipe.learningRate)
     throw badArgument('minLearningRate', `at most learningRate (${recipe.learningRate})`, recipe.minLearningRate);
   if (recipe.bucketing && !recipe.shuffle) throw badArgument('bucketing', 'false without shuffle', recipe.bucketing);

@@ -148,6 +148,8 @@ test('options that do not go together', () => {
   expect(text({ warmupSteps: 5, warmupRatio: 0.1 })).toBe(
     'Expected nothing beside warmupSteps for warmupRatio but received 0.1 of type number',
   );
+  expect(text({ batchSize: 4, batchTokens: 64 })).toBe('Expected nothing beside batchSize for batchTokens but received 64 of type number');
+  expect(resolveRecipe({ batchSize: 2, batchTokens: 0 })).toMatchObject({ batchSize: 2, batchTokens: 0 });
   expect(text({ bucketing: true, shuffle: false })).toBe('Expected false without shuffle for bucketing but received true of type boolean');
 });
 
