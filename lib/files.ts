@@ -21,6 +21,20 @@ const HINTS: Readonly<Record<string, string>> = {
   ENAMETOOLONG: 'choose a shorter name',
 };
 
+/** The words of the system for some of them: the addon's messages end in these. */
+const REASONS: Readonly<Record<string, string>> = {
+  'No space left on device': 'ENOSPC',
+  'Disk quota exceeded': 'EDQUOT',
+  'Permission denied': 'EACCES',
+  'Read-only file system': 'EROFS',
+  'Too many open files': 'EMFILE',
+};
+
+/** What to do about an error of the addon with a file, by the reason that its message ends in. */
+export function hintOfReason(message: string): string | undefined {
+  return HINTS[REASONS[message.slice(message.lastIndexOf(': ') + 2)] ?? ''];
+}
+
 function errnoOf(error: unknown): string | undefined {
   if (!(error instanceof Error) || !('code' in error) || !('syscall' in error)) return undefined;
   return typeof error.code === 'string' ? error.code : undefined;

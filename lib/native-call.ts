@@ -1,4 +1,5 @@
 import { ERROR_CODES, NeoXPrefixError, type NeoXErrorCode } from './errors';
+import { hintOfReason } from './files';
 import { native, type NativeAddon } from './native';
 import type { CancelFlag } from '../types/native';
 
@@ -47,7 +48,7 @@ export function fromNative(error: unknown, stack?: string): unknown {
   if (!(error instanceof Error) || error instanceof NeoXPrefixError || !('code' in error)) return error;
   const code = ERROR_CODES.find((known) => known === error.code);
   if (code === undefined) return error;
-  const hint = HINTS[code];
+  const hint = HINTS[code] ?? (code === 'NEOX_IO' ? hintOfReason(error.message) : undefined);
   const own = new NeoXPrefixError(code, error.message, hint === undefined ? { cause: error } : { hint, cause: error });
   if (stack !== undefined) own.stack = `${own.name}: ${own.message}\n${stack.split('\n').slice(2).join('\n')}`;
   return own;

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { isNeoXPrefixError, type NeoXPrefixError } from '../../lib/errors';
+import { fromNative } from '../../lib/native-call';
 import { fileError, FileReader, kindOf, makeFolder, readSmallFile, sha256, sha256File, writeFileAtomic } from '../../lib/files';
 
 let folder: string;
@@ -190,4 +191,16 @@ test('sha256 of pieces and of a file agree with the published value', async () =
   writeFileSync(join(folder, 'a'), 'abc');
   expect(sha256('a', Buffer.from('bc'))).toBe(abc);
   expect(await sha256File(join(folder, 'a'))).toBe(abc);
+});
+
+test.each([
+  ['No space left on device', 'the disk is full; free some space or choose another folder'],
+  ['Disk quota exceeded', 'the disk quota is used up; free some space or choose another folder'],
+  ['Read-only file system', 'the file system is read-only; choose another folder'],
+  ['it became shorter while it was read', undefined],
+])('an error of the addon with a file has the hint of its reason: %s', (reason, hint) => {
+  const message = `Could not write ft/1-gpu/model.wte.bin: ${reason}`;
+  const error = fromNative(Object.assign(new Error(message), { code: 'NEOX_IO' })) as NeoXPrefixError;
+  const text = hint === undefined ? message : `${message}\nHint: ${hint}`;
+  expect([error.code, error.hint, error.message]).toEqual(['NEOX_IO', hint, text]);
 });
