@@ -217,7 +217,7 @@ export class NeoXModel {
     return this.details.dtype;
   }
 
-  /** As {@link ModelInfo.computeDtype}. */
+  /** The type of activations, KV caches and prefixes: {@link ModelInfo.computeDtype}. */
   get computeDtype(): ComputeDType {
     return this.details.computeDtype;
   }

@@ -7,6 +7,7 @@ import { FTExporter } from '../../lib/export/ft-exporter';
 import type { LoadOptions, NeoXModel } from '../../lib/model/neox-model';
 import { native } from '../../lib/native';
 import { PrefixEncoder } from '../../lib/prefix/encoder';
+import { PrefixStore } from '../../lib/prefix/store';
 import type { PrefixWeights } from '../../lib/prefix/weights';
 import { evaluate } from '../../lib/training/evaluate';
 import { PrefixTrainer } from '../../lib/training/prefix-trainer';
@@ -191,6 +192,20 @@ describe('the demonstration model', () => {
     const stored = file.tensors.get('gpt_neox.embed_in.weight')?.dtype === 'F32' ? 4 : 2;
     const matrices = weightBytes - stored * vocabSize * hiddenSize;
     expect(matrices / (half.info().weightBytes - 2 * vocabSize * hiddenSize)).toBeCloseTo(0.5, 1);
+  });
+
+  test('caches and prefixes take the bytes of the compute dtype', async () => {
+    const element = int8.computeDtype === 'float32' ? 4 : 2;
+    const { bytes } = await new PrefixStore(int8).add('diary', prefix);
+    expect(bytes).toBe(prefix.data.length * (4 + element));
+    await using engine = new GenerationEngine(int8);
+    expect(engine.stats().kvBytesPerToken).toBe(2 * int8.config.numLayers * int8.config.hiddenSize * element);
+    const request = { prompt: '今日は', prefix, maxNewTokens: 5, temperature: 0, ignoreEos: true };
+    const [alone, served] = [
+      await int8.generate('今日は', { prefix, maxNewTokens: 5, temperature: 0, ignoreEos: true }),
+      await engine.generate(request),
+    ];
+    expect(served.tokens).toEqual(alone.tokens);
   });
 
   test('exports are made of the checkpoint, not of what it was rounded to', async () => {
