@@ -35,6 +35,7 @@ const OPTION_NAMES: readonly (readonly [library: string, commandLine: string])[]
     'set gradientCheckpointing: true, shorten the samples, or load the model in bfloat16',
     'give --gradient-checkpointing, shorten the samples, or give --dtype bfloat16',
   ],
+  ["leave out device, backend and pack, or use dtype: 'bfloat16'", 'leave out --device and --backend, or give --dtype bfloat16'],
   ['set `replace: true`', 'give --replace'],
   ['name one of them, or give tensorParallel', 'give --tensor-parallel'],
   ['load the prefix with allowFingerprintMismatch: true', 'give --allow-fingerprint-mismatch'],

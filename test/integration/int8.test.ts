@@ -227,6 +227,11 @@ describe('the demonstration model', () => {
     ]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: expect.stringContaining('int8 on cpu (native)') as string });
     expect(stdout.length).toBeGreaterThan(0);
+    const refused = await cli(['generate', '--model', EXAMPLE_MODEL, '--dtype', 'int8', '--backend', 'aten', '--prompt', '今日は']);
+    expect({ code: refused.code, stderr: refused.stderr }).toEqual({
+      code: 1,
+      stderr: expect.stringContaining('hint: leave out --device and --backend, or give --dtype bfloat16') as string,
+    });
   });
 });
 
