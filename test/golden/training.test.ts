@@ -9,7 +9,15 @@ import { backendsFor, loadModel } from '../helpers';
 import { TOLERANCES } from '../tolerances';
 import { difference, loadGoldenTraining, relativeDifference, TRAINING_CASES, type GoldenCurve, type GoldenSample } from './fixtures';
 
-const OPTIMIZER = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.01, decay: 'weights', checkpointing: false, copyWeights: true } as const;
+const OPTIMIZER = {
+  beta1: 0.9,
+  beta2: 0.99,
+  epsilon: 1e-8,
+  weightDecay: 0.01,
+  decay: 'weights',
+  checkpointing: false,
+  copyWeights: true,
+} as const;
 const samplesOf = (golden: readonly GoldenSample[]): { prompt: number[]; completion: number[] }[] =>
   golden.map(({ prompt, completion }) => ({ prompt: [...prompt], completion: [...completion] }));
 
