@@ -183,12 +183,14 @@ export interface GenerateResult {
   scores: TokenScores;
 }
 
-export interface BeamOptions extends PromptsOptions {
+export interface BeamSettings {
   numBeams: number;
   lengthPenalty: number;
   earlyStopping: 'yes' | 'no' | 'never';
   numReturnSequences: number;
 }
+
+export interface BeamOptions extends PromptsOptions, BeamSettings {}
 
 export interface BeamResult {
   tokens: Int32Array;
@@ -227,6 +229,8 @@ export interface EngineRequest {
   prompt: Int32Array;
   prefix: Prefix | null;
   settings: GenerateRowSettings;
+  /** A beam search. It gives no tokens before it ends, and goes on to its end with any grant. */
+  beams?: BeamSettings | undefined;
 }
 
 /** What changed since the last run; removals come first. */
@@ -253,7 +257,8 @@ export interface EngineReport {
   tokens: Int32Array;
   /** Of those tokens, by their place among the pairs, that belong to rows which asked for it. */
   scores: (TokenScores | undefined)[];
-  ended: { slot: number; finishReason: 'stop' | 'length'; error?: Error }[];
+  /** `sequences`: of a beam search that did not fail, best first. */
+  ended: { slot: number; finishReason: 'stop' | 'length'; sequences?: BeamResult[]; error?: Error }[];
   /** Forward passes. */
   steps: number;
   /** Tokens of prompts that went through the model. */

@@ -5,8 +5,8 @@ import type { Sink } from './job';
 export class Collector implements Sink {
   readonly capacity = Infinity;
   readonly unread = 0;
-  readonly result: Promise<{ completion: Completion; usage: Usage }>;
-  private resolve!: (result: { completion: Completion; usage: Usage }) => void;
+  readonly result: Promise<{ completions: readonly Completion[]; usage: Usage }>;
+  private resolve!: (result: { completions: readonly Completion[]; usage: Usage }) => void;
   private reject!: (error: unknown) => void;
 
   constructor(private readonly onPiece?: (piece: RowPiece) => void) {
@@ -20,9 +20,9 @@ export class Collector implements Sink {
     this.onPiece?.(piece);
   }
 
-  end(rest: string, completion: Completion, usage: Usage): void {
-    this.onPiece?.({ text: rest, finishReason: completion.finishReason });
-    this.resolve({ completion, usage });
+  end(rest: string, completions: readonly [Completion, ...Completion[]], usage: Usage): void {
+    this.onPiece?.({ text: rest, finishReason: completions[0].finishReason });
+    this.resolve({ completions, usage });
   }
 
   fail(error: unknown): void {

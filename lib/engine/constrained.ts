@@ -49,7 +49,7 @@ export async function generateConstrained(
       return collector;
     });
     const results = await Promise.all(collectors.map(({ result }) => result));
-    return results.map(({ completion }) => completion);
+    return results.flatMap(({ completions }) => completions);
   } finally {
     for (const constraint of constraints) constraint.dispose();
     await scheduler.dispose(undefined);

@@ -1,14 +1,15 @@
 import { badArgument } from '../arguments';
 import { NeoXPrefixError } from '../errors';
+import type { BeamOptions } from '../generation/beam-search';
 import { startConstraint } from '../generation/format/compiler';
 import { formatDecoder } from '../generation/format/vocabulary';
-import { decoderFor, type GenerateResult } from '../generation/run';
+import { decoderFor, type Completion, type GenerateResult } from '../generation/run';
 import { checkModel, type NeoXModel } from '../model/neox-model';
 import { Collector } from './collector';
 import { Job, type Sink } from './job';
 import { bytesPerToken, resolveOptions, type EngineOptions, type ResolvedOptions } from './options';
 import { Output } from './output';
-import { prepareRequest, type EngineRequest, type PreparedEngineRequest } from './request';
+import { prepareRequest, REQUEST_KEYS, STREAM_REQUEST_KEYS, type EngineRequest, type PreparedEngineRequest } from './request';
 import { Scheduler } from './scheduler';
 import { Channel, EngineStream } from './stream';
 
@@ -27,7 +28,7 @@ export interface EngineStats {
   cachedTokens: number;
   /** Tokens of prompts that went through the model. */
   promptTokens: number;
-  /** Tokens that were generated, those of aborted requests included. */
+  /** Tokens that were generated, those of aborted requests included; of a beam search, those that it gave. */
   generatedTokens: number;
   /** Requests by how they ended. */
   completed: number;
@@ -42,7 +43,7 @@ export interface EngineStats {
 }
 
 /**
- * Generates for many requests at once over one model: each joins the running batch as soon as there is room and leaves it when it ends,
+ * Generates for many requests at once over one model, beam searches among them: each joins the running batch as soon as there is room and leaves it when it ends,
  * with its own prefix, sampling options, seed and end. A request gives the same bytes alone and in any mix, with the prompt cache warm or cold
  * (with the `native` and `onednn` backends; with `aten` up to rounding).
  *
@@ -80,15 +81,15 @@ export class GenerationEngine {
    *   many wait as may, and while the engine drains; NEOX_DISPOSED; the reason of its signal
    */
   async generate(request: EngineRequest): Promise<GenerateResult> {
-    const prepared = this.prepare(request);
+    const prepared = this.prepare(request, REQUEST_KEYS);
     const collectors = Array.from({ length: prepared.n }, () => new Collector());
     const jobs = this.submit(prepared, collectors);
     try {
       const results = await Promise.all(collectors.map(({ result }) => result));
-      const [{ completion, usage }] = results as [(typeof results)[number]];
-      const completions = results.map((result) => result.completion);
+      const completions = results.flatMap((result) => result.completions);
+      const [{ usage }] = results as [(typeof results)[number]];
       const completionTokens = completions.reduce((sum, { tokens }) => sum + tokens.length, 0);
-      return { ...completion, usage: { ...usage, completionTokens }, ...(completions.length > 1 && { completions }) };
+      return { ...(completions[0] as Completion), usage: { ...usage, completionTokens }, ...(completions.length > 1 && { completions }) };
     } catch (error) {
       for (const job of jobs) void this.scheduler.cancel(job, error);
       throw error;
@@ -97,11 +98,11 @@ export class GenerationEngine {
 
   /**
    * One request, piece by piece; the texts of the pieces, joined, are the text that `generate` gives. The request is under way from this call
-   * on. A stream that is not read makes its own row wait, after `maxUnread` tokens, and no other.
+   * on. A stream that is not read makes its own row wait, after `maxUnread` tokens, and no other. A beam search has no pieces, and so no stream.
    * @throws as `generate`, from this call where it is known by then
    */
-  stream(request: EngineRequest): EngineStream {
-    const prepared = this.prepare(request);
+  stream(request: Omit<EngineRequest, keyof BeamOptions>): EngineStream {
+    const prepared = this.prepare(request, STREAM_REQUEST_KEYS);
     if (prepared.n !== 1) throw badArgument('n', '1 for a stream', prepared.n);
     const channel = new Channel(this.options.maxUnread, () => this.scheduler.resume(job));
     const [job] = this.submit(prepared, [channel]) as [Job];
@@ -144,9 +145,9 @@ export class GenerationEngine {
     await this.dispose();
   }
 
-  private prepare(request: EngineRequest): PreparedEngineRequest {
+  private prepare(request: EngineRequest, keys: readonly (keyof EngineRequest)[]): PreparedEngineRequest {
     if (this.disposing !== undefined) throw disposedError();
-    const prepared = prepareRequest(this.model, request, this.options.prefixes, this.options.kvBudgetTokens);
+    const prepared = prepareRequest(this.model, request, keys, this.options.prefixes, this.options.kvBudgetTokens);
     prepared.signal?.throwIfAborted();
     return prepared;
   }
@@ -171,14 +172,14 @@ export class GenerationEngine {
 
   /** Makes jobs ready once their prefix is in the form that attention reads and their format is compiled. */
   private async enter(jobs: readonly Job[], prepared: PreparedEngineRequest): Promise<void> {
-    const { prompts, seeds, settings, format } = prepared;
+    const { prompts, seeds, settings, beams, format } = prepared;
     try {
       const [prefix] = await this.model.prefixHandles([await prepared.weights()]);
       const shared = { ...settings, seed: seeds[0] as number };
       for (const [stream, job] of jobs.entries()) {
         const constraint = format && (await startConstraint(this.model, format, settings.endIds));
         const own = { ...shared, stream };
-        this.scheduler.ready(job, { prompt: prompts[0] as Int32Array, prefix: prefix ?? null, settings: own, constraint });
+        this.scheduler.ready(job, { prompt: prompts[0] as Int32Array, prefix: prefix ?? null, settings: own, beams, constraint });
       }
     } catch (error) {
       for (const job of jobs) this.scheduler.fail(job, error);

@@ -12,8 +12,11 @@ export interface Sink {
   /** Pieces that wait here. */
   readonly unread: number;
   piece(piece: StreamPiece): void;
-  /** @param rest the text that was held back to the end */
-  end(rest: string, completion: Completion, usage: Usage): void;
+  /**
+   * @param rest the text that was held back to the end
+   * @param completions one, or those of a beam search
+   */
+  end(rest: string, completions: readonly [Completion, ...Completion[]], usage: Usage): void;
   /** `error` may be any value: the reason of a signal. */
   fail(error: unknown): void;
 }
@@ -23,6 +26,8 @@ export interface RowStart {
   prompt: Int32Array;
   prefix: Native.Prefix | null;
   settings: Native.GenerateRowSettings;
+  /** A beam search. */
+  beams?: Native.BeamSettings | undefined;
   /** What its text must keep to; freed when the row ends. */
   constraint?: Constraint | undefined;
 }

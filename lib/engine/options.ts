@@ -10,7 +10,7 @@ export interface EngineOptions {
   maxRows?: number;
   /**
    * Most bytes that the keys and values of running requests may take. A request reserves what it may come to need: its prompt and
-   * `maxNewTokens`. Defaults to 1 GiB, or one row of the model's full length where that is more.
+   * `maxNewTokens`, for each beam of a beam search. Defaults to 1 GiB, or one row of the model's full length where that is more.
    */
   kvBudgetBytes?: number;
   /** The same in tokens, instead of `kvBudgetBytes`. */

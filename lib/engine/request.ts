@@ -1,5 +1,6 @@
 import { badArgument, checkInteger, checkOptions } from '../arguments';
 import { NeoXPrefixError } from '../errors';
+import { BEAM_OPTIONS, type BeamOptions } from '../generation/beam-search';
 import { prepare, type GenerateOptions, type PreparedRequest, type Prompt } from '../generation/generate';
 import { STREAM_OPTIONS, type StreamOptions } from '../generation/stream';
 import type { NeoXModel } from '../model/neox-model';
@@ -9,8 +10,8 @@ import type { PrefixWeights } from '../prefix/weights';
 
 const HIGHEST_PRIORITY = 100;
 
-/** One generation: a prompt, its prefix, and how to go on. */
-export interface EngineRequest extends Omit<StreamOptions, 'prefix'> {
+/** One generation: a prompt, its prefix, and how to go on. A beam search is one row, whose result comes at its end. */
+export interface EngineRequest extends Omit<StreamOptions, 'prefix'>, BeamOptions {
   /** Text, or token ids. */
   prompt: Prompt;
   /** A prefix, or its name in the engine's store. Defaults to none. */
@@ -26,8 +27,10 @@ export interface EngineRequest extends Omit<StreamOptions, 'prefix'> {
   priority?: number;
 }
 
-const PREPARED_KEYS = [...STREAM_OPTIONS, 'n'] as const satisfies readonly (keyof GenerateOptions)[];
-const REQUEST_KEYS: readonly string[] = [...PREPARED_KEYS, 'prompt', 'priority'] satisfies readonly (keyof EngineRequest)[];
+const PREPARED_KEYS = [...STREAM_OPTIONS, 'n', ...BEAM_OPTIONS] as const satisfies readonly (keyof GenerateOptions)[];
+/** What a stream takes; one that gives several texts is refused by their number. */
+export const STREAM_REQUEST_KEYS = [...STREAM_OPTIONS, 'n', 'prompt', 'priority'] as const satisfies readonly (keyof EngineRequest)[];
+export const REQUEST_KEYS = [...STREAM_REQUEST_KEYS, ...BEAM_OPTIONS] as const satisfies readonly (keyof EngineRequest)[];
 
 /** A checked request. */
 export interface PreparedEngineRequest extends PreparedRequest {
@@ -43,11 +46,12 @@ export interface PreparedEngineRequest extends PreparedRequest {
 export function prepareRequest(
   model: NeoXModel,
   request: EngineRequest,
+  keys: readonly (keyof EngineRequest)[],
   prefixes: PrefixStore | undefined,
   budget: number,
 ): PreparedEngineRequest {
   if (request === undefined) throw badArgument('request', 'an object', request);
-  checkOptions('request', request, REQUEST_KEYS);
+  checkOptions('request', request, keys);
   const { prompt, priority, prefix, ...options } = request;
   const held = typeof prefix === 'string' ? holdNamed(prefixes, prefix) : undefined;
   const given = typeof prefix === 'string' ? undefined : prefix;
@@ -55,12 +59,14 @@ export function prepareRequest(
   const prefixLength = (held ?? given)?.prefixLength ?? 0;
   const promptTokens = (prepared.prompts[0] as Int32Array).length;
   checkLength('Prompt 0', promptTokens + prefixLength, model.config);
-  const cost = Math.min(promptTokens + prepared.settings.maxNewTokens, maxPositions(model.config) - prefixLength);
+  const length = Math.min(promptTokens + prepared.settings.maxNewTokens, maxPositions(model.config) - prefixLength);
+  const beams = prepared.beams?.numBeams ?? 1;
+  const cost = beams * length;
   if (cost > budget) {
     throw new NeoXPrefixError(
       'NEOX_TOO_LONG',
-      `The request needs ${cost} tokens of KV cache, for ${promptTokens} of its prompt and up to ${cost - promptTokens} new ones, and the engine has ${budget}`,
-      { hint: 'shorten the prompt, lower maxNewTokens, or give the engine a larger KV budget' },
+      `The request needs ${cost} tokens of KV cache, ${beams > 1 ? `in each of ${beams} beams` : 'for'} ${promptTokens} of its prompt and up to ${length - promptTokens} new ones, and the engine has ${budget}`,
+      { hint: `shorten the prompt, lower maxNewTokens${beams > 1 ? ' or numBeams' : ''}, or give the engine a larger KV budget` },
     );
   }
   return {

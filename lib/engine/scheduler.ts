@@ -1,3 +1,5 @@
+import { beamCompletions } from '../generation/beam-search';
+import type { Completion } from '../generation/run';
 import type { NeoXModel } from '../model/neox-model';
 import { native } from '../native';
 import { fromNative } from '../native-call';
@@ -81,7 +83,7 @@ export class Scheduler {
     }
     job.row = row;
     if (row.settings.maxNewTokens === 0) {
-      this.finish(job, 'length');
+      this.finish(job, 'length', false, row.beams && [{ tokens: new Int32Array(0), finishReason: 'length', score: 0 }]);
       return;
     }
     this.queue.add(job);
@@ -123,10 +125,12 @@ export class Scheduler {
     await native().disposeEngine(this.handle);
   }
 
-  private finish(job: Job, finishReason: 'stop' | 'length', rowIsGone = false): void {
+  /** @param sequences of a beam search, which has no output before */
+  private finish(job: Job, finishReason: 'stop' | 'length', rowIsGone: boolean, sequences?: readonly Native.BeamResult[]): void {
     this.counts.completed++;
     const { rest, completion } = job.output.end(finishReason);
-    this.leave(job, () => job.sink.end(rest, completion, job.usage), rowIsGone);
+    const completions = sequences === undefined ? [completion] : beamCompletions(this.model, sequences);
+    this.leave(job, () => job.sink.end(rest, completions as [Completion, ...Completion[]], job.usage), rowIsGone);
   }
 
   /** Takes a job out, wherever it is, and tells its sink. */
@@ -159,8 +163,8 @@ export class Scheduler {
       job.slot = this.freeSlots.pop() as number;
       this.rows[job.slot] = job;
       this.reserved += job.cost;
-      const { prompt, prefix, settings } = job.row;
-      this.added.push({ slot: job.slot, prompt, prefix, settings });
+      const { prompt, prefix, settings, beams } = job.row;
+      this.added.push({ slot: job.slot, prompt, prefix, settings, beams });
     }
   }
 
@@ -264,10 +268,11 @@ export class Scheduler {
     counts.promptTokens += report.promptTokens;
     counts.promptCacheBytes = report.promptCacheBytes;
     counts.nativeSeconds += report.microseconds / 1e6;
-    for (const { slot, finishReason, error } of ended) {
+    for (const { slot, finishReason, sequences, error } of ended) {
+      for (const sequence of sequences ?? []) counts.generatedTokens += sequence.tokens.length;
       const job = this.rows[slot];
       if (job === undefined) continue;
-      if (error === undefined) this.finish(job, finishReason, true);
+      if (error === undefined) this.finish(job, finishReason, true, sequences);
       else this.fail(job, fromNative(error));
     }
   }
@@ -275,7 +280,7 @@ export class Scheduler {
   private take(job: Job, token: number, scores: Native.TokenScores | undefined): void {
     job.granted--;
     job.sink.piece(job.output.push(token, scores));
-    if (job.output.stop !== undefined) this.finish(job, 'stop');
+    if (job.output.stop !== undefined) this.finish(job, 'stop', false);
     else job.row?.constraint?.accept(token);
   }
 }

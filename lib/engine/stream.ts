@@ -34,7 +34,7 @@ export class Channel implements Sink {
     else reader.resolve({ done: false, value: piece });
   }
 
-  end(rest: string, { finishReason, stop }: Completion, usage: Usage): void {
+  end(rest: string, [{ finishReason, stop }]: readonly [Completion, ...Completion[]], usage: Usage): void {
     this.outcome ??= { last: { text: rest, finishReason, ...(stop !== undefined && { stop }), usage } };
     this.answer();
   }

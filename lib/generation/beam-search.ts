@@ -5,7 +5,7 @@ import { native } from '../native';
 import { runNative } from '../native-call';
 import type * as Native from '../../types/native';
 import type { GenerateOptions, PreparedRequest } from './generate';
-import { decode, prefill, resultOf, type GenerateResult } from './run';
+import { decode, prefill, resultOf, type Completion, type GenerateResult } from './run';
 import { refusal } from './sampling-options';
 
 /** Beam search: the texts that are most likely as a whole, instead of one token after the other. As Hugging Face's, without sampling. */
@@ -30,8 +30,6 @@ export const BEAM_OPTIONS = [
   'numReturnSequences',
 ] as const satisfies readonly (keyof BeamOptions)[];
 
-export type BeamSettings = Pick<Native.BeamOptions, 'numBeams' | 'lengthPenalty' | 'earlyStopping' | 'numReturnSequences'>;
-
 const MOST_BEAMS = 256;
 
 /** What a beam search, which does not sample, has no use for. */
@@ -50,7 +48,7 @@ const SAMPLING_ONLY = [
 ] as const;
 
 /** Checks and completes; undefined where no beam search is asked for. */
-export function beamSettings(options: GenerateOptions): BeamSettings | undefined {
+export function beamSettings(options: GenerateOptions): Native.BeamSettings | undefined {
   const numBeams = checkInteger('numBeams', options.numBeams ?? 1, 1, MOST_BEAMS);
   if (numBeams === 1) {
     for (const name of BEAM_OPTIONS) {
@@ -79,7 +77,7 @@ export function beamSettings(options: GenerateOptions): BeamSettings | undefined
   };
 }
 
-export async function beamSearch(model: NeoXModel, request: PreparedRequest, beams: BeamSettings): Promise<GenerateResult[]> {
+export async function beamSearch(model: NeoXModel, request: PreparedRequest, beams: Native.BeamSettings): Promise<GenerateResult[]> {
   const { prompts, settings, signal } = request;
   signal?.throwIfAborted();
   if (prompts.length === 0) return [];
@@ -97,16 +95,15 @@ export async function beamSearch(model: NeoXModel, request: PreparedRequest, bea
       cancel,
     }),
   ).finally(() => native().freeCache(cache));
-  return results.map((sequences, i) =>
-    resultOf(
-      request,
-      i,
-      sequences.map(({ tokens, finishReason, score }) => ({
-        text: decode(model, tokens),
-        tokens: Array.from(tokens),
-        finishReason,
-        score,
-      })),
-    ),
-  );
+  return results.map((sequences, i) => resultOf(request, i, beamCompletions(model, sequences)));
+}
+
+/** The texts of a search that has ended. */
+export function beamCompletions(model: NeoXModel, sequences: readonly Native.BeamResult[]): Completion[] {
+  return sequences.map(({ tokens, finishReason, score }) => ({
+    text: decode(model, tokens),
+    tokens: Array.from(tokens),
+    finishReason,
+    score,
+  }));
 }

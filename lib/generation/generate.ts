@@ -5,7 +5,8 @@ import type { NeoXModel } from '../model/neox-model';
 import { checkIds, checkLength, isTokenIds, type TokenIds } from '../model/rows';
 import { NeoXPrefixError } from '../errors';
 import type { PrefixWeights } from '../prefix/weights';
-import { BEAM_OPTIONS, beamSearch, beamSettings, type BeamOptions, type BeamSettings } from './beam-search';
+import type * as Native from '../../types/native';
+import { BEAM_OPTIONS, beamSearch, beamSettings, type BeamOptions } from './beam-search';
 import { checkFormat, type OutputFormat } from './format/format';
 import { run, type GenerateResult } from './run';
 import {
@@ -67,7 +68,7 @@ export interface PreparedRequest {
   stops: string[];
   n: number;
   promptLogprobs: number | undefined;
-  beams: BeamSettings | undefined;
+  beams: Native.BeamSettings | undefined;
   format: OutputFormat | undefined;
   signal: AbortSignal | undefined;
 }

@@ -21,6 +21,7 @@ EngineRequest parse_request(const Napi::Object& o) {
   const auto settings = get_object(o, "settings");
   request.sampling = parse_sampling(settings);
   request.max_new_tokens = get_int(settings, "maxNewTokens");
+  if (has_value(o, "beams")) added.beams = parse_beams(get_object(o, "beams"));
   if (request.prompt.empty() || request.max_new_tokens < 1) {
     throw CoreError("NEOX_BAD_ARGUMENT", "A row of an engine has a prompt and at least one token to give");
   }
@@ -81,7 +82,8 @@ class RunWorker final : public ModelWorker {
       const EngineReport::End& end = report_.ended[i];
       auto item = Napi::Object::New(env);
       item.Set("slot", static_cast<double>(end.slot));
-      item.Set("finishReason", end.reason == FinishReason::kStop ? "stop" : "length");
+      item.Set("finishReason", reason_name(end.reason));
+      if (!end.sequences.empty()) item.Set("sequences", to_sequences(env, end.sequences));
       if (end.error) item.Set("error", to_js_error(env, describe(end.error)).Value());
       ended.Set(i, item);
     }

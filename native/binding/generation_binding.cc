@@ -38,8 +38,6 @@ std::vector<GenerationRequest> parse_requests(const Napi::Object& options) {
   return requests;
 }
 
-const char* reason_name(FinishReason reason) { return reason == FinishReason::kStop ? "stop" : "length"; }
-
 class GenerateWorker final : public ModelWorker {
  public:
   GenerateWorker(const Napi::Object& options, const std::shared_ptr<ModelHandle>& handle)
@@ -79,21 +77,12 @@ class GenerateWorker final : public ModelWorker {
   std::vector<GenerationResult> results_;
 };
 
-EarlyStopping early_stopping(const std::string& name) {
-  if (name == "yes") return EarlyStopping::kYes;
-  return name == "never" ? EarlyStopping::kNever : EarlyStopping::kNo;
-}
-
 class BeamWorker final : public ModelWorker {
  public:
   BeamWorker(const Napi::Object& options, const std::shared_ptr<ModelHandle>& handle)
       : ModelWorker(handle, get_cancel(options)) {
-    const auto beams = get_int(options, "numBeams");
-    const auto penalty = get_number(options, "lengthPenalty");
-    const auto early = early_stopping(get_string(options, "earlyStopping"));
-    const auto returned = get_int(options, "numReturnSequences");
-    for (GenerationRequest& row : parse_requests(options))
-      requests_.push_back({std::move(row), beams, penalty, early, returned});
+    const BeamSettings beams = parse_beams(options);
+    for (GenerationRequest& row : parse_requests(options)) requests_.push_back({std::move(row), beams});
   }
 
  protected:
@@ -104,17 +93,7 @@ class BeamWorker final : public ModelWorker {
 
   Napi::Value Result(Napi::Env env) override {
     auto rows = Napi::Array::New(env, results_.size());
-    for (uint32_t i = 0; i < results_.size(); ++i) {
-      auto sequences = Napi::Array::New(env, results_[i].size());
-      for (uint32_t j = 0; j < results_[i].size(); ++j) {
-        auto sequence = Napi::Object::New(env);
-        sequence.Set("tokens", to_int_array(env, results_[i][j].tokens));
-        sequence.Set("finishReason", reason_name(results_[i][j].reason));
-        sequence.Set("score", Napi::Number::New(env, static_cast<double>(results_[i][j].score)));
-        sequences.Set(j, sequence);
-      }
-      rows.Set(i, sequences);
-    }
+    for (uint32_t i = 0; i < results_.size(); ++i) rows.Set(i, to_sequences(env, results_[i]));
     return rows;
   }
 

@@ -64,6 +64,31 @@ SamplingOptions parse_sampling(const Napi::Object& settings) {
   return o;
 }
 
+BeamSettings parse_beams(const Napi::Object& settings) {
+  BeamSettings beams;
+  beams.beams = get_int(settings, "numBeams");
+  beams.length_penalty = get_number(settings, "lengthPenalty");
+  const std::string early = get_string(settings, "earlyStopping");
+  if (early == "yes") beams.early_stopping = EarlyStopping::kYes;
+  if (early == "never") beams.early_stopping = EarlyStopping::kNever;
+  beams.returned = get_int(settings, "numReturnSequences");
+  return beams;
+}
+
+const char* reason_name(FinishReason reason) { return reason == FinishReason::kStop ? "stop" : "length"; }
+
+Napi::Array to_sequences(Napi::Env env, const std::vector<BeamResult>& results) {
+  auto sequences = Napi::Array::New(env, results.size());
+  for (uint32_t i = 0; i < results.size(); ++i) {
+    auto sequence = Napi::Object::New(env);
+    sequence.Set("tokens", to_int_array(env, results[i].tokens));
+    sequence.Set("finishReason", reason_name(results[i].reason));
+    sequence.Set("score", Napi::Number::New(env, static_cast<double>(results[i].score)));
+    sequences.Set(i, sequence);
+  }
+  return sequences;
+}
+
 Napi::Object to_scores(Napi::Env env, const TokenScores& scores) {
   const auto floats = [&](const std::vector<float>& values) {
     auto array = Napi::Float32Array::New(env, values.size());

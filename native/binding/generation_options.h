@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "binding/napi_setup.h"
+#include "core/generation/beams.h"
 #include "core/generation/logprobs.h"
 #include "core/generation/sampling_options.h"
 #include "core/model/rows.h"
@@ -19,6 +20,14 @@ std::vector<RowCache> parse_past(const Napi::Object& options, size_t rows);
 
 // The sampling part of GenerateRowSettings.
 SamplingOptions parse_sampling(const Napi::Object& settings);
+
+// BeamSettings of types/native.d.ts.
+BeamSettings parse_beams(const Napi::Object& settings);
+
+const char* reason_name(FinishReason reason);
+
+// BeamResult[] of types/native.d.ts.
+Napi::Array to_sequences(Napi::Env env, const std::vector<BeamResult>& results);
 
 // TokenScores of types/native.d.ts.
 Napi::Object to_scores(Napi::Env env, const TokenScores& scores);

@@ -1,6 +1,7 @@
 import { GenerationEngine } from '../../lib/engine/engine';
 import type { EngineRequest } from '../../lib/engine/request';
 import type { GenerateOptions } from '../../lib/generation/generate';
+import type { GenerateResult } from '../../lib/generation/run';
 import type { NeoXModel } from '../../lib/model/neox-model';
 import type { PrefixWeights } from '../../lib/prefix/weights';
 import { loadModel, packedBackendsFor } from '../helpers';
@@ -46,20 +47,43 @@ describe.each([...new Set(cases.map(({ model }) => model))])('what transformers 
       },
     );
 
-    test('the same from an engine, all of them in one batch, with a cold and a warm prompt cache', async () => {
+    test('the same from an engine: greedy, sampled and beam searches in one batch, with a cold and a warm prompt cache', async () => {
       await using engine = new GenerationEngine(model, { maxRows: 8, prefillTokens: 5 });
-      const sampled = own.filter(({ options }) => (options.numBeams ?? 1) === 1);
-      expect(sampled.length).toBeGreaterThan(8);
+      const requests = own.map(({ kind, prompt, options }) => {
+        const searches = (options.numBeams ?? 1) > 1;
+        const request = { ...(options as EngineRequest), ...(!searches && { temperature: 0 }), prompt };
+        return { ...request, prefix: kind === 'prefix' ? prefix : undefined };
+      });
+      const searches = requests.filter(({ numBeams }) => numBeams !== undefined);
+      expect(searches.length).toBeGreaterThan(8);
+      expect(requests.length - searches.length).toBeGreaterThan(8);
+      const drawn = requests
+        .filter(({ numBeams }) => numBeams === undefined)
+        .map((request, seed) => ({ ...request, temperature: 1, seed }));
+      const textsOf = (result: GenerateResult) =>
+        (result.completions ?? [result]).map(({ tokens, finishReason, score }) => ({ tokens, finishReason, score }));
+      const alone = [];
+      for (const { prompt, ...options } of [...requests, ...drawn]) alone.push(textsOf(await model.generate(prompt, options)));
       for (let round = 0; round < 2; round++) {
-        const results = await Promise.all(
-          sampled.map(({ kind, prompt, options }) =>
-            engine.generate({ ...(options as EngineRequest), prompt, temperature: 0, prefix: kind === 'prefix' ? prefix : undefined }),
-          ),
+        // Side by side: each greedy row and each search has a drawn one as its neighbour.
+        const work = requests.map((request, i) => [engine.generate(request), ...drawn.slice(i, i + 1).map((row) => engine.generate(row))]);
+        const results = await Promise.all(work.map((few) => Promise.all(few)));
+        const texts = [...results.map(([first]) => first), ...results.flatMap(([, second]) => second ?? [])].map((result) =>
+          textsOf(result as GenerateResult),
         );
-        const expected = sampled.map(({ sequences }) => sequences.map(({ tokens, finishReason }) => ({ tokens, finishReason })));
-        expect(results.map(({ tokens, finishReason }) => [{ tokens, finishReason }])).toEqual(expected);
+        const withoutScores = (sequences: { tokens: number[]; finishReason: string }[][]) =>
+          sequences.map((list) => list.map(({ tokens, finishReason }) => ({ tokens, finishReason })));
+        expect(withoutScores(texts.slice(0, own.length))).toEqual(withoutScores(own.map(({ sequences }) => sequences)));
+        for (const [i, { sequences }] of own.entries()) {
+          for (const [k, { score }] of sequences.entries()) {
+            if (score !== undefined) expect(Math.abs((texts[i]?.[k]?.score as number) / score - 1)).toBeLessThan(1e-5);
+          }
+        }
+        if (backend !== 'aten') expect(texts).toEqual(alone);
       }
-      expect(engine.stats().cachedTokens).toBeGreaterThan(0);
+      const { cachedTokens, running, kvReservedTokens } = engine.stats();
+      expect(cachedTokens).toBeGreaterThan(0);
+      expect({ running, kvReservedTokens }).toEqual({ running: 0, kvReservedTokens: 0 });
     });
 
     test('beam searches do not see each other in a batch', async () => {

@@ -15,17 +15,21 @@ export interface Answer {
   finishReason: string;
   logprobs: unknown;
   stop: string | undefined;
+  score: number | undefined;
+  completions: unknown;
 }
 
 /** A request that gives its prefix and does not name it. */
 export type OwnRequest = EngineRequest & { prefix?: PrefixWeights | undefined };
 
-export const answerOf = ({ tokens, text, finishReason, logprobs, stop }: GenerateResult): Answer => ({
+export const answerOf = ({ tokens, text, finishReason, logprobs, stop, score, completions }: GenerateResult): Answer => ({
   tokens,
   text,
   finishReason,
   logprobs,
   stop,
+  score,
+  completions,
 });
 
 /** The request by itself: no batch, no pieces of prompts, no prompt cache. */
@@ -63,6 +67,28 @@ export function drawRequests(
     ...(random.next() < 0.3 && { logprobs: random.integer(0, 3) }),
     seed: i,
   }));
+}
+
+/** Beam searches of all kinds, over prompts that begin alike. */
+export function drawSearches(own: NeoXModel, count: number, prefixes: readonly (PrefixWeights | undefined)[], seed: number): OwnRequest[] {
+  const random = new Random(seed);
+  const { vocabSize } = own.config;
+  const beginnings = [[], random.ids(12, vocabSize), random.ids(40, vocabSize)];
+  return Array.from({ length: count }, () => {
+    const numBeams = random.integer(2, 6);
+    return {
+      prompt: [...random.pick(beginnings), ...random.ids(random.integer(1, 30), vocabSize)],
+      prefix: random.pick(prefixes),
+      maxNewTokens: random.integer(1, 20),
+      numBeams,
+      numReturnSequences: random.integer(1, numBeams),
+      lengthPenalty: random.pick([-1, 0.5, 1, 2]),
+      earlyStopping: random.pick([true, false, 'never']),
+      ignoreEos: random.next() < 0.3,
+      repetitionPenalty: random.pick([1, 1.3]),
+      noRepeatNgramSize: random.pick([0, 3]),
+    };
+  });
 }
 
 export async function writeModel(folder: string, config: ConfigJson = {}, seed = 3): Promise<string> {

@@ -408,11 +408,6 @@ describe('what is refused', () => {
       text: 'Expected 1 for a stream for n but received 2 of type number',
     },
     {
-      name: 'a beam search',
-      act: request({ prompt: [1], numBeams: 2 }),
-      text: () => expect.stringContaining("Unknown option 'numBeams' in request") as string,
-    },
-    {
       name: 'priority',
       act: request({ prompt: [1], priority: 101 }),
       text: 'Expected an integer between 0 and 100 for priority but received 101 of type number',

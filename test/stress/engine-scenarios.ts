@@ -12,6 +12,7 @@ import {
   answerOf,
   collectGarbage,
   drawRequests,
+  drawSearches,
   somePrefixes,
   writeModel,
   type Answer,
@@ -52,7 +53,7 @@ function assertIdle(engine: GenerationEngine): void {
   deepStrictEqual({ running, waiting, kvReservedTokens }, { running: 0, waiting: 0, kvReservedTokens: 0 });
 }
 
-/** A thousand requests over fifty prefixes give what they give alone, and again with a warm prompt cache. */
+/** A thousand requests over fifty prefixes, two hundred of them beam searches, give what they give alone, and again with a warm prompt cache. */
 async function mix(folder: string): Promise<string> {
   const said: string[] = [];
   for (const dtype of ['float32', 'bfloat16'] as const) {
@@ -62,7 +63,7 @@ async function mix(folder: string): Promise<string> {
         model,
         Array.from({ length: 50 }, (_, i) => 1 + (i % 23)),
       );
-      const requests = drawRequests(model, 1000, prefixes, 77);
+      const requests = [...drawRequests(model, 800, prefixes, 77), ...drawSearches(model, 200, prefixes, 78)];
       const expected = await answersAlone(model, requests);
       const engine = new GenerationEngine(model, { maxRows: 24, maxQueue: 1000, prefillTokens: 32, promptCacheBytes: 4 * MEGABYTE });
       for (let round = 0; round < 3; round++) await sendAll(engine, requests, expected, round);
@@ -72,7 +73,7 @@ async function mix(folder: string): Promise<string> {
       said.push(`${backend} ${dtype} (${Math.round((100 * cachedTokens) / (cachedTokens + promptTokens))} % of prompts from the cache)`);
     }
   }
-  return `3000 requests over 50 prefixes as alone: ${said.join(', ')}`;
+  return `3000 requests over 50 prefixes, 600 of them beam searches, as alone: ${said.join(', ')}`;
 }
 
 /** Ten thousand generations: memory is flat. */

@@ -32,8 +32,8 @@ EngineReport Engine::run(const GPTNeoX& model, EngineCommands commands, const Ca
     const std::vector<Part> parts = plan(model, report);
     if (parts.empty()) break;
     going = step(model, parts, cancel, report) && going && report.ended.empty();
-    std::erase_if(rows_, [](const auto& row) { return row->ended; });
   } while (going && !over());
+  std::erase_if(rows_, [](const auto& row) { return row->ended; });
   report.prompt_cache_bytes = cache_.bytes();
   report.time = std::chrono::steady_clock::now() - begin;
   return report;
@@ -47,9 +47,9 @@ void Engine::apply(const GPTNeoX& model, EngineCommands& commands, EngineReport&
   for (EngineRequest& added : commands.added) {
     auto row = std::make_unique<ActiveRow>(std::move(added));
     try {
-      // The whole of what the row may need: its cache is never copied, and memory that is not there is missed at once.
+      // The whole of what the row may need: its cache is never copied, and memory that is not there is missed at once. Beams have their own.
       const int64_t room = config.max_positions - row->cache.positions();
-      const auto wanted = static_cast<int64_t>(row->request.prompt.size()) + row->request.max_new_tokens;
+      const int64_t wanted = row->prompt_left() + (row->beams ? 0 : row->request.max_new_tokens);
       row->cache.reserve(config, std::min(room, wanted), model.tensor_options());
       rows_.push_back(std::move(row));
     } catch (...) {
@@ -73,7 +73,8 @@ void Engine::apply(const GPTNeoX& model, EngineCommands& commands, EngineReport&
 void Engine::start(const GPTNeoX& model, ActiveRow& row, EngineReport& report) {
   row.started = true;
   // The last token's logits are wanted, so it is computed in any case.
-  const int64_t limit = goes_whole(model.config(), row.request) ? 0 : row.prompt_left() - 1;
+  const int64_t limit =
+      goes_whole(model.config(), row.request) ? 0 : static_cast<int64_t>(row.request.prompt.size()) - 1;
   if (options_.prompt_cache_bytes > 0 && limit > 0) row.prompted = cache_.load(row.request.prompt, limit, row.cache);
   report.started.push_back({row.slot, row.prompted});
 }
@@ -83,19 +84,42 @@ std::vector<Engine::Part> Engine::plan(const GPTNeoX& model, EngineReport& repor
   int64_t room = options_.prefill_tokens;
   for (const auto& row : rows_) {
     if (row->granted == 0) continue;
+    if (!row->started && room > 0) start(model, *row, report);
     if (row->started && row->prompt_left() == 0) {
-      parts.push_back({row.get(), {row->last}});
+      if (row->beams) {
+        plan_search(model, *row, parts, report);
+      } else {
+        parts.push_back({row.get(), &row->cache, {row->last}});
+      }
       continue;
     }
     if (room == 0) continue;
-    if (!row->started) start(model, *row, report);
     const int64_t tokens = piece(model, *row, room);
     if (tokens == 0) continue;
     const auto from = row->request.prompt.begin() + row->prompted;
-    parts.push_back({row.get(), {from, from + tokens}});
+    parts.push_back({row.get(), &row->cache, {from, from + tokens}});
     room = std::max<int64_t>(0, room - tokens);
   }
   return parts;
+}
+
+// The search begins: its prompt becomes a block that all beams share.
+void Engine::begin_search(const GPTNeoX& model, ActiveRow& row, EngineReport& report) {
+  row.request.past = row.cache.as_prefix();
+  row.request.past_tokens = row.prompted;
+  row.cache = {};
+  row.search = std::make_unique<BeamSearch>(model.config(), row.request, *row.beams);
+  ++report.prompt_tokens;  // the last one
+}
+
+void Engine::plan_search(const GPTNeoX& model, ActiveRow& row, std::vector<Part>& parts, EngineReport& report) {
+  try {
+    if (!row.search) begin_search(model, row, report);
+    row.search->make_room(model.config(), model.tensor_options());
+    for (Beam& beam : row.search->running()) parts.push_back({&row, &beam.cache, beam.input});
+  } catch (...) {
+    end(row, FinishReason::kLength, std::current_exception(), report);
+  }
 }
 
 // How many tokens of a row's prompt go next.
@@ -110,7 +134,7 @@ bool Engine::step(const GPTNeoX& model, const std::vector<Part>& parts, const Ca
   at::Tensor hidden;
   try {
     std::vector<RowInput> inputs;
-    for (const Part& part : parts) inputs.push_back({&part.row->cache, &part.tokens});
+    for (const Part& part : parts) inputs.push_back({part.cache, &part.tokens});
     hidden = hidden_states(model, inputs, cancel);
   } catch (const Cancelled&) {
     throw;
@@ -149,32 +173,39 @@ void Engine::keep_prompts(const GPTNeoX& model, const std::vector<Part>& parts, 
   }
 }
 
-// A token for each row whose prompt is through.
+// A token for each row whose prompt is through, or a step of its search.
 std::vector<Engine::Draw> Engine::draw(const GPTNeoX& model, const std::vector<Part>& parts,
                                        const at::Tensor& hidden) const {
   std::vector<Draw> drawn;
-  std::vector<int64_t> last;  // of each such row's tokens, in `hidden`
+  std::vector<int64_t> last;  // of the tokens of each part of such a row, in `hidden`
   int64_t end = 0;
   for (const Part& part : parts) {
     end += static_cast<int64_t>(part.tokens.size());
-    if (part.row->prompt_left() > 0) continue;
-    drawn.push_back({part.row, {}, nullptr});
+    if (!part.row->gives()) continue;
+    if (drawn.empty() || drawn.back().row != part.row) {
+      drawn.push_back({part.row, static_cast<int64_t>(last.size()), {}, nullptr});
+    }
     last.push_back(end - 1);
   }
   if (drawn.empty()) return drawn;
-  const auto count = static_cast<int64_t>(drawn.size());
+  const auto count = static_cast<int64_t>(last.size());
   const at::Tensor index = at::from_blob(last.data(), {count}, at::kLong).to(hidden.device());
   const at::Tensor logits =
       model.logits(count == end ? hidden : hidden.index_select(0, index)).to(at::kCPU);  // [rows, V]
 
   const int64_t vocab = model.config().vocab_size;
   auto* data = logits.data_ptr<float>();
-  at::parallel_for(0, count, 1, [&](int64_t first, int64_t past) {
+  at::parallel_for(0, static_cast<int64_t>(drawn.size()), 1, [&](int64_t first, int64_t past) {
     for (int64_t i = first; i < past; ++i) {
       Draw& one = drawn[static_cast<size_t>(i)];
+      ActiveRow& row = *one.row;
+      float* const own = data + one.first * vocab;
       try {
-        one.choice =
-            one.row->sampler.next(data + i * vocab, vocab, one.row->mask.empty() ? nullptr : one.row->mask.data());
+        if (row.search) {
+          row.search->step(own, vocab);
+        } else {
+          one.choice = row.sampler.next(own, vocab, row.mask.empty() ? nullptr : row.mask.data());
+        }
       } catch (...) {
         one.error = std::current_exception();
       }
@@ -187,6 +218,14 @@ bool Engine::take(const NeoXConfig& config, Draw& drawn, EngineReport& report) {
   ActiveRow& row = *drawn.row;
   if (drawn.error) {
     end(row, FinishReason::kLength, drawn.error, report);
+    return true;
+  }
+  if (row.search) {
+    if (row.search->done()) {
+      std::vector<BeamResult> sequences = row.search->results();
+      end(row, sequences.front().reason, nullptr, report);
+      report.ended.back().sequences = std::move(sequences);
+    }
     return true;
   }
   const int64_t token = drawn.choice.token;
@@ -202,8 +241,9 @@ bool Engine::take(const NeoXConfig& config, Draw& drawn, EngineReport& report) {
 }
 
 void Engine::end(ActiveRow& row, FinishReason reason, const std::exception_ptr& error, EngineReport& report) {
+  if (row.ended) return;  // a search has several parts
   row.ended = true;
-  report.ended.push_back({row.slot, reason, error});
+  report.ended.push_back({row.slot, reason, error, {}});
 }
 
 // A forward pass that failed has changed no row but for the room that it claimed. Prompts are what needs memory: where there were some, the
@@ -216,7 +256,7 @@ void Engine::fail(const std::vector<Part>& parts, const std::exception_ptr& erro
     if (!prompts || row.prompt_left() > 0) {
       end(row, FinishReason::kLength, error, report);
     } else {
-      row.cache.storage->used = row.cache.length;
+      part.cache->storage->used = part.cache->length;
     }
   }
 }

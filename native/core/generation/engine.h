@@ -1,6 +1,8 @@
 // Continuous batching: rows join and leave the running batch between two forward passes, each with its own prefix, prompt, sampling
 // settings, length and end. One forward pass takes the next token of every running row and a piece of the prompts that are new.
 //
+// A beam search is one row. Its prompt goes like any other; then all its beams take part in each forward pass, side by side.
+//
 // What a row gets does not depend on the rows beside it, on the pieces that its prompt came in, or on the prompt cache.
 #pragma once
 
@@ -9,10 +11,12 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "core/cancel.h"
+#include "core/generation/beams.h"
 #include "core/generation/generate.h"
 #include "core/generation/prompt_cache.h"
 #include "core/model/gpt_neox.h"
@@ -27,9 +31,10 @@ struct EngineOptions {
 struct EngineRequest {
   int64_t slot = 0;  // the caller's name for the row, free again when the row has ended or was removed
   GenerationRequest request;
+  std::optional<BeamSettings> beams;  // a beam search
 };
 
-// More tokens that a row may give; a row without any waits, and the others go on. With a mask it is one token: bit i % 32 of word i / 32 says
+// More tokens that a row may give; a row without any waits, and the others go on. A beam search goes on to its end with any. With a mask it is one token: bit i % 32 of word i / 32 says
 // whether token i may be it.
 struct EngineGrant {
   int64_t slot = 0;
@@ -58,7 +63,8 @@ struct EngineReport {
   struct End {
     int64_t slot = 0;
     FinishReason reason = FinishReason::kLength;
-    std::exception_ptr error;  // set: the row failed, and only it
+    std::exception_ptr error;           // set: the row failed, and only it
+    std::vector<BeamResult> sequences;  // of a beam search, which has no tokens before
   };
   std::vector<Start> started;
   std::vector<Token> tokens;  // in the order of the steps
@@ -87,11 +93,13 @@ class Engine {
     explicit ActiveRow(EngineRequest added)
         : slot(added.slot),
           request(std::move(added.request)),
+          beams(added.beams),
           cache(request.past),
           sampler(request.sampling, request.prompt) {}
 
     int64_t slot;
     GenerationRequest request;
+    std::optional<BeamSettings> beams;
     RowCache cache;
     Sampler sampler;
     int64_t granted = 0;
@@ -101,16 +109,22 @@ class Engine {
     bool started = false;
     bool ended = false;
 
-    int64_t prompt_left() const { return static_cast<int64_t>(request.prompt.size()) - prompted; }
+    std::unique_ptr<BeamSearch> search;  // once the prompt is through
+
+    // A search takes the last token of its prompt itself.
+    int64_t prompt_left() const { return static_cast<int64_t>(request.prompt.size()) - (beams ? 1 : 0) - prompted; }
+    bool gives() const { return prompt_left() == 0 && (!beams || search); }
   };
-  // A row's share of a forward pass: a piece of its prompt, or its last token.
+  // A row's share of a forward pass: a piece of its prompt, or its last token; of a beam search one for each beam, together and in order.
   struct Part {
     ActiveRow* row = nullptr;
+    RowCache* cache = nullptr;
     std::vector<int64_t> tokens;
   };
-  // A token for a row, or why there is none.
+  // A token for a row, or why there is none; a step of a beam search.
   struct Draw {
     ActiveRow* row = nullptr;
+    int64_t first = 0;  // of its rows of logits
     TokenChoice choice;
     std::exception_ptr error;
   };
@@ -118,6 +132,8 @@ class Engine {
   void apply(const GPTNeoX& model, EngineCommands& commands, EngineReport& report);
   void start(const GPTNeoX& model, ActiveRow& row, EngineReport& report);
   std::vector<Part> plan(const GPTNeoX& model, EngineReport& report);
+  static void begin_search(const GPTNeoX& model, ActiveRow& row, EngineReport& report);
+  static void plan_search(const GPTNeoX& model, ActiveRow& row, std::vector<Part>& parts, EngineReport& report);
   int64_t piece(const GPTNeoX& model, const ActiveRow& row, int64_t room) const;
   // False when a row used up what it was granted.
   bool step(const GPTNeoX& model, const std::vector<Part>& parts, const CancelFlag& cancel, EngineReport& report);

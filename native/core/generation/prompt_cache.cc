@@ -83,7 +83,7 @@ void PromptCache::store(const std::vector<int64_t>& tokens, const RowCache& row)
     tree->prefix = row.prefix;
   }
   Node* node = &tree->root;
-  const auto end = static_cast<int64_t>(tokens.size());
+  const int64_t end = std::min(static_cast<int64_t>(tokens.size()), row.length);
   for (int64_t at = 0; at < end; at += kBlock) {
     const int64_t count = std::min(kBlock, end - at);
     Node* next = nullptr;
