@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/generation/beams.h"
 #include "core/generation/logprobs.h"
 #include "core/generation/ranking.h"
 #include "core/generation/sampler.h"
@@ -181,6 +182,38 @@ void test_draws() {
   check(sampler.generated() == 500, "drawn tokens are counted");
 }
 
+// What an engine reserves for a search: each beam's memory is its own and for no more tokens than it may come to have.
+void test_room_of_beams() {
+  neox::NeoXConfig config;
+  config.vocab_size = 32;
+  config.num_layers = config.num_heads = config.head_size = 1;
+  config.max_positions = 1000;
+  const auto options = at::TensorOptions().dtype(at::kFloat);
+  neox::GenerationRequest row;
+  row.prompt = {1};
+  row.max_new_tokens = 40;
+  neox::BeamSearch search(config, row, {3, 1.0, neox::EarlyStopping::kNo, 1});
+  int64_t steps = 0;
+  for (; !search.done(); ++steps) {
+    search.make_room(config, options);
+    search.make_room(config, options);  // a forward pass that failed is tried again
+    std::vector<const neox::CacheStorage*> storages;
+    for (neox::Beam& beam : search.running()) {
+      const neox::CacheStorage* storage = beam.cache.storage.get();
+      check(storage->used == steps && storage->capacity > steps, "a beam has room for its next token");
+      check(storage->capacity <= 40, "and for no more than it may come to have");
+      check(std::find(storages.begin(), storages.end(), storage) == storages.end(), "and it is its own");
+      storages.push_back(storage);
+      beam.cache.claim(config, 1, options);  // as the forward pass does
+      check(beam.cache.storage.get() == storage, "which the forward pass takes");
+      beam.cache.length += 1;
+    }
+    auto logits = normal_floats(3 * 32, static_cast<uint32_t>(steps));
+    search.step(logits.data(), 32);
+  }
+  check(steps == 40 && search.results().front().tokens.size() == 40, "a search goes to its last token");
+}
+
 }  // namespace
 
 void test_generation() {
@@ -189,4 +222,5 @@ void test_generation() {
   test_attention_by_token();
   test_ranking();
   test_draws();
+  test_room_of_beams();
 }
