@@ -220,6 +220,17 @@ export interface Ended {
   milliseconds: number;
 }
 
+/** What a trainer of the addon is created with, as rinna's recipe has it. */
+export const NATIVE_TRAINER = {
+  beta1: 0.9,
+  beta2: 0.99,
+  epsilon: 1e-8,
+  weightDecay: 0.01,
+  decay: 'weights',
+  checkpointing: false,
+  copyWeights: true,
+} as const;
+
 /** Runs a TypeScript program of test/exit/programs in a process of its own. */
 export function runProgram(name: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Ended> {
   const program = [join(__dirname, 'exit', 'programs', `${name}.ts`), ...args];

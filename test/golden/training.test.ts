@@ -5,19 +5,10 @@ import { evaluate } from '../../lib/training/evaluate';
 import type { TrainingEvent } from '../../lib/training/events';
 import { PrefixTrainer } from '../../lib/training/prefix-trainer';
 import type { TrainingResult } from '../../lib/training/training-run';
-import { backendsFor, loadModel } from '../helpers';
+import { backendsFor, loadModel, NATIVE_TRAINER } from '../helpers';
 import { TOLERANCES } from '../tolerances';
 import { difference, loadGoldenTraining, relativeDifference, TRAINING_CASES, type GoldenCurve, type GoldenSample } from './fixtures';
 
-const OPTIMIZER = {
-  beta1: 0.9,
-  beta2: 0.99,
-  epsilon: 1e-8,
-  weightDecay: 0.01,
-  decay: 'weights',
-  checkpointing: false,
-  copyWeights: true,
-} as const;
 const samplesOf = (golden: readonly GoldenSample[]): { prompt: number[]; completion: number[] }[] =>
   golden.map(({ prompt, completion }) => ({ prompt: [...prompt], completion: [...completion] }));
 
@@ -49,7 +40,7 @@ describe.each(TRAINING_CASES)('training over the model $name in $dtype', ({ name
     test('the loss of the first batch and every gradient of the encoder', async () => {
       const { inputs, targets, loss, tokens } = record.firstBatch;
       const addon = native();
-      const trainer = await addon.createTrainer(model.native, encoder.native, OPTIMIZER);
+      const trainer = await addon.createTrainer(model.native, encoder.native, NATIVE_TRAINER);
       const sum = await addon.trainerAccumulate(model.native, trainer, {
         tokens: Int32Array.from(inputs.flat()),
         targets: Int32Array.from(targets.flat()),

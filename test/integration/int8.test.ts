@@ -12,7 +12,16 @@ import type { PrefixWeights } from '../../lib/prefix/weights';
 import { evaluate } from '../../lib/training/evaluate';
 import { PrefixTrainer } from '../../lib/training/prefix-trainer';
 import { difference, GOLDEN_KINDS, goldenModelNames, goldenPrefix, loadGoldenModel, relativeDifference } from '../golden/fixtures';
-import { EXAMPLE_MODEL, expectRefusal, loadModel, Random, randomPrefix, temporaryFolder, writeRandomModel } from '../helpers';
+import {
+  EXAMPLE_MODEL,
+  expectRefusal,
+  loadModel,
+  NATIVE_TRAINER,
+  Random,
+  randomPrefix,
+  temporaryFolder,
+  writeRandomModel,
+} from '../helpers';
 import { INT8_PERPLEXITY, TOLERANCES } from '../tolerances';
 import { cli } from '../unit/cli-helpers';
 
@@ -64,15 +73,7 @@ async function compute(
   const encoder = await PrefixEncoder.create(model, { prefixLength: 7, init: 'random' });
   const { logits } = await model.forward({ inputIds: rows, pastKeyValues: await encoder.prefix() });
   const addon = native();
-  const settings = {
-    beta1: 0.9,
-    beta2: 0.99,
-    epsilon: 1e-8,
-    weightDecay: 0,
-    decay: 'weights',
-    checkpointing: false,
-    copyWeights: true,
-  } as const;
+  const settings = { ...NATIVE_TRAINER, weightDecay: 0 };
   const trainer = await addon.createTrainer(model.native, encoder.native, settings);
   const tokens = Int32Array.from(rows.flat());
   const lengths = Int32Array.from(rows, (row) => row.length);

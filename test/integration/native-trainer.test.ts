@@ -5,20 +5,11 @@ import { native } from '../../lib/native';
 import { PrefixEncoder, type PrefixEncoderOptions } from '../../lib/prefix/encoder';
 import type * as Native from '../../types/native';
 import { difference, relativeDifference } from '../golden/fixtures';
-import { backendsFor, expectRefusal, failureOf, loadModel, Random, temporaryFolder, writeRandomModel } from '../helpers';
+import { backendsFor, expectRefusal, failureOf, loadModel, NATIVE_TRAINER, Random, temporaryFolder, writeRandomModel } from '../helpers';
 import { TOLERANCES } from '../tolerances';
 
 const folder = temporaryFolder();
 const addon = native();
-const OPTIONS = {
-  beta1: 0.9,
-  beta2: 0.99,
-  epsilon: 1e-8,
-  weightDecay: 0.01,
-  decay: 'weights',
-  checkpointing: false,
-  copyWeights: true,
-} as const;
 const SIZES = { prefixLength: 4, inputDim: 5, hiddenDim: 6, init: 'random' } as const;
 const STEP = { learningRate: 0.01, gradClip: 1 };
 let path: string;
@@ -51,7 +42,7 @@ async function start(
   over: NeoXModel = model,
 ): Promise<Training> {
   const encoder = await PrefixEncoder.create(over, encoderOptions.projection === false ? encoderOptions : { ...SIZES, ...encoderOptions });
-  return { model: over, encoder, trainer: await addon.createTrainer(over.native, encoder.native, { ...OPTIONS, ...changes }) };
+  return { model: over, encoder, trainer: await addon.createTrainer(over.native, encoder.native, { ...NATIVE_TRAINER, ...changes }) };
 }
 
 const accumulate = ({ model: over, trainer }: Training, what: Native.TrainingBatch): Promise<Native.LossSum> =>
@@ -98,7 +89,7 @@ describe('a state and the encoder restore a trainer', () => {
         const [encoder, state] = [await training.encoder.state(), await stateOf(training)];
         expect(state.gradient === null).toBe(i % 3 === 0);
         const fresh = await PrefixEncoder.fromState(over, encoder, encoderOptions);
-        const trainer = await addon.createTrainer(over.native, fresh.native, { ...OPTIONS, checkpointing });
+        const trainer = await addon.createTrainer(over.native, fresh.native, { ...NATIVE_TRAINER, checkpointing });
         await addon.setTrainerState(over.native, trainer, state);
         expect(await addon.trainerState(over.native, trainer)).toEqual(state);
         training = { model: over, encoder: fresh, trainer };
@@ -175,7 +166,7 @@ describe('dropout', () => {
     expect(await lossOf(training)).toBe(first);
     // The other seed gives other initial values, so these are taken along.
     const encoder = await PrefixEncoder.fromState(model, await training.encoder.state(), { dropout: 0.5, seed: 4 });
-    const trainer = await addon.createTrainer(model.native, encoder.native, OPTIONS);
+    const trainer = await addon.createTrainer(model.native, encoder.native, NATIVE_TRAINER);
     expect([first, second]).not.toContain(await lossOf({ model, encoder, trainer }));
   });
 
@@ -356,7 +347,7 @@ describe('without a projection', () => {
 
   test('the one parameter is the prefix: it gets its gradient, decays, and is written and read', async () => {
     const encoder = await create({ init: 'random' });
-    const trainer = await addon.createTrainer(model.native, encoder.native, { ...OPTIONS, weightDecay: 0.5 });
+    const trainer = await addon.createTrainer(model.native, encoder.native, { ...NATIVE_TRAINER, weightDecay: 0.5 });
     const training = { model, encoder, trainer };
     await accumulate(training, batch(1));
     const { gradient, tokens } = await stateOf(training); // [L, 2, N, P, D]

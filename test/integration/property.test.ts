@@ -7,15 +7,16 @@ import type { PrefixWeights } from '../../lib/prefix/weights';
 import { PrefixTrainer } from '../../lib/training/prefix-trainer';
 import { difference, relativeDifference } from '../golden/fixtures';
 import {
+  type Backend,
   backendsFor,
+  type ConfigJson,
   loadModel,
+  NATIVE_TRAINER,
   packedBackendsFor,
   Random,
   randomPrefix,
   temporaryFolder,
   writeRandomModel,
-  type Backend,
-  type ConfigJson,
 } from '../helpers';
 import { TOLERANCES } from '../tolerances';
 
@@ -103,15 +104,7 @@ async function gradients(model: NeoXModel, item: Case, checkpointing = false): P
     seed: 11,
   });
   const addon = native();
-  const trainer = await addon.createTrainer(model.native, encoder.native, {
-    beta1: 0.9,
-    beta2: 0.99,
-    epsilon: 1e-8,
-    weightDecay: 0,
-    decay: 'weights',
-    copyWeights: true,
-    checkpointing,
-  });
+  const trainer = await addon.createTrainer(model.native, encoder.native, { ...NATIVE_TRAINER, weightDecay: 0, checkpointing });
   const { loss } = await addon.trainerAccumulate(model.native, trainer, { ...batchOf(item), lossScale: 1 });
   return { loss, gradients: await addon.trainerGradients(model.native, trainer, encoder.native) };
 }

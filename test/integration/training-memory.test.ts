@@ -4,11 +4,10 @@ import { dirname } from 'node:path';
 import { native } from '../../lib/native';
 import { PrefixEncoder } from '../../lib/prefix/encoder';
 import { availableMemory, availableMemoryBelow, predictTrainingMemory } from '../../lib/training/memory';
-import { backendsFor, loadModel, Random, temporaryFolder, writeRandomModel } from '../helpers';
+import { backendsFor, loadModel, NATIVE_TRAINER, Random, temporaryFolder, writeRandomModel } from '../helpers';
 
 const folder = temporaryFolder();
 const addon = native();
-const OPTIONS = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.01, decay: 'weights', copyWeights: true } as const;
 
 /** Heads of 64, so that every tensor of a batch is large enough to be counted. */
 const SHAPES = [
@@ -50,7 +49,7 @@ test.each(CASES)('predicted is what is used: $name, $dtype, $backend, checkpoint
     copyWeights: true,
   };
   const before = predictTrainingMemory(model, shape);
-  const trainer = await addon.createTrainer(model.native, encoder.native, { ...OPTIONS, checkpointing: item.checkpointing });
+  const trainer = await addon.createTrainer(model.native, encoder.native, { ...NATIVE_TRAINER, checkpointing: item.checkpointing });
   expect(predictTrainingMemory(model, shape)).toEqual(before);
   expect(before.weights).toBe(model.info().weightBytes);
 
@@ -79,7 +78,7 @@ test('checkpointing takes a third of the memory, or less', async () => {
   const encoder = await PrefixEncoder.create(model, { init: 'random' });
   const peaks: number[] = [];
   for (const checkpointing of [false, true]) {
-    const trainer = await addon.createTrainer(model.native, encoder.native, { ...OPTIONS, checkpointing });
+    const trainer = await addon.createTrainer(model.native, encoder.native, { ...NATIVE_TRAINER, checkpointing });
     await addon.trainerAccumulate(model.native, trainer, { ...batchOf({ name: '', config, rows: 4, length: 150 }), lossScale: 1 });
     peaks.push(addon.modelInfo(model.native).peakBytes);
     await addon.trainerReset(model.native, trainer);
@@ -96,7 +95,7 @@ test('an evaluation gives its memory back, unless a training will want it', asyn
   await addon.evaluate(model.native, batch);
   expect(addon.modelInfo(model.native).peakBytes).toBe(0);
   const trainer = await addon.createTrainer(model.native, (await PrefixEncoder.create(model, { init: 'random' })).native, {
-    ...OPTIONS,
+    ...NATIVE_TRAINER,
     checkpointing: false,
   });
   await addon.trainerAccumulate(model.native, trainer, { ...batch, lossScale: 1 });
