@@ -29,12 +29,16 @@ struct PromiseWorker::Operation {
     std::unique_ptr<Message> message(static_cast<Message*>(data));
     auto* operation = static_cast<Operation*>(context);
     if (raw_env == nullptr) return;  // the environment is being torn down: only free the payload
-    Napi::Env env(raw_env);
-    Napi::HandleScope scope(env);
-    if (message->event) {
-      operation->Deliver(env, message->event);
-    } else {
-      operation->Settle(env);
+    try {
+      Napi::Env env(raw_env);
+      Napi::HandleScope scope(env);
+      if (message->event) {
+        operation->Deliver(env, message->event);
+      } else {
+        operation->Settle(env);
+      }
+    } catch (const Napi::Error&) {
+      // A worker that is being terminated: every call fails, and there is nobody to tell. Thrown on, it would end the process.
     }
   }
 
@@ -52,6 +56,16 @@ struct PromiseWorker::Operation {
     { std::lock_guard<std::mutex> wait_until_run_returns(mutex); }
     napi_remove_env_cleanup_hook(environment, OnTeardown, this);
     try {
+      Answer(environment);
+    } catch (const Napi::Error&) {
+      // The environment ends; what is left has to be freed all the same.
+    }
+    worker.reset();
+    napi_release_threadsafe_function(tsfn, napi_tsfn_release);  // its finalizer deletes this
+  }
+
+  void Answer(Napi::Env environment) {
+    try {
       if (thrown_by_callback) {
         deferred.Reject(thrown_by_callback->Value());
       } else if (error) {
@@ -64,8 +78,6 @@ struct PromiseWorker::Operation {
     } catch (...) {
       deferred.Reject(to_js_error(environment, describe(std::current_exception())).Value());
     }
-    worker.reset();
-    napi_release_threadsafe_function(tsfn, napi_tsfn_release);  // its finalizer deletes this
   }
 
   static void OnFinalize(napi_env /*env*/, void* /*data*/, void* context) { delete static_cast<Operation*>(context); }
