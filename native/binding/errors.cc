@@ -38,4 +38,11 @@ Napi::Error to_js_error(Napi::Env env, const ErrorInfo& info) {
   return error;
 }
 
+void throw_to_js(const Napi::Error& error) noexcept {
+  try {
+    error.ThrowAsJavaScriptException();
+  } catch (const Napi::Error&) {
+  }
+}
+
 }  // namespace neox::binding

@@ -19,15 +19,24 @@ ErrorInfo describe(const std::exception_ptr& exception) noexcept;
 
 Napi::Error to_js_error(Napi::Env env, const ErrorInfo& info);
 
+// Throws an error in JavaScript. Where the environment ends (a worker that is terminated) that fails with another Napi::Error, which would end the
+// process: it is let go, since no JavaScript will run that could see it.
+void throw_to_js(const Napi::Error& error) noexcept;
+
 // Runs the body of a synchronous native function and turns every C++ exception into a JavaScript one.
 template <typename Body>
 Napi::Value guarded(const Napi::CallbackInfo& info, Body&& body) {
   try {
-    return body();
-  } catch (const Napi::Error&) {
-    throw;
-  } catch (...) {
-    throw to_js_error(info.Env(), describe(std::current_exception()));
+    try {
+      return body();
+    } catch (const Napi::Error&) {
+      throw;
+    } catch (...) {
+      throw to_js_error(info.Env(), describe(std::current_exception()));
+    }
+  } catch (const Napi::Error& error) {
+    throw_to_js(error);
+    return {};
   }
 }
 

@@ -37,6 +37,10 @@ test('so are workers that are terminated while they load', async () => {
   expect(await run('terminate while loading')).toEqual({ codes: [1, 1, 1] });
 });
 
+test('and in the middle of a call, of one that throws, too', async () => {
+  expect(await run('terminate while it calls')).toEqual({});
+});
+
 test('and while an engine of theirs works', async () => {
   expect(await run('terminate while an engine works')).toEqual({ codes: [1, 1, 1] });
 });

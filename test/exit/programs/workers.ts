@@ -2,17 +2,31 @@
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { GenerationEngine } from '../../../lib/engine/engine';
 import { NeoXModel } from '../../../lib/model/neox-model';
+import { native } from '../../../lib/native';
 import { PrefixTrainer } from '../../../lib/training/prefix-trainer';
 
 interface Task {
   folder: string;
-  what: 'generate' | 'load' | 'train' | 'engine' | 'format' | 'throw' | 'exit';
+  what: 'generate' | 'load' | 'train' | 'engine' | 'format' | 'throw' | 'exit' | 'calls';
 }
 
+const wrong = {} as never;
 const PROMPT = Array.from({ length: 40 }, (_, i) => i);
 const GREEDY = { temperature: 0, maxNewTokens: 12, ignoreEos: true };
 
 async function inWorker({ folder, what }: Task): Promise<void> {
+  if (what === 'calls') {
+    native();
+    parentPort?.postMessage('calling');
+    for (;;) {
+      native().systemInfo();
+      try {
+        native().cancel(wrong);
+      } catch {
+        // What is refused is thrown as an error: that, too, at the moment of the end.
+      }
+    }
+  }
   const model = await NeoXModel.load(folder, { threads: 1, onProgress: () => what === 'load' && parentPort?.postMessage('loading') });
   if (what === 'generate') {
     const { tokens } = await model.generate(PROMPT, GREEDY);
@@ -91,6 +105,15 @@ const WAYS: Record<string, (folder: string) => Promise<unknown>> = {
       codes.push(await worker.terminate());
     }
     return { codes };
+  },
+  'terminate while it calls': async (folder) => {
+    for (let i = 0; i < 40; i++) {
+      const worker = start({ folder, what: 'calls' });
+      await message(worker);
+      await new Promise((resolve) => setTimeout(resolve, i % 5));
+      await worker.terminate();
+    }
+    return {};
   },
   'terminate while loading': async (folder) => {
     const codes = [];
