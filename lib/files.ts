@@ -203,6 +203,11 @@ export async function sha256File(path: string): Promise<string> {
 
 export type Chunk = string | NodeJS.ArrayBufferView;
 
+/** A hidden name beside a path that nobody else has; run folders know from it what a killed process left. */
+export function temporaryBeside(path: string): string {
+  return join(dirname(path), `.${basename(path).slice(0, 100)}.${process.pid}-${randomBytes(6).toString('hex')}.tmp`);
+}
+
 /**
  * Writes a file so that the path holds either the old content or all of the new, whatever happens in between: a temporary
  * file beside it is written, synced and renamed, then the folder is synced. On an error the temporary file is removed.
@@ -211,7 +216,7 @@ export type Chunk = string | NodeJS.ArrayBufferView;
 export async function writeFileAtomic(path: string, chunks: Chunk | Iterable<Chunk> | AsyncIterable<Chunk>): Promise<void> {
   const target = resolve(path);
   const folder = dirname(target);
-  const temporary = join(folder, `.${basename(target).slice(0, 100)}.${process.pid}-${randomBytes(6).toString('hex')}.tmp`);
+  const temporary = temporaryBeside(target);
   if ((await kindOf(target)) === 'folder') {
     throw new NeoXPrefixError('NEOX_IO', `Cannot write ${target}: EISDIR`, { path: target, hint: HINTS['EISDIR'] as string });
   }

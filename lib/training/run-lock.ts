@@ -1,10 +1,9 @@
-import { randomBytes } from 'node:crypto';
 import { constants, readFileSync } from 'node:fs';
 import { copyFile, link, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { NeoXPrefixError } from '../errors';
-import { fileError, sha256 } from '../files';
+import { fileError, sha256, temporaryBeside } from '../files';
 
 /**
  * Keeps two runs out of one folder. The lock names its process so that what a killed process left counts for nothing: process numbers come again
@@ -16,7 +15,7 @@ export class RunLock {
   /** @throws NEOX_BUSY where another run, of this process or another, holds the folder */
   static async take(path: string): Promise<RunLock> {
     // Written whole before it has its name: a lock that is still empty would look like that of a dead process.
-    const own = temporaryOf(path);
+    const own = temporaryBeside(path);
     try {
       await writeFile(own, JSON.stringify({ pid: process.pid, process: processName(process.pid) }), { flag: 'wx' });
       for (let attempt = 0; ; attempt++) {
@@ -43,11 +42,6 @@ function busy(path: string, holder: number): NeoXPrefixError {
     path,
     hint: 'wait for it, or choose another folder',
   });
-}
-
-/** A name that nobody else has or removes. */
-function temporaryOf(path: string): string {
-  return join(dirname(path), `.${basename(path)}.${process.pid}-${randomBytes(6).toString('hex')}.tmp`);
 }
 
 /** What file systems say that have no second names for a file. */
