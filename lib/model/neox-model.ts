@@ -1,7 +1,7 @@
 import { inspect } from 'node:util';
-import { badArgument, checkFunction, checkInteger, checkOneOf, checkOptions, checkPath, checkSignal, checkString } from '../arguments';
+import { badArgument, checkFunction, checkInteger, checkOneOf, checkOptions, checkPath, checkSignal } from '../arguments';
 import { openCheckpoint, type Checkpoint, type CheckpointOptions } from '../checkpoint/checkpoint';
-import type { GPTNeoXConfig, HiddenAct } from '../checkpoint/config';
+import type { GPTNeoXConfig } from '../checkpoint/config';
 import { NeoXPrefixError } from '../errors';
 import type { ExportTask } from '../export/export-folder';
 import { embed, type EmbedOptions } from '../generation/embed';
@@ -22,9 +22,10 @@ import { runNative } from '../native-call';
 import { PrefixWeights } from '../prefix/weights';
 import { Tokenizer } from '../tokenizer/tokenizer';
 import type * as Native from '../../types/native';
-import { maxPositions, type TokenIds } from './rows';
+import type { TokenIds } from './rows';
 import { withArithmetic, type Arithmetic } from './arithmetic';
 import { forward, type ForwardOptions, type ForwardResult } from './forward';
+import { autoDType, checkDevice, checkInt8, nativeConfig } from './load-checks';
 
 /** The types that a base model can compute in. */
 export type ComputeDType = 'float32' | 'bfloat16' | 'float16';
@@ -407,69 +408,4 @@ export class NeoXModel {
 
 export function checkModel(model: unknown): asserts model is NeoXModel {
   if (!(model instanceof NeoXModel)) throw badArgument('model', 'a NeoXModel', model);
-}
-
-function checkDevice(device: unknown): string {
-  const text = checkString('device', device);
-  if (!/^(cpu|cuda(:\d+)?)$/.test(text)) checkOneOf('device', text, ['cpu', 'cuda', 'cuda:0']);
-  if (text !== 'cpu' && !native().systemInfo().cudaAvailable) {
-    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The device ${text} is not available: this libtorch sees no CUDA`, {
-      hint: "use device: 'cpu', or a CUDA build of libtorch; `neox-prefix doctor` tells what was found",
-    });
-  }
-  return text;
-}
-
-/** int8 is a packed form of the native backend: there is nothing that it could fall back to. */
-function checkInt8(device: string, backend: string, pack: string): void {
-  const refused =
-    device !== 'cpu'
-      ? `on ${device}`
-      : backend !== 'auto' && backend !== 'native'
-        ? `with the ${backend} backend`
-        : pack === 'none'
-          ? "with pack: 'none'"
-          : undefined;
-  if (refused === undefined) return;
-  throw new NeoXPrefixError(
-    'NEOX_UNSUPPORTED',
-    `A model in int8 does not run ${refused}: only on the CPU, packed, with the native backend`,
-    {
-      hint: "leave out device, backend and pack, or use dtype: 'bfloat16'",
-    },
-  );
-}
-
-function autoDType(checkpoint: Checkpoint, device: string): ComputeDType {
-  switch (checkpoint.tensors.get('gpt_neox.layers.0.attention.query_key_value.weight')?.dtype) {
-    case 'BF16':
-      return 'bfloat16';
-    case 'F16':
-      return device === 'cpu' ? 'float32' : 'float16';
-    default:
-      return 'float32';
-  }
-}
-
-const ACTIVATIONS: Readonly<Record<HiddenAct, Native.ModelConfig['activation']>> = {
-  gelu: 'gelu',
-  // The tanh variants differ from each other by rounding only.
-  gelu_new: 'gelu_tanh',
-  gelu_fast: 'gelu_tanh',
-  gelu_pytorch_tanh: 'gelu_tanh',
-  quick_gelu: 'quick_gelu',
-  relu: 'relu',
-  silu: 'silu',
-};
-
-function nativeConfig(config: GPTNeoXConfig): Native.ModelConfig {
-  const { type, factor } = config.ropeScaling;
-  return {
-    ...config,
-    rotaryFactor: type === 'linear' ? factor : 1,
-    rotaryDynamicFactor: type === 'dynamic' ? factor : 1,
-    trainedPositions: config.maxPositionEmbeddings,
-    maxPositions: maxPositions(config),
-    activation: ACTIVATIONS[config.hiddenAct],
-  };
 }
