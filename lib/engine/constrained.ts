@@ -4,11 +4,11 @@ import type { OutputFormat } from '../generation/format/format';
 import { formatDecoder } from '../generation/format/vocabulary';
 import type { PreparedRequest } from '../generation/generate';
 import type { Completion, RowPiece } from '../generation/run';
+import { Output } from '../generation/output';
 import type { NeoXModel } from '../model/neox-model';
 import type * as Native from '../../types/native';
 import { Collector } from './collector';
 import { Job } from './job';
-import { Output } from './output';
 import { Scheduler } from './scheduler';
 
 /** As many rows of a call advance together; a mask is found for each of them between two steps. */

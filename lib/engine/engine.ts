@@ -3,12 +3,12 @@ import { NeoXPrefixError } from '../errors';
 import type { BeamOptions } from '../generation/beam-search';
 import { startConstraint } from '../generation/format/compiler';
 import { formatDecoder } from '../generation/format/vocabulary';
-import { decoderFor, type Completion, type GenerateResult } from '../generation/run';
+import { decoderFor, resultOf, type GenerateResult } from '../generation/run';
+import { Output } from '../generation/output';
 import { checkModel, type NeoXModel } from '../model/neox-model';
 import { Collector } from './collector';
 import { Job, type Sink } from './job';
 import { bytesPerToken, resolveOptions, type EngineOptions, type ResolvedOptions } from './options';
-import { Output } from './output';
 import { prepareRequest, REQUEST_KEYS, STREAM_REQUEST_KEYS, type EngineRequest, type PreparedEngineRequest } from './request';
 import { Scheduler } from './scheduler';
 import { Channel, EngineStream } from './stream';
@@ -88,8 +88,7 @@ export class GenerationEngine {
       const results = await Promise.all(collectors.map(({ result }) => result));
       const completions = results.flatMap((result) => result.completions);
       const [{ usage }] = results as [(typeof results)[number]];
-      const completionTokens = completions.reduce((sum, { tokens }) => sum + tokens.length, 0);
-      return { ...(completions[0] as Completion), usage: { ...usage, completionTokens }, ...(completions.length > 1 && { completions }) };
+      return resultOf(usage, completions);
     } catch (error) {
       for (const job of jobs) void this.scheduler.cancel(job, error);
       throw error;

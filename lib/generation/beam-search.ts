@@ -5,7 +5,7 @@ import { native } from '../native';
 import { runNative } from '../native-call';
 import type * as Native from '../../types/native';
 import type { GenerateOptions, PreparedRequest } from './generate';
-import { decode, prefill, resultOf, type Completion, type GenerateResult } from './run';
+import { decode, prefill, resultOf, usageOf, type Completion, type GenerateResult } from './run';
 import { refusal } from './sampling-options';
 
 /** Beam search: the texts that are most likely as a whole, instead of one token after the other. As Hugging Face's, without sampling. */
@@ -95,7 +95,7 @@ export async function beamSearch(model: NeoXModel, request: PreparedRequest, bea
       cancel,
     }),
   ).finally(() => native().freeCache(cache));
-  return results.map((sequences, i) => resultOf(request, i, beamCompletions(model, sequences)));
+  return results.map((sequences, i) => resultOf(usageOf(request, i), beamCompletions(model, sequences)));
 }
 
 /** The texts of a search that has ended. */

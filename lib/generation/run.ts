@@ -6,7 +6,7 @@ import { runNative } from '../native-call';
 import type * as Native from '../../types/native';
 import type { TokenDecoder } from '../tokenizer/tokenizer';
 import type { PreparedRequest } from './generate';
-import { RowText } from './stop-strings';
+import { Output } from './output';
 import { scoredTokens, type ScoredToken } from './token-scores';
 
 /** `'stop'`: an end-of-sequence token or a stop string. `'length'`: `maxNewTokens`, or the model's last position. */
@@ -83,7 +83,7 @@ export async function run(
       ? await generateFreely(model, request, prefixes, start?.cache, onPiece)
       : await generateConstrained(model, { ...request, format }, prefixes, onPiece);
   return prompts.map((_, i) => ({
-    ...resultOf(request, i, completions.slice(i * n, (i + 1) * n)),
+    ...resultOf(usageOf(request, i), completions.slice(i * n, (i + 1) * n)),
     ...(start?.promptLogprobs && { promptLogprobs: start.promptLogprobs[i] as (ScoredToken | null)[] }),
   }));
 }
@@ -108,17 +108,17 @@ async function generateFreely(
       rows.prefixes.push(prefixes[i] ?? null);
     }
   });
-  const progress =
-    onPiece === undefined && stopFlags === undefined ? undefined : rows.prompts.map(() => new RowProgress(decoderFor(model), stops));
+  const scored = settings.logprobs >= 0;
+  const isHeard = onPiece !== undefined || stopFlags !== undefined;
+  const outputs = isHeard ? rows.prompts.map(() => new Output(decoderFor(model), stops, scored)) : undefined;
   const listener =
-    progress &&
+    outputs &&
     (([row, token, scores]: [number, number, Native.TokenScores?]): void => {
-      const state = progress[row] as RowProgress;
-      if (state.stop !== undefined) return; // the tokens that came while the row was being stopped
-      const text = state.push(token);
-      const logprob = scores && scoredTokens([token], scores)[0];
-      onPiece?.(row, { text, token, ...(logprob && { logprob }) });
-      if (state.stop !== undefined) native().cancel(stopFlags?.[row] as Native.CancelFlag);
+      const output = outputs[row] as Output;
+      if (output.stop !== undefined) return; // the tokens that came while the row was being stopped
+      const piece = output.push(token, scores);
+      onPiece?.(row, piece);
+      if (output.stop !== undefined) native().cancel(stopFlags?.[row] as Native.CancelFlag);
     });
   const results = await runNative(signal, (addon, cancel) =>
     addon.generate(model.native, {
@@ -131,19 +131,24 @@ async function generateFreely(
       onToken: listener,
     }),
   ).finally(() => cache && native().freeCache(cache));
-  return results.map((result, row) =>
-    completionOf(decoderFor(model), result, settings.logprobs >= 0, progress?.[row], (piece) => onPiece?.(row, piece)),
-  );
+  return results.map((result, row) => {
+    const output = outputs?.[row];
+    if (output === undefined) return completionOf(model, result, scored);
+    const { rest, completion } = output.end(output.stop === undefined ? result.finishReason : 'stop');
+    onPiece?.(row, { text: rest, finishReason: completion.finishReason });
+    return completion;
+  });
 }
 
 /** The result of a prompt with these completions. */
-export function resultOf({ prompts, prefixes }: PreparedRequest, prompt: number, completions: Completion[]): GenerateResult {
-  const usage = {
-    promptTokens: prompts[prompt]?.length ?? 0,
-    prefixTokens: prefixes[prompt]?.prefixLength ?? 0,
-    completionTokens: completions.reduce((sum, { tokens }) => sum + tokens.length, 0),
-  };
-  return { ...(completions[0] as Completion), usage, ...(completions.length > 1 && { completions }) };
+export function resultOf(usage: Omit<Usage, 'completionTokens'>, completions: Completion[]): GenerateResult {
+  const completionTokens = completions.reduce((sum, { tokens }) => sum + tokens.length, 0);
+  return { ...(completions[0] as Completion), usage: { ...usage, completionTokens }, ...(completions.length > 1 && { completions }) };
+}
+
+/** What stands in front of the completions of a prompt. */
+export function usageOf({ prompts, prefixes }: PreparedRequest, prompt: number): Omit<Usage, 'completionTokens'> {
+  return { promptTokens: prompts[prompt]?.length ?? 0, prefixTokens: prefixes[prompt]?.prefixLength ?? 0 };
 }
 
 export function decode(model: NeoXModel, tokens: Int32Array): string {
@@ -180,54 +185,12 @@ function repeated(cache: Native.Cache, rows: number, n: number): Native.Cache {
   return fork;
 }
 
-/** The tokens and the text of a row while it runs. */
-class RowProgress {
-  count = 0;
-  readonly row: RowText | undefined;
-
-  constructor(decoder: TokenDecoder | undefined, stops: readonly string[]) {
-    if (decoder !== undefined) this.row = new RowText(decoder, stops);
-  }
-
-  get stop(): string | undefined {
-    return this.row?.stop;
-  }
-
-  push(token: number): string {
-    this.count++;
-    return this.row?.push(token) ?? '';
-  }
-
-  end(): string {
-    return this.row?.end() ?? '';
-  }
-}
-
-function completionOf(
-  decoder: TokenDecoder | undefined,
-  result: Native.GenerateResult,
-  scored: boolean,
-  progress: RowProgress | undefined,
-  onEnd: (piece: RowPiece) => void,
-): Completion {
-  const rest = progress?.end() ?? '';
-  const { stop } = progress ?? {};
-  // What came behind a stop string was not heard of.
-  const tokens = stop === undefined ? result.tokens : result.tokens.subarray(0, progress?.count);
-  const finishReason = stop === undefined ? result.finishReason : 'stop';
-  onEnd({ text: rest, finishReason });
+/** What a row has said that nobody heard while it ran. */
+function completionOf(model: NeoXModel, { tokens, finishReason, scores }: Native.GenerateResult, scored: boolean): Completion {
   return {
-    text: progress?.row?.text ?? decodeAll(decoder, tokens),
+    text: decode(model, tokens),
     tokens: Array.from(tokens),
     finishReason,
-    ...(stop !== undefined && { stop }),
-    ...(scored && { logprobs: scoredTokens(tokens, result.scores).slice(0, tokens.length) }),
+    ...(scored && { logprobs: scoredTokens(tokens, scores).slice(0, tokens.length) }),
   };
-}
-
-function decodeAll(decoder: TokenDecoder | undefined, tokens: Int32Array): string {
-  if (decoder === undefined) return '';
-  let text = '';
-  for (const token of tokens) text += decoder.push(token);
-  return text + decoder.end();
 }

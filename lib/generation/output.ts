@@ -1,9 +1,9 @@
-import type { Completion, FinishReason } from '../generation/run';
-import { RowText } from '../generation/stop-strings';
-import type { StreamPiece } from '../generation/stream';
-import { scoredTokens, type ScoredToken } from '../generation/token-scores';
 import type { TokenDecoder } from '../tokenizer/tokenizer';
 import type * as Native from '../../types/native';
+import type { Completion, FinishReason } from './run';
+import { RowText } from './stop-strings';
+import type { StreamPiece } from './stream';
+import { scoredTokens, type ScoredToken } from './token-scores';
 
 /** What a row has said so far. */
 export class Output {
