@@ -114,19 +114,28 @@ void test_linear() {
           const auto w = random_floats(static_cast<size_t>(n * k), 12);
           const auto bias = random_floats(static_cast<size_t>(n), 13);
           const auto residual = random_floats(static_cast<size_t>(m * n), 14);
-          const auto x_bytes = store(x);
+          // Rows of x are float32 where the table wants them wide.
+          const int64_t x_size = bfloat16 && !table.wide_rows ? 2 : 4;
+          auto x_bytes = store(x);
+          if (x_size == 4) {
+            x_bytes.resize(x.size() * 4);
+            for (size_t i = 0; i < x.size(); ++i) {
+              const float value = rounded(x[i]);
+              std::memcpy(x_bytes.data() + i * 4, &value, 4);
+            }
+          }
           const auto w_bytes = store(w);
           const auto bias_bytes = store(bias);
           const auto residual_bytes = store(residual);
           std::vector<char> packed(static_cast<size_t>(kernels::linear_packed_size(element, n, k)) *
                                    (bfloat16 ? 2 : 4));
           table.pack_linear({element, n, k, w_bytes.data(), transposed ? 1 : k, transposed ? n : 1, packed.data()}, 0,
-                            kernels::linear_panels(n));
+                            kernels::linear_panels(table, n));
           std::vector<char> out(static_cast<size_t>(m * n) * (bfloat16 ? 2 : 4));
           kernels::LinearTask task{
               element,           kernels::After::kNothing, m,         n, k, x_bytes.data(), stride, packed.data(),
               bias_bytes.data(), residual_bytes.data(),    out.data()};
-          table.linear(task, 0, kernels::linear_panels(n));
+          table.linear(task, 0, kernels::linear_panels(table, n));
           double worst = 0;
           for (int64_t i = 0; i < m; ++i) {
             for (int64_t j = 0; j < n; ++j) {
@@ -152,10 +161,10 @@ void test_linear() {
           for (int64_t i = 0; i < m; ++i) {
             kernels::LinearTask single = task;
             single.m = 1;
-            single.x = x_bytes.data() + i * stride * (bfloat16 ? 2 : 4);
+            single.x = x_bytes.data() + i * stride * x_size;
             single.residual = residual_bytes.data() + static_cast<size_t>(i) * row_bytes;
             single.out = alone.data();
-            table.linear(single, 0, kernels::linear_panels(n));
+            table.linear(single, 0, kernels::linear_panels(table, n));
             check(std::memcmp(alone.data(), out.data() + static_cast<size_t>(i) * row_bytes, row_bytes) == 0,
                   name + ": row " + std::to_string(i) + " depends on its neighbours");
           }

@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "core/kernels/kernels.h"
-#include "core/model/int8_weights.h"
+#include "core/model/native_weights.h"
 #include "tests.h"
 
 namespace {
@@ -112,18 +112,30 @@ void test_products(kernels::Element element, double tolerance) {
     auto scales = draw(random, n, 0.02F);
     std::vector<int8_t> q(static_cast<size_t>(n * k));
     for (int8_t& value : q) value = static_cast<int8_t>(static_cast<int>(random() % 255) - 127);
+    const std::vector<float> wide(x.begin(), x.end());
     std::vector<T> portable;
     for (const auto* table : tables()) {
+      const bool widened = element == kernels::Element::kBFloat16 && table->wide_rows;
+      const auto row_of_x = [&](int64_t row) {
+        return widened ? static_cast<const void*>(wide.data() + row * stride) : x.data() + row * stride;
+      };
       std::vector<int8_t> packed(static_cast<size_t>(kernels::linear_packed_size(element, n, k)));
-      const int64_t panels = kernels::linear_panels(n);
+      const int64_t panels = kernels::linear_panels(*table, n);
       table->pack_linear({element, n, k, q.data(), k, 1, packed.data(), true}, 0, panels);
       std::vector<T> out(static_cast<size_t>(m * n));
-      const kernels::LinearTask task{element,     kernels::After::kNothing,
-                                     m,           n,
-                                     k,           x.data(),
-                                     stride,      packed.data(),
-                                     bias.data(), residual.data(),
-                                     out.data(),  scales.data()};
+      const kernels::LinearTask task{element,
+                                     kernels::After::kNothing,
+                                     m,
+                                     n,
+                                     k,
+                                     row_of_x(0),
+                                     stride,
+                                     packed.data(),
+                                     bias.data(),
+                                     residual.data(),
+                                     out.data(),
+                                     true,
+                                     scales.data()};
       table->linear(task, 0, panels);
       const std::string name = std::string(table->name) + ": int8 product " + std::to_string(m) + "x" +
                                std::to_string(n) + "x" + std::to_string(k);
@@ -154,7 +166,7 @@ void test_products(kernels::Element element, double tolerance) {
       const auto part = [&](int64_t first, int64_t rows) {
         kernels::LinearTask some = task;
         some.m = rows;
-        some.x = x.data() + first * stride;
+        some.x = row_of_x(first);
         some.residual = residual.data() + first * n;
         some.out = parts.data() + first * n;
         table->linear(some, 0, panels);
@@ -175,11 +187,11 @@ void test_backward() {
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {
     for (const auto& [n, k] : {std::array<int64_t, 2>{3, 5}, {130, 47}, {700, 96}}) {
       const at::Tensor weight = at::randn({n, k});
-      const neox::Int8Weights weights(weight, dtype);
+      const auto weights = neox::NativeWeights::quantize(weight, dtype);
       // The matrix as forward() sees it: in float32, whatever the other dtype would round.
-      const neox::Int8Weights exact(weight, at::kFloat);
+      const auto exact = neox::NativeWeights::quantize(weight, at::kFloat);
       const at::Tensor dense =
-          exact.multiply(at::eye(k), std::nullopt, neox::Epilogue::kNothing, nullptr).t().contiguous();  // [n, k]
+          exact->multiply(at::eye(k), std::nullopt, neox::Epilogue::kNothing, nullptr).t().contiguous();  // [n, k]
       check((dense - weight).abs().max().item<float>() <= weight.abs().max().item<float>() / 127.0F * 0.51F,
             "int8 weights are near what they were made of");
       const at::Tensor dy = at::randn({9, n}).to(dtype);
@@ -189,10 +201,10 @@ void test_backward() {
       const auto off = [&](const at::Tensor& got) {
         return (got.to(at::kFloat) - expected).abs().max().item<double>() / size;
       };
-      const at::Tensor packed = weights.transposed()->multiply(dy, std::nullopt, neox::Epilogue::kNothing, nullptr);
+      const at::Tensor packed = weights->transposed()->multiply(dy, std::nullopt, neox::Epilogue::kNothing, nullptr);
       check(packed.scalar_type() == dtype && off(packed) < tolerance,
             "the packed gradient is off by " + std::to_string(off(packed)));
-      const at::Tensor slow = weights.multiply_transposed(dy);
+      const at::Tensor slow = weights->multiply_transposed(dy);
       check(slow.scalar_type() == dtype && off(slow) < tolerance,
             "the gradient without a copy is off by " + std::to_string(off(slow)));
     }

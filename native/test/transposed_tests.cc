@@ -22,7 +22,7 @@ void test_sizes(Element element, bool int8, int64_t out, int64_t in) {
   const auto packed = [&](int64_t n, int64_t k, int64_t n_stride, int64_t k_stride) {
     std::vector<char> to(static_cast<size_t>(kernels::linear_packed_size(element, n, k) * bytes));
     kernels::kernels().pack_linear({element, n, k, weights.data(), n_stride, k_stride, to.data(), int8}, 0,
-                                   kernels::linear_panels(n));
+                                   kernels::linear_panels(kernels::kernels(), n));
     return to;
   };
   const std::vector<char> forward = packed(out, in, in, 1);
@@ -30,7 +30,7 @@ void test_sizes(Element element, bool int8, int64_t out, int64_t in) {
   std::vector<char> found(expected.size(), 0x55);
   const neox::PackedView view = {forward.data(), element, int8, out, in};
   // One panel at a time, as the product does it.
-  for (int64_t p = 0; p < kernels::linear_panels(in); ++p)
+  for (int64_t p = 0; p < kernels::linear_panels(kernels::kernels(), in); ++p)
     neox::transpose_panels(view, p, p + 1, found.data() + p * neox::transposed_panel_bytes(view));
   check(found == expected,
         "transposed weights " + std::to_string(out) + "x" + std::to_string(in) + (int8 ? ", int8" : ""));

@@ -295,17 +295,21 @@ test('two thousand generations leave memory as it was', async () => {
 });
 
 describe('the end', () => {
-  const endless = (): EngineRequest => ({ prompt: [1, 2], ...LONG });
+  const long = (): EngineRequest => ({ prompt: [1, 2], ...LONG });
+  /** Of a model that has positions for a minute of work. */
+  const endless = (): EngineRequest => ({ prompt: [1, 2], maxNewTokens: 60_000, ignoreEos: true });
+  let endlessPath: string;
+  beforeAll(async () => (endlessPath = await writeModel(folder.join('long'), { max_position_embeddings: 2 ** 16 })));
   const disposed = { name: 'NeoXPrefixError', code: 'NEOX_DISPOSED', message: 'This generation engine is disposed' };
 
   test('drain waits for what is there and refuses what comes', async () => {
     await using engine = new GenerationEngine(model, { maxRows: 2 });
-    const works = [1, 2, 3].map(() => engine.generate(endless()));
+    const works = [1, 2, 3].map(() => engine.generate(long()));
     let drained = false;
     const draining = engine.drain().then(() => (drained = true));
     await expectRefusal({
       name: '',
-      act: () => engine.generate(endless()),
+      act: () => engine.generate(long()),
       code: 'NEOX_BUSY',
       text: 'The engine takes no more requests: it is drained',
     });
@@ -316,8 +320,9 @@ describe('the end', () => {
   });
 
   test.each([0, 5, 30])('dispose in the middle, after %d ms', async (delay) => {
-    const engine = new GenerationEngine(model, { maxRows: 2 });
-    const failures = Array.from({ length: 6 }, () => failureOf(engine.generate({ ...endless(), prefix: randomPrefix(model, 3) })));
+    await using own = await loadModel(endlessPath);
+    const engine = new GenerationEngine(own, { maxRows: 2 });
+    const failures = Array.from({ length: 6 }, () => failureOf(engine.generate({ ...endless(), prefix: randomPrefix(own, 3) })));
     const stream = engine.stream(endless());
     const next = failureOf(
       (async () => {
@@ -335,7 +340,7 @@ describe('the end', () => {
   });
 
   test('the model takes its engines along', async () => {
-    const own = await loadModel(path);
+    const own = await loadModel(endlessPath);
     const engine = new GenerationEngine(own, {});
     const idle = new GenerationEngine(own, {});
     const work = failureOf(engine.generate(endless()));
@@ -347,7 +352,7 @@ describe('the end', () => {
     expect(await failureOf(idle.generate(endless()))).toMatchObject(disposed);
     expect(await failureOf(() => new GenerationEngine(own))).toMatchObject({
       code: 'NEOX_DISPOSED',
-      message: `The model ${path} is disposed`,
+      message: `The model ${endlessPath} is disposed`,
     });
   });
 });

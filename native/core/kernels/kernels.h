@@ -43,9 +43,6 @@ struct AttentionTask {
   float* grad_prefix_values = nullptr;  // [P, D] float32, written
 };
 
-// Outputs in a panel of packed weights.
-constexpr int64_t kLinearPanel = 64;
-inline constexpr int64_t linear_panels(int64_t n) { return (n + kLinearPanel - 1) / kLinearPanel; }
 // Elements of the packed form of weights [n, k]; `element` is that of the activations.
 inline constexpr int64_t linear_packed_size(Element element, int64_t n, int64_t k) {
   const int64_t inner = element == Element::kFloat32 ? k : (k + 1) / 2 * 2;
@@ -54,8 +51,9 @@ inline constexpr int64_t linear_packed_size(Element element, int64_t n, int64_t 
 
 enum class After : int32_t { kNothing, kGelu, kGeluTanh };
 
-// y[m, n] = after(x[m, k] W^T + bias) + residual, for float32 and bfloat16. With bfloat16 an odd k needs one readable zero behind each row.
-// Weights are of the same element, or int8 with a scale for each output: W[n, k] = weights[n, k] * scales[n].
+// y[m, n] = after(x[m, k] W^T + bias) + residual, for float32 and bfloat16. With bfloat16 an odd k needs one readable zero behind each row, and
+// x may have to be float32: KernelTable::wide_rows.
+// Weights are of the same element or int8. With scales, W[n, k] = weights[n, k] * scales[n].
 struct LinearTask {
   Element element = Element::kFloat32;
   After after = After::kNothing;
@@ -66,7 +64,8 @@ struct LinearTask {
   const void* bias = nullptr;      // [n] or null
   const void* residual = nullptr;  // [m, n] or null
   void* out = nullptr;             // [m, n]
-  const float* scales = nullptr;   // [n]: the weights are int8; null: they are of `element`
+  bool int8 = false;               // the weights are int8, whatever `element` is
+  const float* scales = nullptr;   // [n] or null: of the products' sums
   int64_t weights_panel = 0;       // the first panel that `weights` has
 };
 
@@ -132,6 +131,10 @@ struct MatmulTask {
 
 struct KernelTable {
   const char* name;
+  // Outputs in a panel of packed weights: as many as a tile of the product has.
+  int64_t linear_panel;
+  // The products in bfloat16 have their rows x as float32 (exact values of bfloat16), all else as bfloat16.
+  bool wide_rows;
   // Floats of scratch memory that a task needs.
   int64_t (*attention_forward_scratch)(const AttentionTask&);
   int64_t (*attention_backward_scratch)(const AttentionTask&);
@@ -154,6 +157,10 @@ struct KernelTable {
   // C[M, N] = A[M, K] * B[K, N] in float32; exposed for its tests.
   void (*matmul)(const MatmulTask&);
 };
+
+inline int64_t linear_panels(const KernelTable& table, int64_t n) {
+  return (n + table.linear_panel - 1) / table.linear_panel;
+}
 
 // The best table that this processor runs, or the one that the environment variable NEOX_PREFIX_KERNELS names
 // ("portable", "avx2", "avx512" or "avx512_bf16").

@@ -1,4 +1,5 @@
 #include "core/kernels/functions.h"
+#include "core/kernels/vector.h"
 
 namespace neox::kernels::NEOX_KERNEL_NAMESPACE {
 
@@ -8,6 +9,8 @@ namespace neox::kernels::NEOX_KERNEL_NAMESPACE {
 extern const KernelTable table;
 const KernelTable table = {
     NEOX_NAME_OF(NEOX_KERNEL_NAMESPACE),
+    kLinearPanel,
+    kWideRows,
     attention_forward_scratch,
     attention_backward_scratch,
     attention_forward,

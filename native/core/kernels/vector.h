@@ -12,18 +12,22 @@
 namespace neox::kernels::NEOX_KERNEL_NAMESPACE {
 namespace {
 
+// kLinearPanel: outputs in a panel of packed weights, a multiple of 16 and as wide as a tile of the product.
 #if defined(__AVX512F__)
 constexpr int kWidth = 16;    // floats in a vector
 constexpr int kTileRows = 6;  // a tile of the matrix product: rows x vectors of accumulators that fit the registers
 constexpr int kTileVectors = 4;
+constexpr int kLinearPanel = 64;
 #elif defined(__AVX2__)
 constexpr int kWidth = 8;
 constexpr int kTileRows = 6;
 constexpr int kTileVectors = 2;
+constexpr int kLinearPanel = 16;
 #else
 constexpr int kWidth = 4;
 constexpr int kTileRows = 4;
 constexpr int kTileVectors = 2;
+constexpr int kLinearPanel = 16;
 #endif
 
 typedef float FloatV __attribute__((vector_size(kWidth * 4)));
@@ -33,6 +37,13 @@ typedef uint16_t ShortV __attribute__((vector_size(kWidth * 2)));
 typedef int8_t ByteV __attribute__((vector_size(kWidth)));
 typedef int8_t BytePairV __attribute__((vector_size(kWidth * 2)));
 typedef int16_t ShortPairV __attribute__((vector_size(kWidth * 4)));
+
+// Whether products in bfloat16 have their rows as float32.
+#if defined(__AVX512BF16__)
+constexpr bool kWideRows = false;
+#else
+constexpr bool kWideRows = true;
+#endif
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -164,7 +175,11 @@ inline FloatV exp_of(FloatV x) {
 struct PairV {
   FloatV first, second;
 };
-inline PairV split_pairs(UIntV pairs) { return {(FloatV)(pairs << 16), (FloatV)(pairs & 0xFFFF0000U)}; }
+// The first or the second of each pair.
+template <int PART>
+inline FloatV of_pairs(UIntV pairs) {
+  return (FloatV)(PART == 0 ? pairs << 16 : pairs & 0xFFFF0000U);
+}
 // Cuts off what a bfloat16 does not hold: exact for integers up to 256.
 inline UIntV join_pairs(const PairV& v) { return ((UIntV)v.first >> 16) | ((UIntV)v.second & 0xFFFF0000U); }
 // kWidth pairs of int8.

@@ -6,8 +6,7 @@
 
 #include <utility>
 
-#include "core/model/int8_weights.h"
-#include "core/model/packed_weights.h"
+#include "core/model/native_weights.h"
 
 namespace neox {
 
@@ -18,7 +17,7 @@ FrozenLinear::FrozenLinear(std::shared_ptr<const WeightSource> source, std::stri
   if (!bias.empty()) bias_ = source_->get(bias).clone();
   if (packing_.int8) {
     const at::Tensor stored = source_->stored(weight_name_);
-    const auto packed = std::make_shared<Int8Weights>(stored, packing_.activations);
+    const auto packed = NativeWeights::quantize(stored, packing_.activations);
     weight_bytes_ = packed->bytes();
     packed_ = packed;
     source_->release(stored);

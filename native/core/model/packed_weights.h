@@ -28,23 +28,6 @@ class PackedWeights {
   virtual std::shared_ptr<const PackedWeights> transposed() const;
 };
 
-// A product by the kernels of our own (core/kernels/linear.kernel.cc).
-struct NativeProduct {
-  const at::Tensor& packed;  // of the activations' dtype, or int8
-  const at::Tensor& scales;  // [out] float32 of int8 weights; undefined for others
-  int64_t out, in;
-
-  at::Tensor multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
-                      const at::Tensor* residual) const;
-  at::Tensor multiply_transposed(const at::Tensor& dy) const;
-  // Packed W^T; `dtype` is that of the activations. With scales, those multiply what comes in.
-  at::Tensor transposed(at::ScalarType dtype) const;
-};
-
-// Weights are read from end to end for every token: with pages of 2 MB that takes far fewer look-ups of addresses, and the first touch
-// of each page costs 512 times less often. Only asked for, and only where the system leaves the choice to programs.
-void prefer_huge_pages(const at::Tensor& tensor);
-
 // `weight` may be transposed: its strides are read as they are.
 std::shared_ptr<const PackedWeights> pack_weights(Backend backend, const at::Tensor& weight);
 

@@ -5,29 +5,28 @@
 namespace neox {
 namespace {
 
-using kernels::kLinearPanel;
-
 constexpr int64_t kLanes = 16;  // a panel's outputs are padded to a multiple of it
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Outputs of panel p of n, padding included.
-int64_t panel_width(int64_t n, int64_t p) { return std::min(kLinearPanel, round_up(n, kLanes) - p * kLinearPanel); }
+int64_t panel_width(int64_t panel, int64_t n, int64_t p) { return std::min(panel, round_up(n, kLanes) - p * panel); }
 
 // `INNER` elements of the inner dimension lie side by side.
 template <typename T, int INNER>
 void transpose(const PackedView& w, int64_t first, int64_t last, T* to) {
   const auto* from = static_cast<const T*>(w.data);
+  const int64_t panel = kernels::kernels().linear_panel;
   const int64_t inner = round_up(w.in, INNER);  // of a panel of W
   for (int64_t q = first; q < last; ++q) {
-    const int64_t column = q * kLinearPanel;
-    const int64_t width = panel_width(w.in, q);
+    const int64_t column = q * panel;
+    const int64_t width = panel_width(panel, w.in, q);
     const int64_t columns = std::min(width, inner - column);
-    for (int64_t p = 0; p < kernels::linear_panels(w.out); ++p) {
-      // A block of 64 x 64, contiguous in both.
-      const int64_t height = panel_width(w.out, p);
-      const T* const block = from + p * kLinearPanel * inner + column * height;
-      const int64_t rows = std::min(height, round_up(w.out, INNER) - p * kLinearPanel);
+    for (int64_t p = 0; p < kernels::linear_panels(kernels::kernels(), w.out); ++p) {
+      // A block of a panel's width in both directions, contiguous in both.
+      const int64_t height = panel_width(panel, w.out, p);
+      const T* const block = from + p * panel * inner + column * height;
+      const int64_t rows = std::min(height, round_up(w.out, INNER) - p * panel);
       for (int64_t n = 0; n < rows; n += INNER) {
         if constexpr (INNER == 1) {
           for (int64_t c = 0; c < columns; ++c) to[c] = block[c * height + n];
@@ -58,7 +57,8 @@ void transpose_panels(const PackedView& weights, int64_t first, int64_t last, vo
 }
 
 int64_t transposed_panel_bytes(const PackedView& weights) {
-  return kernels::linear_packed_size(weights.element, kLinearPanel, weights.out) * weights.element_bytes();
+  return kernels::linear_packed_size(weights.element, kernels::kernels().linear_panel, weights.out) *
+         weights.element_bytes();
 }
 
 }  // namespace neox

@@ -1,0 +1,179 @@
+#include "core/model/native_weights.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <string_view>
+#include <vector>
+
+#include "core/checkpoint/convert_elements.h"
+#include "core/kernels/element.h"
+#include "core/model/transposed_weights.h"
+
+namespace neox {
+namespace {
+
+using kernels::linear_packed_size;
+
+int64_t panels_of(int64_t out) { return kernels::linear_panels(kernels::kernels(), out); }
+
+// Weights are read from end to end for every token: with pages of 2 MB that takes far fewer look-ups of addresses, and the first touch
+// of each page costs 512 times less often. Only asked for, and only where the system leaves the choice to programs.
+void prefer_huge_pages(const at::Tensor& tensor) {
+#if defined(__linux__)
+  constexpr uintptr_t kHuge = uintptr_t{2} << 20;
+  const auto begin = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+  const uintptr_t first = (begin + kHuge - 1) / kHuge * kHuge;
+  const uintptr_t last = (begin + tensor.nbytes()) / kHuge * kHuge;
+  if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
+// Rows as a product reads them.
+at::Tensor readable_rows(const at::Tensor& x) {
+  const int64_t in = x.size(1);
+  const at::ScalarType dtype = widens_rows() ? at::kFloat : x.scalar_type();
+  if (in % 2 == 0) return x.to(dtype).contiguous();
+  at::Tensor rows =
+      at::zeros({x.size(0), in + 1}, x.options().dtype(dtype));  // bfloat16 goes by pairs: a zero behind each row
+  rows.narrow(1, 0, in).copy_(x);
+  return rows;
+}
+
+at::Tensor scaled(const at::Tensor& x, const at::Tensor& scales) {
+  return scales.defined() ? at::mul(x, scales).to(x.scalar_type()) : x;
+}
+
+}  // namespace
+
+NativeWeights::NativeWeights(int64_t out, int64_t in, at::ScalarType activations, bool int8)
+    : out_(out), in_(in), element_(kernels::element_of(activations)) {
+  packed_ = at::empty({linear_packed_size(element_, out, in)}, int8 ? at::kChar : activations);
+  prefer_huge_pages(packed_);
+}
+
+std::shared_ptr<const NativeWeights> NativeWeights::pack(const at::Tensor& weight) {
+  const std::shared_ptr<NativeWeights> made(
+      new NativeWeights(weight.size(0), weight.size(1), weight.scalar_type(), false));
+  kernels::LinearPackTask task;
+  task.element = made->element_;
+  task.n = made->out_;
+  task.k = made->in_;
+  task.weights = weight.const_data_ptr();
+  task.n_stride = weight.stride(0);
+  task.k_stride = weight.stride(1);
+  task.out = made->data();
+  at::parallel_for(0, panels_of(made->out_), 1,
+                   [&](int64_t begin, int64_t end) { kernels::kernels().pack_linear(task, begin, end); });
+  return made;
+}
+
+std::shared_ptr<const NativeWeights> NativeWeights::quantize(const at::Tensor& weight, at::ScalarType activations) {
+  const int64_t out = weight.size(0);
+  const int64_t in = weight.size(1);
+  const std::shared_ptr<NativeWeights> made(new NativeWeights(out, in, activations, true));
+  made->scales_ = at::empty({out}, at::kFloat);
+  auto* scales = made->scales_.mutable_data_ptr<float>();
+  ElementConverter* const convert = element_converter(weight.scalar_type(), at::kFloat);
+  const auto* from = static_cast<const char*>(weight.const_data_ptr());
+  const int64_t panel = kernels::kernels().linear_panel;
+  const int64_t panel_size = linear_packed_size(made->element_, panel, in);
+  // Panel by panel, so that there is never more beside the file and the result than a panel for each thread.
+  at::parallel_for(0, panels_of(out), 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> row(static_cast<size_t>(in));
+    std::vector<int8_t> rows(static_cast<size_t>(panel * in));
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t first = p * panel;
+      const int64_t count = std::min(panel, out - first);
+      for (int64_t n = 0; n < count; ++n) {
+        convert(from + (first + n) * in * weight.element_size(), row.data(), in);
+        scales[first + n] = kernels::kernels().quantize(row.data(), in, rows.data() + n * in);
+      }
+      char* const to = made->data() + p * panel_size;
+      kernels::kernels().pack_linear({made->element_, count, in, rows.data(), in, 1, to, true}, 0, 1);
+    }
+  });
+  return made;
+}
+
+// The product of readable rows x [M, in] with [in, out]; `result` [M, out] is made.
+kernels::LinearTask NativeWeights::task(const at::Tensor& x, int64_t out, int64_t in, const at::Tensor& scales,
+                                        at::Tensor& result) const {
+  result = at::empty({x.size(0), out}, x.options().dtype(activations()));
+  kernels::LinearTask task;
+  task.element = element_;
+  task.int8 = int8();
+  task.m = x.size(0);
+  task.n = out;
+  task.k = in;
+  task.x = x.const_data_ptr();
+  task.x_stride = x.size(1);
+  task.out = result.mutable_data_ptr();
+  task.scales = scales.defined() ? scales.const_data_ptr<float>() : nullptr;
+  return task;
+}
+
+at::Tensor NativeWeights::multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
+                                   const at::Tensor* residual) const {
+  const at::Tensor rows = readable_rows(scaled(x, input_scales_));
+  at::Tensor result;
+  kernels::LinearTask task = this->task(rows, out_, in_, scales_, result);
+  task.after = epilogue == Epilogue::kGelu       ? kernels::After::kGelu
+               : epilogue == Epilogue::kGeluTanh ? kernels::After::kGeluTanh
+                                                 : kernels::After::kNothing;
+  task.weights = packed_.const_data_ptr();
+  task.bias = bias ? bias->const_data_ptr() : nullptr;
+  task.residual = residual == nullptr ? nullptr : residual->const_data_ptr();
+  at::parallel_for(0, panels_of(out_), 1,
+                   [&](int64_t begin, int64_t end) { kernels::kernels().linear(task, begin, end); });
+  return result;
+}
+
+at::Tensor NativeWeights::multiply_transposed(const at::Tensor& dy) const {
+  const at::Tensor rows = readable_rows(scaled(dy, scales_));
+  at::Tensor result;
+  const kernels::LinearTask whole = task(rows, in_, out_, input_scales_, result);
+  const PackedView view = {packed_.const_data_ptr(), element_, int8(), out_, in_};
+  at::parallel_for(0, panels_of(in_), 1, [&](int64_t begin, int64_t end) {
+    static thread_local std::vector<char> panel;
+    panel.resize(static_cast<size_t>(transposed_panel_bytes(view)));
+    kernels::LinearTask part = whole;
+    part.weights = panel.data();
+    for (int64_t p = begin; p < end; ++p) {
+      transpose_panels(view, p, p + 1, panel.data());
+      part.weights_panel = p;
+      kernels::kernels().linear(part, p, p + 1);
+    }
+  });
+  return result;
+}
+
+std::shared_ptr<const PackedWeights> NativeWeights::transposed() const {
+  const std::shared_ptr<NativeWeights> made(new NativeWeights(in_, out_, activations(), int8()));
+  made->scales_ = input_scales_;
+  made->input_scales_ = scales_;
+  const PackedView view = {packed_.const_data_ptr(), element_, int8(), out_, in_};
+  at::parallel_for(0, panels_of(in_), 1, [&](int64_t begin, int64_t end) {
+    transpose_panels(view, begin, end, made->data() + begin * transposed_panel_bytes(view));
+  });
+  return made;
+}
+
+int64_t NativeWeights::bytes() const {
+  return static_cast<int64_t>(packed_.nbytes() + (scales_.defined() ? scales_.nbytes() : 0));
+}
+
+bool widens_rows() { return kernels::kernels().wide_rows; }
+
+at::ScalarType int8_activations() {
+  return std::string_view(kernels::kernels().name) == "avx512_bf16" ? at::kBFloat16 : at::kFloat;
+}
+
+}  // namespace neox

@@ -1,0 +1,51 @@
+// Weights of one frozen product in the layout of the kernels of our own (core/kernels/linear.kernel.cc).
+//
+// They are of the activations' dtype, or int8 with a scale for each output: W[n, k] = q[n, k] * scale[n], where scale[n] is the largest
+// |W[n, k]| / 127 and q the nearest integers. Activations and sums keep their dtype.
+#pragma once
+
+#include <memory>
+
+#include "core/kernels/kernels.h"
+#include "core/model/packed_weights.h"
+
+namespace neox {
+
+class NativeWeights final : public PackedWeights {
+ public:
+  // `weight` [out, in] in float32 or bfloat16, with any strides.
+  static std::shared_ptr<const NativeWeights> pack(const at::Tensor& weight);
+  // As int8. `weight` [out, in], contiguous, on the CPU, in any type of a checkpoint; `activations` float32 or bfloat16.
+  static std::shared_ptr<const NativeWeights> quantize(const at::Tensor& weight, at::ScalarType activations);
+
+  at::Tensor multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
+                      const at::Tensor* residual) const override;
+  bool transposes() const override { return true; }
+  at::Tensor multiply_transposed(const at::Tensor& dy) const override;
+  std::shared_ptr<const PackedWeights> transposed() const override;
+  int64_t bytes() const;
+
+ private:
+  // Room for packed weights.
+  NativeWeights(int64_t out, int64_t in, at::ScalarType activations, bool int8);
+
+  kernels::LinearTask task(const at::Tensor& x, int64_t out, int64_t in, const at::Tensor& scales,
+                           at::Tensor& result) const;
+  at::ScalarType activations() const { return element_ == kernels::Element::kFloat32 ? at::kFloat : at::kBFloat16; }
+  bool int8() const { return packed_.scalar_type() == at::kChar; }
+  char* data() const { return static_cast<char*>(packed_.mutable_data_ptr()); }
+
+  int64_t out_, in_;
+  kernels::Element element_;  // of the activations
+  at::Tensor packed_;
+  // float32, of what comes out [out] and, where int8 weights were transposed, of what comes in [in]; undefined: none.
+  at::Tensor scales_, input_scales_;
+};
+
+// Whether products in bfloat16 make a float32 copy of their rows.
+bool widens_rows();
+
+// What a model with int8 weights computes in: bfloat16 where the processor multiplies it, else float32, which then costs no more.
+at::ScalarType int8_activations();
+
+}  // namespace neox
