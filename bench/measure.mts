@@ -5,6 +5,7 @@ import { Child, firstLine } from './child.mts';
 import { Random } from './numbers.mts';
 import type { Peer } from './peers.mts';
 import { LIMITS, type Operations, type Work } from './protocol.mts';
+import { table, tables } from './report.mts';
 import { multipliedWeights, parameters, type ModelShape } from './shapes.mts';
 import type { Limits, Metric, Stage, Workload } from './workloads.mts';
 
@@ -190,7 +191,10 @@ async function measureGroup(run: Run, peers: readonly Peer[], list: readonly Wor
         // Back and forth, so that nobody always follows the same one.
         for (const peer of round % 2 === 0 ? taking : [...taking].reverse()) await turn(peer, round);
       }
-      for (const [peer, rounds] of values) measured.results.push(...summarize(run, workload, peer, rounds));
+      const results = [...values].flatMap(([peer, rounds]) => summarize(run, workload, peer, rounds));
+      measured.results.push(...results);
+      // At once, so that a run that is stopped in its middle was not for nothing.
+      for (const rows of tables(results)) run.say(table(rows));
     }
   } finally {
     await Promise.all([...children.values()].map((child) => child.end()));

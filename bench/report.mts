@@ -44,7 +44,8 @@ export function advantage(result: Result, table: readonly Result[]): number | un
   return result.better === 'higher' ? own.median / result.median : result.median / own.median;
 }
 
-function table(rows: readonly Result[]): string {
+/** The results of one metric. */
+export function table(rows: readonly Result[]): string {
   const [{ model, title, unit, better }] = rows as [Result];
   const cells = rows.map((row) => {
     const times = advantage(row, rows);

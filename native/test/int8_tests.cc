@@ -27,14 +27,6 @@ namespace kernels = neox::kernels;
 constexpr double kFloat32Error = 1e-6;   // of the sum of the sizes of the terms
 constexpr double kBFloat16Error = 5e-3;  // the result is rounded to 2^-9 of itself
 
-std::vector<const kernels::KernelTable*> tables() {
-  std::vector<const kernels::KernelTable*> found;
-  for (const char* name : {"portable", "avx2", "avx512", "avx512_bf16"}) {
-    if (const auto* table = kernels::find_kernels(name)) found.push_back(table);
-  }
-  return found;
-}
-
 std::vector<float> draw(std::mt19937& random, int64_t count, float range) {
   std::uniform_real_distribution<float> distribution(-range, range);
   std::vector<float> values(static_cast<size_t>(count));
@@ -50,7 +42,7 @@ void test_rounding() {
       const auto weights = draw(random, count, range);
       float largest = 0;
       for (const float w : weights) largest = std::max(largest, std::abs(w));
-      for (const auto* table : tables()) {
+      for (const auto* table : kernel_tables()) {
         std::vector<int8_t> q(weights.size());
         const float scale = table->quantize(weights.data(), count, q.data());
         const std::string name = std::string(table->name) + ": quantize " + std::to_string(count);
@@ -67,7 +59,7 @@ void test_rounding() {
       }
     }
   }
-  for (const auto* table : tables()) {
+  for (const auto* table : kernel_tables()) {
     std::vector<int8_t> q(21, 1);
     std::vector<float> weights(21, 0.0F);
     check(table->quantize(weights.data(), 21, q.data()) == 0.0F && q[20] == 0, "zeros have the scale 0");
@@ -114,13 +106,13 @@ void test_products(kernels::Element element, double tolerance) {
     for (int8_t& value : q) value = static_cast<int8_t>(static_cast<int>(random() % 255) - 127);
     const std::vector<float> wide(x.begin(), x.end());
     std::vector<T> portable;
-    for (const auto* table : tables()) {
+    for (const auto* table : kernel_tables()) {
       const bool widened = element == kernels::Element::kBFloat16 && table->wide_rows;
       const auto row_of_x = [&](int64_t row) {
         return widened ? static_cast<const void*>(wide.data() + row * stride) : x.data() + row * stride;
       };
       std::vector<int8_t> packed(static_cast<size_t>(kernels::linear_packed_size(element, n, k)));
-      const int64_t panels = kernels::linear_panels(*table, n);
+      const int64_t panels = kernels::linear_panels(n, table->linear_panel);
       table->pack_linear({element, n, k, q.data(), k, 1, packed.data(), true}, 0, panels);
       std::vector<T> out(static_cast<size_t>(m * n));
       const kernels::LinearTask task{element,

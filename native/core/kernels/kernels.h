@@ -158,9 +158,7 @@ struct KernelTable {
   void (*matmul)(const MatmulTask&);
 };
 
-inline int64_t linear_panels(const KernelTable& table, int64_t n) {
-  return (n + table.linear_panel - 1) / table.linear_panel;
-}
+inline int64_t linear_panels(int64_t n, int64_t panel) { return (n + panel - 1) / panel; }
 
 // The best table that this processor runs, or the one that the environment variable NEOX_PREFIX_KERNELS names
 // ("portable", "avx2", "avx512" or "avx512_bf16").

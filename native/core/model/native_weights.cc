@@ -22,7 +22,7 @@ namespace {
 
 using kernels::linear_packed_size;
 
-int64_t panels_of(int64_t out) { return kernels::linear_panels(kernels::kernels(), out); }
+int64_t panels_of(int64_t out) { return kernels::linear_panels(out, kernels::kernels().linear_panel); }
 
 // Weights are read from end to end for every token: with pages of 2 MB that takes far fewer look-ups of addresses, and the first touch
 // of each page costs 512 times less often. Only asked for, and only where the system leaves the choice to programs.
@@ -140,7 +140,7 @@ at::Tensor NativeWeights::multiply_transposed(const at::Tensor& dy) const {
   const at::Tensor rows = readable_rows(scaled(dy, scales_));
   at::Tensor result;
   const kernels::LinearTask whole = task(rows, in_, out_, input_scales_, result);
-  const PackedView view = {packed_.const_data_ptr(), element_, int8(), out_, in_};
+  const PackedView view = {packed_.const_data_ptr(), element_, int8(), out_, in_, kernels::kernels().linear_panel};
   at::parallel_for(0, panels_of(in_), 1, [&](int64_t begin, int64_t end) {
     static thread_local std::vector<char> panel;
     panel.resize(static_cast<size_t>(transposed_panel_bytes(view)));
@@ -159,7 +159,7 @@ std::shared_ptr<const PackedWeights> NativeWeights::transposed() const {
   const std::shared_ptr<NativeWeights> made(new NativeWeights(in_, out_, activations(), int8()));
   made->scales_ = input_scales_;
   made->input_scales_ = scales_;
-  const PackedView view = {packed_.const_data_ptr(), element_, int8(), out_, in_};
+  const PackedView view = {packed_.const_data_ptr(), element_, int8(), out_, in_, kernels::kernels().linear_panel};
   at::parallel_for(0, panels_of(in_), 1, [&](int64_t begin, int64_t end) {
     transpose_panels(view, begin, end, made->data() + begin * transposed_panel_bytes(view));
   });

@@ -16,17 +16,16 @@ int64_t panel_width(int64_t panel, int64_t n, int64_t p) { return std::min(panel
 template <typename T, int INNER>
 void transpose(const PackedView& w, int64_t first, int64_t last, T* to) {
   const auto* from = static_cast<const T*>(w.data);
-  const int64_t panel = kernels::kernels().linear_panel;
   const int64_t inner = round_up(w.in, INNER);  // of a panel of W
   for (int64_t q = first; q < last; ++q) {
-    const int64_t column = q * panel;
-    const int64_t width = panel_width(panel, w.in, q);
+    const int64_t column = q * w.panel;
+    const int64_t width = panel_width(w.panel, w.in, q);
     const int64_t columns = std::min(width, inner - column);
-    for (int64_t p = 0; p < kernels::linear_panels(kernels::kernels(), w.out); ++p) {
+    for (int64_t p = 0; p < kernels::linear_panels(w.out, w.panel); ++p) {
       // A block of a panel's width in both directions, contiguous in both.
-      const int64_t height = panel_width(panel, w.out, p);
-      const T* const block = from + p * panel * inner + column * height;
-      const int64_t rows = std::min(height, round_up(w.out, INNER) - p * panel);
+      const int64_t height = panel_width(w.panel, w.out, p);
+      const T* const block = from + p * w.panel * inner + column * height;
+      const int64_t rows = std::min(height, round_up(w.out, INNER) - p * w.panel);
       for (int64_t n = 0; n < rows; n += INNER) {
         if constexpr (INNER == 1) {
           for (int64_t c = 0; c < columns; ++c) to[c] = block[c * height + n];
@@ -57,8 +56,7 @@ void transpose_panels(const PackedView& weights, int64_t first, int64_t last, vo
 }
 
 int64_t transposed_panel_bytes(const PackedView& weights) {
-  return kernels::linear_packed_size(weights.element, kernels::kernels().linear_panel, weights.out) *
-         weights.element_bytes();
+  return kernels::linear_packed_size(weights.element, weights.panel, weights.out) * weights.element_bytes();
 }
 
 }  // namespace neox

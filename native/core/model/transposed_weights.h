@@ -14,6 +14,7 @@ struct PackedView {
   kernels::Element element = kernels::Element::kFloat32;  // of the activations; it decides on the order
   bool int8 = false;                                      // the weights are int8
   int64_t out = 0, in = 0;
+  int64_t panel = 0;  // KernelTable::linear_panel
 
   int64_t element_bytes() const { return int8 ? 1 : element == kernels::Element::kFloat32 ? 4 : 2; }
 };
