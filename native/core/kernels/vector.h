@@ -69,6 +69,17 @@ inline FloatV load(const int8_t* p) {
 #endif
 }
 
+// sum + x * w. With 16 registers by name: for `sum` as it is GCC 12 takes forms of the instruction that leave the result in the place of x, and then
+// moves the sums of a tile about, to the stack too (64 GFLOP/s in place of 94).
+inline FloatV add_product(FloatV sum, FloatV x, FloatV w) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
+  return sum;
+#else
+  return sum + x * w;
+#endif
+}
+
 inline FloatV max_of(FloatV a, FloatV b) { return a > b ? a : b; }
 
 inline float sum_of(FloatV v) {
