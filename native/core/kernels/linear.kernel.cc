@@ -149,8 +149,8 @@ struct Ahead {
   int64_t step;  // bytes
 };
 struct Nothing {};
-constexpr int64_t kMostAhead =
-    10;  // tiles to a panel: with more there is little to gain, and asking costs 1 to 2 percent
+// Tiles to a panel: with more there is little to gain, and asking costs 1 to 2 percent.
+constexpr int64_t kMostAhead = 10;
 
 // Products of some rows with some panels that follow each other. A is Ahead or Nothing.
 template <typename S, typename W, int ROWS, int PANELS, int VECTORS, typename A>
