@@ -196,16 +196,18 @@ describe('evaluation of several prefixes in one pass', () => {
 });
 
 describe('tasks over one model', () => {
+  // So many steps that the tasks change often enough, whichever is ready first: with two epochs there were 7 changes once.
+  const options = { ...QUICK, epochs: 6 };
   const tasks = {
-    one: { data: DATA, options: QUICK },
-    two: { data: { train: DATA.train.slice(5), validation: DATA.validation }, options: { ...QUICK, prefixLength: 5, seed: 7 } },
+    one: { data: DATA, options },
+    two: { data: { train: DATA.train.slice(5), validation: DATA.validation }, options: { ...options, prefixLength: 5, seed: 7 } },
   };
   test.each(['sequential', 'interleaved'] as const)('%s: each gets what it gets alone', async (order) => {
     const seen: string[] = [];
     const results = await trainTasks(model, tasks, { order, onEvent: (task, { type }) => type === 'step' && seen.push(task) });
     const changes = seen.filter((task, i) => i > 0 && task !== seen[i - 1]).length;
     expect(changes).toBe(order === 'sequential' ? 1 : changes);
-    if (order === 'interleaved') expect(changes).toBeGreaterThan(3); // how many depends on which steps are ready when
+    if (order === 'interleaved') expect(changes).toBeGreaterThan(8);
     for (const name of ['one', 'two'] as const) {
       const alone = await new PrefixTrainer(model, { name, ...tasks[name].options }).train(tasks[name].data);
       expect(results[name].best.hash).toBe(alone.best.hash);
