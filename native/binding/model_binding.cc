@@ -12,6 +12,7 @@
 #include "binding/model_handle.h"
 #include "binding/options.h"
 #include "core/error.h"
+#include "core/kernels/kernels.h"
 #include "core/model/native_weights.h"
 
 namespace neox::binding {
@@ -195,7 +196,8 @@ Napi::Value model_info(const Napi::CallbackInfo& info) {
     result.Set("weightBytes", static_cast<double>(handle->model->weight_bytes()));
     result.Set("backwardBytes", static_cast<double>(handle->model->backward_bytes(true)));
     result.Set("leastBackwardBytes", static_cast<double>(handle->model->backward_bytes(false)));
-    result.Set("wideRows", options.backend == Backend::kNative && options.dtype == at::kBFloat16 && widens_rows());
+    result.Set("wideRows",
+               options.backend == Backend::kNative && options.dtype == at::kBFloat16 && kernels::kernels().wide_rows);
     result.Set("peakBytes", static_cast<double>(handle->model->pool()->peak()));
     return result;
   });

@@ -39,7 +39,7 @@ void prefer_huge_pages(const at::Tensor& tensor) {
 // Rows as a product reads them.
 at::Tensor readable_rows(const at::Tensor& x) {
   const int64_t in = x.size(1);
-  const at::ScalarType dtype = widens_rows() ? at::kFloat : x.scalar_type();
+  const at::ScalarType dtype = kernels::kernels().wide_rows ? at::kFloat : x.scalar_type();
   if (in % 2 == 0) return x.to(dtype).contiguous();
   at::Tensor rows =
       at::zeros({x.size(0), in + 1}, x.options().dtype(dtype));  // bfloat16 goes by pairs: a zero behind each row
@@ -169,8 +169,6 @@ std::shared_ptr<const PackedWeights> NativeWeights::transposed() const {
 int64_t NativeWeights::bytes() const {
   return static_cast<int64_t>(packed_.nbytes() + (scales_.defined() ? scales_.nbytes() : 0));
 }
-
-bool widens_rows() { return kernels::kernels().wide_rows; }
 
 at::ScalarType int8_activations() {
   return std::string_view(kernels::kernels().name) == "avx512_bf16" ? at::kBFloat16 : at::kFloat;

@@ -42,9 +42,6 @@ class NativeWeights final : public PackedWeights {
   at::Tensor scales_, input_scales_;
 };
 
-// Whether products in bfloat16 make a float32 copy of their rows.
-bool widens_rows();
-
 // What a model with int8 weights computes in: bfloat16 where the processor multiplies it, else float32, which then costs no more.
 at::ScalarType int8_activations();
 
