@@ -264,7 +264,12 @@ test('so many states are kept, and the manifest has every file with its size and
 
 test('two runs do not share a folder', async () => {
   const run = folder.join('shared');
-  const first = train(run);
+  // Two that begin at once may get the folder in either order, so the second waits until the first has it.
+  let first: Promise<TrainingResult> | undefined;
+  await new Promise<void>((resolve, reject) => {
+    first = train(run, { onEvent: ({ type }) => type === 'start' && resolve() });
+    first.catch(reject);
+  });
   const error = await failureOf(train(run, { resume: true }));
   expect(error).toMatchObject({ code: 'NEOX_BUSY', message: expect.stringContaining(`process ${process.pid}`) as string });
   await first;
