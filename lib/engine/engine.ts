@@ -161,10 +161,11 @@ export class GenerationEngine {
 
   private newJob(prepared: PreparedEngineRequest, sink: Sink): Job {
     const { scheduler } = this;
-    const { prompts, priority, prefixLength, cost, stops, settings, format, signal } = prepared;
+    const { prompts, priority, prefix, cost, stops, settings, format, signal } = prepared;
     const decoder = format === undefined ? decoderFor(this.model) : formatDecoder(this.model.tokenizer);
     const output = new Output(decoder, stops, settings.logprobs >= 0);
-    const job = new Job(this.arrivals++, priority, cost, (prompts[0] as Int32Array).length, prefixLength, output, sink);
+    const promptTokens = (prompts[0] as Int32Array).length;
+    const job = new Job(this.arrivals++, priority, cost, promptTokens, prefix?.prefixLength ?? 0, output, sink);
     scheduler.add(job, signal);
     return job;
   }
@@ -173,12 +174,12 @@ export class GenerationEngine {
   private async enter(jobs: readonly Job[], prepared: PreparedEngineRequest): Promise<void> {
     const { prompts, seeds, settings, beams, format } = prepared;
     try {
-      const [prefix] = await this.model.prefixHandles([await prepared.weights()]);
+      const prefix = (await prepared.prefix?.load()) ?? null;
       const shared = { ...settings, seed: seeds[0] as number };
       for (const [stream, job] of jobs.entries()) {
         const constraint = format && (await startConstraint(this.model, format, settings.endIds));
         const own = { ...shared, stream };
-        this.scheduler.ready(job, { prompt: prompts[0] as Int32Array, prefix: prefix ?? null, settings: own, beams, constraint });
+        this.scheduler.ready(job, { prompt: prompts[0] as Int32Array, prefix, settings: own, beams, constraint });
       }
     } catch (error) {
       for (const job of jobs) this.scheduler.fail(job, error);

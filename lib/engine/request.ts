@@ -5,7 +5,7 @@ import { prepare, type GenerateOptions, type PreparedRequest, type Prompt } from
 import { STREAM_OPTIONS, type StreamOptions } from '../generation/stream';
 import type { NeoXModel } from '../model/neox-model';
 import { checkLength, maxPositions } from '../model/rows';
-import type { PrefixStore } from '../prefix/store';
+import type { HeldPrefix, PrefixStore } from '../prefix/store';
 import type { PrefixWeights } from '../prefix/weights';
 
 const HIGHEST_PRIORITY = 100;
@@ -35,11 +35,10 @@ export const REQUEST_KEYS = [...STREAM_REQUEST_KEYS, ...BEAM_OPTIONS] as const s
 /** A checked request. */
 export interface PreparedEngineRequest extends PreparedRequest {
   priority: number;
-  prefixLength: number;
+  /** The prefix as it is now, whatever becomes of its name. */
+  prefix: HeldPrefix | undefined;
   /** Tokens of KV cache that each of its rows may come to need. */
   cost: number;
-  /** The prefix as it is now, whatever becomes of its name. */
-  weights: () => PrefixWeights | undefined | Promise<PrefixWeights>;
 }
 
 /** @throws NEOX_BAD_ARGUMENT, NEOX_PREFIX_MISMATCH, NEOX_UNSUPPORTED; NEOX_TOO_LONG, also for what is beyond `budget` */
@@ -53,10 +52,12 @@ export function prepareRequest(
   if (request === undefined) throw badArgument('request', 'an object', request);
   checkOptions('request', request, keys);
   const { prompt, priority, prefix, ...options } = request;
-  const held = typeof prefix === 'string' ? holdNamed(prefixes, prefix) : undefined;
+  const named = typeof prefix === 'string' ? holdNamed(prefixes, prefix) : undefined;
   const given = typeof prefix === 'string' ? undefined : prefix;
   const prepared = prepare(model, [prompt], given === undefined ? options : { ...options, prefix: given }, PREPARED_KEYS);
-  const prefixLength = (held ?? given)?.prefixLength ?? 0;
+  const [own] = prepared.prefixes;
+  const held = named ?? (own && { prefixLength: own.prefixLength, load: () => model.prefixHandle(own) });
+  const prefixLength = held?.prefixLength ?? 0;
   const promptTokens = (prepared.prompts[0] as Int32Array).length;
   checkLength('Prompt 0', promptTokens + prefixLength, model.config);
   const length = Math.min(promptTokens + prepared.settings.maxNewTokens, maxPositions(model.config) - prefixLength);
@@ -72,13 +73,12 @@ export function prepareRequest(
   return {
     ...prepared,
     priority: checkInteger('priority', priority ?? 0, 0, HIGHEST_PRIORITY),
-    prefixLength,
+    prefix: held,
     cost,
-    weights: () => held?.load() ?? given,
   };
 }
 
-function holdNamed(prefixes: PrefixStore | undefined, name: string): ReturnType<PrefixStore['hold']> {
+function holdNamed(prefixes: PrefixStore | undefined, name: string): HeldPrefix {
   if (prefixes !== undefined) return prefixes.hold(name);
   throw badArgument('prefix', 'PrefixWeights', name, "names are those of the engine's option prefixes, a PrefixStore");
 }

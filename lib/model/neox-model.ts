@@ -362,11 +362,33 @@ export class NeoXModel {
   }
 
   /**
-   * The prefixes in the form that attention reads; made once for each and kept for as long as the prefix is.
+   * As {@link prefixHandle}, for rows with and without a prefix.
    * @internal
    */
   async prefixHandles(prefixes: readonly (PrefixWeights | undefined)[]): Promise<(Native.Prefix | null)[]> {
     return Promise.all(prefixes.map(async (prefix) => (prefix === undefined ? null : this.prefixHandle(prefix))));
+  }
+
+  /**
+   * A prefix in the form that attention reads; made once and kept for as long as the prefix is.
+   * @internal
+   */
+  prefixHandle(prefix: PrefixWeights): Promise<Native.Prefix> {
+    const known = this.prefixes.get(prefix);
+    if (known !== undefined) return known;
+    this.checkPrefix(prefix);
+    const handle = runNative(undefined, (addon) => addon.createPrefix(this.native, { data: prefix.data }));
+    this.prefixes.set(prefix, handle);
+    handle.catch(() => this.prefixes.delete(prefix));
+    return handle;
+  }
+
+  /**
+   * Has a prefix share the form that was made of an equal one.
+   * @internal
+   */
+  adoptPrefixHandle(prefix: PrefixWeights, handle: Native.Prefix): void {
+    this.prefixes.set(prefix, Promise.resolve(handle));
   }
 
   /**
@@ -375,16 +397,6 @@ export class NeoXModel {
    */
   checkPrefix(prefix: PrefixWeights): void {
     if (!this.prefixes.has(prefix)) prefix.checkFits(this.config, this.fingerprint);
-  }
-
-  private prefixHandle(prefix: PrefixWeights): Promise<Native.Prefix> {
-    const known = this.prefixes.get(prefix);
-    if (known !== undefined) return known;
-    this.checkPrefix(prefix);
-    const handle = runNative(undefined, (addon) => addon.createPrefix(this.native, { data: prefix.data }));
-    this.prefixes.set(prefix, handle);
-    handle.catch(() => this.prefixes.delete(prefix));
-    return handle;
   }
 
   /**

@@ -5,18 +5,20 @@ import { badArgument, checkInteger, checkOptions, checkPath, checkString, neares
 import { NeoXPrefixError } from '../errors';
 import { makeFolder } from '../files';
 import { checkModel, type NeoXModel } from '../model/neox-model';
+import type * as Native from '../../types/native';
 import { PrefixWeights } from './weights';
 
 /** How much a {@link PrefixStore} keeps in memory, and where the rest goes. */
 export interface PrefixStoreOptions {
   /**
-   * Most bytes of prefixes in memory. What was used least recently leaves it, to be read again when it is asked for. A prefix counts its
-   * values and the form of them that attention reads. Defaults to no limit.
+   * Most bytes of prefixes in memory. What was used least recently leaves it, to be read again when it is asked for. A prefix counts the
+   * form that attention reads, in the model's `computeDtype`; one that was added as PrefixWeights counts its float32 values too, until
+   * they are in the spill folder. Defaults to no limit.
    */
   maxBytes?: number;
   /**
-   * A folder for prefixes that have left memory, which is made when it is needed. Without one only those leave that were added as a file,
-   * and are read from it again. Defaults to none.
+   * A folder for the values of prefixes that were added as PrefixWeights, which is made when memory is short. Without one these stay in
+   * memory. Those that were added as a file are read from that file again. Defaults to none.
    */
   spillFolder?: string;
 }
@@ -31,9 +33,9 @@ export interface StoredPrefix {
   readonly baseModelFingerprint: string;
   /** P, in tokens. */
   readonly prefixLength: number;
-  /** Of memory that it takes, where it is in memory. */
+  /** Of memory that it takes now, as {@link PrefixStoreOptions.maxBytes} counts them; 0 when it has left memory. */
   readonly bytes: number;
-  /** Whether it is in memory now. */
+  /** Whether it is in memory now, in the form that attention reads. */
   readonly inMemory: boolean;
   /** Whether it stays there whatever else is asked for. */
   readonly pinned: boolean;
@@ -41,24 +43,29 @@ export interface StoredPrefix {
   readonly path?: string;
 }
 
-/**
- * A prefix as it was when somebody asked for it: what becomes of its name later does not change it.
- * @internal
- */
+/** A prefix as it was when somebody asked for it: what becomes of its name later does not change it. */
 export interface HeldPrefix {
   readonly prefixLength: number;
-  load(): Promise<PrefixWeights>;
+  /** The form that attention reads. */
+  load(): Promise<Native.Prefix>;
 }
 
 interface Entry extends HeldPrefix {
   readonly name: string;
   readonly hash: string;
-  readonly bytes: number;
+  /** How many numbers it is. */
+  readonly size: number;
   readonly path: string | undefined;
   pinned: boolean;
-  /** In memory, if it is there. */
-  weights: PrefixWeights | undefined;
-  loading: Promise<PrefixWeights> | undefined;
+  /** The form that attention reads, if it is in memory. */
+  handle: Native.Prefix | undefined;
+  /** Its values, for as long as it is in memory and no file has them. */
+  values: PrefixWeights | undefined;
+  /** What the two take. */
+  bytes: number;
+  /** Its values, for as long as somebody else has them. */
+  given: WeakRef<PrefixWeights> | undefined;
+  reading: Promise<PrefixWeights> | undefined;
   /** Its file in the spill folder, once that is written. */
   spilled: string | undefined;
 }
@@ -77,6 +84,8 @@ const MAX_NAME = 256;
  *
  * A request keeps the prefix that its name meant when it was made. Whatever a store gives out is the prefix that was added, by its hash, or an
  * error; never another one and never none.
+ *
+ * In memory is the form that attention reads; the float32 values besides only for as long as no file has them.
  */
 export class PrefixStore {
   private readonly maxBytes: number;
@@ -105,7 +114,7 @@ export class PrefixStore {
   /**
    * Adds a prefix, or the file of one, under a name that is free.
    * @throws NEOX_BAD_ARGUMENT for a name that is taken; what PrefixWeights.load throws; NEOX_PREFIX_MISMATCH; NEOX_OUT_OF_MEMORY when it
-   *   does not fit and nothing can leave
+   *   does not fit and nothing can leave; NEOX_DISPOSED when the store or the model is
    */
   async add(name: string, source: PrefixWeights | string): Promise<StoredPrefix> {
     this.checkAlive();
@@ -131,12 +140,13 @@ export class PrefixStore {
   }
 
   /**
-   * The prefix of a name, read from its file where it has left memory.
+   * The prefix of a name: the same object for as long as somebody has it, else read from its file. As a request does, this brings it into
+   * memory.
    * @throws NEOX_BAD_ARGUMENT for a name that there is not; NEOX_FILE_NOT_FOUND, NEOX_IO, NEOX_BAD_PREFIX when its file is gone or is another
-   *   now
+   *   now; NEOX_DISPOSED when the store is, or it has left memory and the model is
    */
   async get(name: string): Promise<PrefixWeights> {
-    return this.hold(name).load();
+    return this.weights(this.entry(name));
   }
 
   /** Whether there is a prefix of this name. */
@@ -200,44 +210,54 @@ export class PrefixStore {
   }
 
   private async put(name: string, source: PrefixWeights | string, check: () => void = () => undefined): Promise<StoredPrefix> {
-    const path = typeof source === 'string' ? checkPath('source', source) : undefined;
-    if (typeof source !== 'string' && !(source instanceof PrefixWeights)) throw badArgument('source', 'PrefixWeights or a path', source);
-    const weights = typeof source === 'string' ? await PrefixWeights.load(source, { config: this.model }) : source;
-    weights.checkFits(this.model.config, this.model.fingerprint);
-    const entry: Entry = {
-      name,
-      hash: weights.hash,
-      prefixLength: weights.prefixLength,
-      bytes: weights.data.length * (4 + (this.model.computeDtype === 'float32' ? 4 : 2)),
-      path,
-      pinned: this.entries.get(name)?.pinned ?? false,
-      weights: undefined,
-      loading: undefined,
-      spilled: undefined,
-      load: () => this.load(entry),
-    };
+    const entry = await this.take(name, source);
     this.checkAlive();
     check();
     // From here on the name means the new one; should it not fit, the old one again.
     const old = this.entries.get(name);
-    const oldWeights = old?.weights;
+    const kept = old && { handle: old.handle, values: old.values };
     if (old !== undefined) this.drop(old);
+    entry.pinned = old?.pinned ?? false;
     this.entries.set(name, entry);
     try {
-      this.settle(entry, weights);
+      this.note(entry, entry.handle, entry.values);
       await this.shrink();
       // It may have left memory again; where it could not, and nothing else could, there is no room for it.
       if (this.bytes > this.maxBytes && this.resident.has(entry)) throw this.fullError(entry);
       this.checkAlive();
     } catch (error) {
-      await this.undo(entry, old, oldWeights);
+      await this.undo(entry, old, kept);
       throw error;
     }
     if (old !== undefined) await this.discard(old);
     return this.describe(entry);
   }
 
-  private async undo(entry: Entry, old: Entry | undefined, oldWeights: PrefixWeights | undefined): Promise<void> {
+  /** A prefix that no name means yet and nothing counts. Of a file's values nothing is left when this returns but the form of them. */
+  private async take(name: string, source: PrefixWeights | string): Promise<Entry> {
+    const path = typeof source === 'string' ? checkPath('source', source) : undefined;
+    if (typeof source !== 'string' && !(source instanceof PrefixWeights)) throw badArgument('source', 'PrefixWeights or a path', source);
+    const own = typeof source === 'string' ? undefined : source;
+    const weights = own ?? (await PrefixWeights.load(source as string, { config: this.model }));
+    const entry: Entry = {
+      name,
+      handle: await this.model.prefixHandle(weights),
+      hash: weights.hash,
+      prefixLength: weights.prefixLength,
+      size: weights.data.length,
+      path,
+      pinned: false,
+      values: own,
+      bytes: 0,
+      given: own && new WeakRef(own),
+      reading: undefined,
+      spilled: undefined,
+      load: () => this.load(entry),
+    };
+    return entry;
+  }
+
+  private async undo(entry: Entry, old: Entry | undefined, kept: Pick<Entry, 'handle' | 'values'> | undefined): Promise<void> {
     const others = [entry];
     if (this.entries.get(entry.name) !== entry) {
       // The name means something else by now, or nothing.
@@ -246,7 +266,7 @@ export class PrefixStore {
       this.entries.delete(entry.name);
     } else {
       this.entries.set(entry.name, old);
-      if (oldWeights !== undefined) this.settle(old, oldWeights);
+      this.note(old, kept?.handle, kept?.values);
     }
     for (const other of others) await this.discard(other);
   }
@@ -260,17 +280,38 @@ export class PrefixStore {
     );
   }
 
-  private load(entry: Entry): Promise<PrefixWeights> {
-    if (entry.weights !== undefined) {
-      this.settle(entry, entry.weights);
-      return Promise.resolve(entry.weights);
-    }
-    entry.loading ??= this.read(entry).finally(() => (entry.loading = undefined));
-    return entry.loading;
+  private async load(entry: Entry): Promise<Native.Prefix> {
+    if (entry.handle === undefined) return this.model.prefixHandle(await this.weights(entry));
+    this.touch(entry);
+    return entry.handle;
   }
 
-  private async read(entry: Entry): Promise<PrefixWeights> {
-    const path: string = entry.spilled ?? entry.path ?? '';
+  /** The values of a prefix, which is in memory then; the model knows the form of them. */
+  private weights(entry: Entry): Promise<PrefixWeights> {
+    const known = entry.values ?? entry.given?.deref();
+    if (known !== undefined && entry.handle !== undefined) {
+      this.touch(entry);
+      return Promise.resolve(known);
+    }
+    entry.reading ??= this.read(entry, known).finally(() => (entry.reading = undefined));
+    return entry.reading;
+  }
+
+  private async read(entry: Entry, known: PrefixWeights | undefined): Promise<PrefixWeights> {
+    const weights = known ?? (await this.readFile(entry));
+    // One form for all objects that have the same values.
+    if (entry.handle !== undefined) this.model.adoptPrefixHandle(weights, entry.handle);
+    const handle = await this.model.prefixHandle(weights);
+    if (this.entries.get(entry.name) === entry) {
+      this.note(entry, handle);
+      this.touch(entry);
+      await this.shrink();
+    }
+    return weights;
+  }
+
+  private async readFile(entry: Entry): Promise<PrefixWeights> {
+    const path = fileOf(entry) ?? '';
     // It was found to fit when it was added, and must be what it was then.
     const weights = await PrefixWeights.load(path, { config: this.model, allowFingerprintMismatch: true });
     if (weights.hash !== entry.hash) {
@@ -279,24 +320,29 @@ export class PrefixStore {
         hint: 'replace() takes the file as it is now',
       });
     }
-    if (this.entries.get(entry.name) === entry) {
-      this.settle(entry, weights);
-      await this.shrink();
-    }
+    entry.given = new WeakRef(weights);
     return weights;
   }
 
-  /** Notes that a prefix is in memory and was used now. */
-  private settle(entry: Entry, weights: PrefixWeights): void {
-    if (!this.resident.delete(entry)) this.bytes += entry.bytes;
-    this.resident.add(entry);
-    entry.weights = weights;
+  /** Notes what of a prefix is in memory from now on, and counts it. Values that a file has are not kept. */
+  private note(entry: Entry, handle: Native.Prefix | undefined, values?: PrefixWeights): void {
+    this.bytes -= entry.bytes;
+    entry.handle = handle;
+    entry.values = fileOf(entry) === undefined ? values : undefined;
+    const perNumber = this.model.computeDtype === 'float32' ? 4 : 2;
+    entry.bytes = entry.size * ((handle === undefined ? 0 : perNumber) + (entry.values === undefined ? 0 : 4));
+    this.bytes += entry.bytes;
+    if (handle === undefined) this.resident.delete(entry);
+    else this.resident.add(entry);
+  }
+
+  /** Notes that a prefix that is in memory was used now. */
+  private touch(entry: Entry): void {
+    if (this.resident.delete(entry)) this.resident.add(entry);
   }
 
   private drop(entry: Entry): void {
-    if (!this.resident.delete(entry)) return;
-    this.bytes -= entry.bytes;
-    entry.weights = undefined;
+    this.note(entry, undefined);
   }
 
   private shrink(): Promise<void> {
@@ -308,27 +354,36 @@ export class PrefixStore {
   }
 
   private async shrinkNow(): Promise<void> {
-    for (const entry of [...this.resident]) {
-      if (this.bytes <= this.maxBytes) return;
-      const { weights } = entry;
-      if (weights === undefined || entry.pinned || (this.spillFolder === undefined && entry.path === undefined)) continue;
-      if (this.spillFolder !== undefined && entry.spilled === undefined) {
-        // A name of its own: nobody else deletes the file.
-        const path = join(this.spillFolder, `${entry.hash.slice(0, 32)}-${randomBytes(4).toString('hex')}.safetensors`);
-        await makeFolder(this.spillFolder);
-        await weights.save(path);
-        entry.spilled = path;
+    try {
+      // Values first, those of pinned prefixes and of prefixes that come meanwhile too: requests need none.
+      for (const entry of this.resident) {
+        if (this.bytes <= this.maxBytes) return;
+        if (entry.values !== undefined && this.spillFolder !== undefined) await this.spill(entry, entry.values, this.spillFolder);
       }
-      if (!entry.pinned) this.drop(entry);
+    } finally {
+      // Also where the folder cannot be written.
+      for (const entry of this.resident) {
+        if (this.bytes <= this.maxBytes) break;
+        if (!entry.pinned && entry.values === undefined) this.drop(entry);
+      }
     }
+  }
+
+  private async spill(entry: Entry, values: PrefixWeights, folder: string): Promise<void> {
+    // A name of its own: nobody else deletes the file.
+    const path = join(folder, `${entry.hash.slice(0, 32)}-${randomBytes(4).toString('hex')}.safetensors`);
+    await makeFolder(folder);
+    await values.save(path);
+    entry.spilled = path;
+    // It may have been taken out meanwhile: what is in memory of it now stays.
+    this.note(entry, entry.handle);
   }
 
   /** Forgets a prefix that no name means any more, and its file, behind whoever reads that. */
   private async discard(entry: Entry): Promise<void> {
     this.drop(entry);
     await this.shrinking;
-    await entry.loading?.catch(() => undefined);
-    this.drop(entry);
+    await entry.reading?.catch(() => undefined);
     if (entry.spilled !== undefined) await rm(entry.spilled, { force: true });
   }
 
@@ -338,14 +393,14 @@ export class PrefixStore {
     for (const entry of all) await this.discard(entry);
   }
 
-  private describe({ name, hash, prefixLength, bytes, path, pinned, weights }: Entry): StoredPrefix {
+  private describe({ name, hash, prefixLength, bytes, path, pinned, handle }: Entry): StoredPrefix {
     const known = {
       name,
       hash,
       baseModelFingerprint: this.model.fingerprint,
       prefixLength,
       bytes,
-      inMemory: weights !== undefined,
+      inMemory: handle !== undefined,
       pinned,
     };
     return path === undefined ? known : { ...known, path };
@@ -368,6 +423,11 @@ export class PrefixStore {
   private checkAlive(): void {
     if (this.disposing !== undefined) throw new NeoXPrefixError('NEOX_DISPOSED', 'This prefix store is disposed');
   }
+}
+
+/** The file that has its values, if one has them. */
+function fileOf({ path, spilled }: Entry): string | undefined {
+  return path ?? spilled;
 }
 
 function checkName(name: unknown): void {

@@ -102,6 +102,15 @@ export function collectGarbage(): void {
   (runInNewContext('gc') as () => void)();
 }
 
+/** Behind this, values that nobody holds are gone. */
+export async function forgetValues(): Promise<void> {
+  // What was looked at through a weak reference stays to the end of the turn, and array buffers are freed by and by.
+  for (let i = 0; i < 3; i++) {
+    await pause(1);
+    collectGarbage();
+  }
+}
+
 export const pause = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 /** Waits for what must come true soon. */

@@ -5,6 +5,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { GenerationEngine } from '../../lib/engine/engine';
 import type { NeoXModel } from '../../lib/model/neox-model';
 import { PrefixStore } from '../../lib/prefix/store';
+import type { PrefixWeights } from '../../lib/prefix/weights';
 import { evaluate } from '../../lib/training/evaluate';
 import { EXAMPLE_MODEL, loadModel, packedBackendsFor, Random, randomPrefix, watchEventLoop } from '../helpers';
 import {
@@ -181,13 +182,14 @@ async function streams(folder: string): Promise<string> {
 async function store(folder: string): Promise<string> {
   const model = await loadModel(await writeModel(folder));
   const random = new Random(5);
-  const versions = Array.from({ length: 12 }, (_, i) => randomPrefix(model, 3 + (i % 5), 900 + i));
   const greedy = { prompt: [1, 2, 3, 4, 5, 6, 7, 8], temperature: 0, maxNewTokens: 8 } as const;
+  // A new object each time, which only the store has: what left memory is read from its file.
+  const versionOf = (number: number): PrefixWeights => randomPrefix(model, 3 + (number % 5), 900 + number);
   const expected = await answersAlone(
     model,
-    versions.map((prefix) => ({ ...greedy, prefix })),
+    Array.from({ length: 12 }, (_, i) => ({ ...greedy, prefix: versionOf(i) })),
   );
-  const prefixes = new PrefixStore(model, { maxBytes: 60_000, spillFolder: join(folder, 'spill') });
+  const prefixes = new PrefixStore(model, { maxBytes: 30_000, spillFolder: join(folder, 'spill') });
   const engine = new GenerationEngine(model, { maxRows: 8, maxQueue: 10_000, prefixes });
   const meant = new Map<string, number>();
   const names = Array.from({ length: 20 }, (_, i) => `task ${i}`);
@@ -204,10 +206,10 @@ async function store(folder: string): Promise<string> {
       );
     } else {
       changes++;
-      const next = random.integer(0, versions.length - 1);
-      if (version === undefined) await prefixes.add(name, versions[next]!);
+      const next = random.integer(0, expected.length - 1);
+      if (version === undefined) await prefixes.add(name, versionOf(next));
       else if (random.next() < 0.3) await prefixes.remove(name);
-      else await prefixes.replace(name, versions[next]!);
+      else await prefixes.replace(name, versionOf(next));
       if (prefixes.has(name)) meant.set(name, next);
       else meant.delete(name);
     }
