@@ -1,8 +1,6 @@
 // forward, and what there is to do with its caches: cacheLengths, cacheBytes, forkCache, freeCache, readCache.
 #include "binding/forward_binding.h"
 
-#include <ATen/ops/from_blob.h>
-
 #include <optional>
 #include <utility>
 
@@ -29,19 +27,14 @@ class ForwardWorker final : public ModelWorker {
  protected:
   void Work() override {
     std::vector<RowInput> inputs;
-    std::vector<int64_t> last;
-    for (size_t i = 0; i < rows_.size(); ++i) {
-      inputs.push_back({&cache_->rows[i], &rows_[i]});
-      last.push_back((last.empty() ? -1 : last.back()) + static_cast<int64_t>(rows_[i].size()));
-    }
-    const at::Tensor hidden = hidden_states(model(), inputs, cancel(), layer_ ? &*layer_ : nullptr);
+    for (size_t i = 0; i < rows_.size(); ++i) inputs.push_back({&cache_->rows[i], &rows_[i]});
+    const Wanted wanted = layer_ || logits_mode_ == "all" ? Wanted::kAll : Wanted::kLast;
+    at::Tensor hidden = hidden_states(model(), inputs, wanted, cancel(), layer_ ? &*layer_ : nullptr);
     if (layer_) layer_->states = layer_->states.to(at::kCPU, at::kFloat);
     if (logits_mode_ == "none") return;
     cancel().check();
-    const at::Tensor index = at::from_blob(last.data(), {static_cast<int64_t>(last.size())}, at::kLong);
-    logits_ = model()
-                  .logits(logits_mode_ == "last" ? hidden.index_select(0, index.to(hidden.device())) : hidden)
-                  .to(at::kCPU);
+    if (logits_mode_ == "last" && wanted == Wanted::kAll) hidden = last_of(hidden, inputs);
+    logits_ = model().logits(hidden).to(at::kCPU);
   }
 
   Napi::Value Result(Napi::Env env) override {

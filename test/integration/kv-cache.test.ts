@@ -62,6 +62,27 @@ describe.each(PACKED)('$backend, $dtype', ({ backend, dtype }) => {
     }
   });
 
+  test('logits of the last tokens alone, or none, change no bit of them, nor of the caches', async () => {
+    const random = new Random(4);
+    const rows = [7, 1, 33].map((length) => random.ids(length, 64));
+    const prefixes = [randomPrefix(model, 5), undefined, randomPrefix(model, 2)];
+    const whole = await model.forward({ inputIds: rows, pastKeyValues: prefixes });
+    const next = rows.map(() => random.ids(2, 64));
+    const { logits: expected } = await extend(model, whole.pastKeyValues, next);
+    for (const logits of ['last', 'none'] as const) {
+      const { logits: found, pastKeyValues } = await model.forward({ inputIds: rows, pastKeyValues: prefixes, logits });
+      if (logits === 'none') expect(found).toBeNull();
+      else {
+        rows.forEach((row, i) => {
+          const last = (i * 33 + row.length - 1) * 64;
+          expect(same(found?.data.slice(i * 64, (i + 1) * 64), whole.logits?.data.slice(last, last + 64))).toBe(true);
+        });
+      }
+      expect(pastKeyValues.lengths).toEqual([7, 1, 33]);
+      expect(same((await extend(model, pastKeyValues, next)).logits, expected)).toBe(true);
+    }
+  });
+
   test('forks and cut caches go on as if they had been computed anew', async () => {
     const random = new Random(4);
     const rows = [random.ids(30, 64), random.ids(12, 64)];

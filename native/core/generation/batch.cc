@@ -19,8 +19,8 @@ size_t batch_end(const std::vector<RowInput>& rows, size_t begin) {
   return end;
 }
 
-at::Tensor hidden_states(const GPTNeoX& model, const std::vector<RowInput>& rows, const CancelFlag& cancel,
-                         HiddenLayer* layer) {
+at::Tensor hidden_states(const GPTNeoX& model, const std::vector<RowInput>& rows, Wanted wanted,
+                         const CancelFlag& cancel, HiddenLayer* layer) {
   std::vector<int64_t> ids;
   std::vector<Row> batch;
   for (const RowInput& row : rows) {
@@ -28,18 +28,18 @@ at::Tensor hidden_states(const GPTNeoX& model, const std::vector<RowInput>& rows
     ids.insert(ids.end(), row.tokens->begin(), row.tokens->end());
   }
   const at::Tensor id_tensor = at::from_blob(ids.data(), {static_cast<int64_t>(ids.size())}, at::kLong);
-  return model.forward(id_tensor.to(model.options().device), batch, cancel, layer);
+  return model.forward(id_tensor.to(model.options().device), batch, wanted, cancel, layer);
+}
+
+at::Tensor last_of(const at::Tensor& hidden, const std::vector<RowInput>& rows) {
+  std::vector<int64_t> last;
+  for (const RowInput& row : rows) last.push_back((last.empty() ? -1 : last.back()) + count_of(row));
+  return hidden.index_select(
+      0, at::from_blob(last.data(), {static_cast<int64_t>(last.size())}, at::kLong).to(hidden.device()));
 }
 
 at::Tensor last_logits(const GPTNeoX& model, const std::vector<RowInput>& rows, const CancelFlag& cancel) {
-  at::Tensor hidden = hidden_states(model, rows, cancel);
-  const auto count = static_cast<int64_t>(rows.size());
-  if (hidden.size(0) > count) {
-    std::vector<int64_t> last;
-    for (const RowInput& row : rows) last.push_back((last.empty() ? -1 : last.back()) + count_of(row));
-    hidden = hidden.index_select(0, at::from_blob(last.data(), {count}, at::kLong).to(hidden.device()));
-  }
-  return model.logits(hidden).to(at::kCPU);
+  return model.logits(hidden_states(model, rows, Wanted::kLast, cancel)).to(at::kCPU);
 }
 
 }  // namespace neox

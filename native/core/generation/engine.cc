@@ -135,7 +135,7 @@ bool Engine::step(const GPTNeoX& model, const std::vector<Part>& parts, const Ca
   try {
     std::vector<RowInput> inputs;
     for (const Part& part : parts) inputs.push_back({part.cache, &part.tokens});
-    hidden = hidden_states(model, inputs, cancel);
+    hidden = hidden_states(model, inputs, Wanted::kLast, cancel);  // [parts, H]
   } catch (const Cancelled&) {
     throw;
   } catch (...) {
@@ -177,21 +177,19 @@ void Engine::keep_prompts(const GPTNeoX& model, const std::vector<Part>& parts, 
 std::vector<Engine::Draw> Engine::draw(const GPTNeoX& model, const std::vector<Part>& parts,
                                        const at::Tensor& hidden) const {
   std::vector<Draw> drawn;
-  std::vector<int64_t> last;  // of the tokens of each part of such a row, in `hidden`
-  int64_t end = 0;
-  for (const Part& part : parts) {
-    end += static_cast<int64_t>(part.tokens.size());
-    if (!part.row->gives()) continue;
-    if (drawn.empty() || drawn.back().row != part.row) {
-      drawn.push_back({part.row, static_cast<int64_t>(last.size()), {}, nullptr});
+  std::vector<int64_t> giving;  // the parts of such rows
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (!parts[i].row->gives()) continue;
+    if (drawn.empty() || drawn.back().row != parts[i].row) {
+      drawn.push_back({parts[i].row, static_cast<int64_t>(giving.size()), {}, nullptr});
     }
-    last.push_back(end - 1);
+    giving.push_back(static_cast<int64_t>(i));
   }
   if (drawn.empty()) return drawn;
-  const auto count = static_cast<int64_t>(last.size());
-  const at::Tensor index = at::from_blob(last.data(), {count}, at::kLong).to(hidden.device());
+  const auto count = static_cast<int64_t>(giving.size());
+  const at::Tensor index = at::from_blob(giving.data(), {count}, at::kLong).to(hidden.device());
   const at::Tensor logits =
-      model.logits(count == end ? hidden : hidden.index_select(0, index)).to(at::kCPU);  // [rows, V]
+      model.logits(count == hidden.size(0) ? hidden : hidden.index_select(0, index)).to(at::kCPU);  // [giving, V]
 
   const int64_t vocab = model.config().vocab_size;
   auto* data = logits.data_ptr<float>();

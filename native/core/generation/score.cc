@@ -56,7 +56,7 @@ std::vector<RowScores> score(const GPTNeoX& model, std::vector<ScoreRow>& rows, 
     const size_t end = batch_end(inputs, begin);
     const std::vector<RowInput> part(inputs.begin() + static_cast<std::ptrdiff_t>(begin),
                                      inputs.begin() + static_cast<std::ptrdiff_t>(end));
-    const at::Tensor hidden = hidden_states(model, part, cancel);  // [M, H]
+    const at::Tensor hidden = hidden_states(model, part, Wanted::kAll, cancel);  // [M, H]
     std::vector<Target> targets;
     int64_t position = 0;
     for (; begin < end; ++begin) {

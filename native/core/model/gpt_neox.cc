@@ -1,6 +1,8 @@
 #include "core/model/gpt_neox.h"
 
 #include <ATen/ops/embedding.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/index_select.h>
 #include <ATen/ops/layer_norm.h>
 
 #include <string>
@@ -71,12 +73,30 @@ at::Tensor GPTNeoX::mlp(const Block& block, const at::Tensor& x, const at::Tenso
   return block.four_h_to_h.forward_add(up, residual);
 }
 
-at::Tensor GPTNeoX::block_forward(const Block& block, const at::Tensor& x, const std::vector<Row>& rows,
-                                  int64_t layer) const {
+at::Tensor GPTNeoX::block_forward(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer,
+                                  Wanted wanted) const {
   at::Tensor qkv = block.query_key_value.forward(norm(x, block.input_norm))
                        .view({x.size(0), config_.num_heads, 3, config_.head_size});
   attention_->rotate_and_store(qkv, rows, layer);
-  const at::Tensor middle = block.dense.forward_add(attention_->forward(qkv, rows, layer), x);  // [M, H]
+  if (wanted == Wanted::kAll || x.size(0) == static_cast<int64_t>(rows.size()))
+    return block_rest(block, attention_->forward(qkv, rows, layer), x);
+  // Each row's last token, which all others are the past of.
+  std::vector<Row> ends;
+  std::vector<RowCache> pasts(rows.size());
+  std::vector<int64_t> last;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const Row& row = rows[i];
+    pasts[i] = *row.cache;
+    pasts[i].length += row.tokens - 1;
+    last.push_back(row.first + row.tokens - 1);
+    ends.push_back({last[i], 1, row.prefix, &pasts[i]});
+  }
+  const at::Tensor index = at::from_blob(last.data(), {static_cast<int64_t>(last.size())}, at::kLong).to(x.device());
+  return block_rest(block, attention_->forward(qkv, ends, layer).index_select(0, index), x.index_select(0, index));
+}
+
+at::Tensor GPTNeoX::block_rest(const Block& block, const at::Tensor& attended, const at::Tensor& x) const {
+  const at::Tensor middle = block.dense.forward_add(attended, x);  // [M, H]
   // Parallel residual (GPT-J): attention and MLP both read x, and both are added to it.
   return mlp(block, norm(config_.parallel_residual ? x : middle, block.post_attention_norm), middle);
 }
@@ -90,7 +110,7 @@ void GPTNeoX::check_positions(const std::vector<Row>& rows) const {
   }
 }
 
-at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, const CancelFlag& cancel,
+at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, Wanted wanted, const CancelFlag& cancel,
                             HiddenLayer* layer) const {
   check_positions(rows);
   for (const Row& row : rows) {
@@ -100,10 +120,10 @@ at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, const
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     cancel.check();
     if (layer != nullptr && layer->layer == i) layer->states = x;
-    x = block_forward(blocks_[static_cast<size_t>(i)], x, rows, i);
+    x = block_forward(blocks_[static_cast<size_t>(i)], x, rows, i, i + 1 < config_.num_layers ? Wanted::kAll : wanted);
   }
   if (layer != nullptr && layer->layer == config_.num_layers) layer->states = norm(x, final_norm_);
-  for (Row& row : rows) {
+  for (const Row& row : rows) {
     if (row.cache != nullptr) row.cache->length += row.tokens;
   }
   return x;

@@ -57,6 +57,10 @@ struct HiddenLayer {
   at::Tensor states;  // [M, H], set by the pass
 };
 
+// Whose hidden states a forward pass gives: of all tokens, or of the last one of each row. Behind the keys and values of the last block only those
+// tokens are computed.
+enum class Wanted { kAll, kLast };
+
 class GPTNeoX {
  public:
   // `progress` is called with the share of layers that are ready, in (0, 1].
@@ -68,8 +72,9 @@ class GPTNeoX {
   at::TensorOptions tensor_options() const { return at::TensorOptions().dtype(options_.dtype).device(options_.device); }
   int64_t weight_bytes() const;
 
-  // Hidden states [M, H] behind the last block, before the final layer norm. `ids` [M] int64. Rows' caches grow by their tokens.
-  at::Tensor forward(const at::Tensor& ids, std::vector<Row>& rows, const CancelFlag& cancel,
+  // Hidden states [M, H], or [rows, H] of the last tokens, behind the last block, before the final layer norm. `ids` [M] int64. Rows' caches
+  // grow by their tokens; with kLast every row has one. `layer` wants all tokens.
+  at::Tensor forward(const at::Tensor& ids, std::vector<Row>& rows, Wanted wanted, const CancelFlag& cancel,
                      HiddenLayer* layer = nullptr) const;
   // Logits [R, V] float32 of hidden states [R, H].
   at::Tensor logits(const at::Tensor& hidden) const;
@@ -113,7 +118,10 @@ class GPTNeoX {
   void check_positions(const std::vector<Row>& rows) const;
   at::Tensor norm(const at::Tensor& x, const LayerNorm& ln) const;
   at::Tensor mlp(const Block& block, const at::Tensor& x, const at::Tensor& residual) const;
-  at::Tensor block_forward(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer) const;
+  at::Tensor block_forward(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer,
+                           Wanted wanted) const;
+  // What follows the attention of a block with input x.
+  at::Tensor block_rest(const Block& block, const at::Tensor& attended, const at::Tensor& x) const;
   // Runs a block up to the activation of its MLP. Returns what the MLP is added to, [M, H].
   at::Tensor block_save(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer,
                         Saved& saved) const;

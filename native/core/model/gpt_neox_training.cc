@@ -174,7 +174,7 @@ LossSum GPTNeoX::loss(const at::Tensor& ids, const std::vector<int64_t>& targets
   LossSum sum;
   {
     const TensorPool::Scope scope(pool_);
-    sum = output_loss(forward(ids, rows, cancel), targets, 0.0, nullptr, cancel);
+    sum = output_loss(forward(ids, rows, Wanted::kAll, cancel), targets, 0.0, nullptr, cancel);
   }
   if (!training) pool_->trim();
   return sum;
