@@ -96,8 +96,8 @@ export interface ModelInfo {
   backwardBytes: number;
   /** The same without: 0 where the copies are not needed. */
   leastBackwardBytes: number;
-  /** Products make a float32 copy of what comes in. */
-  wideRows: boolean;
+  /** Bytes for each element of the copy that products make of what comes in; 0: none. */
+  rowBytes: number;
   /** Most memory that passes for training and evaluation had in use at a time, since the last trainer of the model was reset or freed. */
   peakBytes: number;
 }

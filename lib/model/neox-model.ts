@@ -39,8 +39,8 @@ export interface LoadOptions {
   /**
    * The type that the base model is held and computes in. `'auto'`: the checkpoint's own, but float16 becomes float32 on a CPU, which has no
    * fast float16 arithmetic and where float32 is exact. `'int8'`: the matrices are held as 8-bit integers with a scale for each output,
-   * rounded when the model is loaded, and everything else is computed in {@link ModelInfo.computeDtype}; on the CPU, with the native
-   * backend. Defaults to `'auto'`.
+   * rounded when the model is loaded, and multiplied with rows that are rounded to 15 bits; everything else is computed in
+   * {@link ModelInfo.computeDtype}; on the CPU, with the native backend. Defaults to `'auto'`.
    */
   dtype?: ModelDType | 'auto';
   /** Compute threads. Defaults to libtorch's choice: the number of cores. */

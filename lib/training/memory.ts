@@ -40,7 +40,7 @@ const QUERY_TILE = 48;
  * the encoder's state while it is saved.
  */
 export function predictTrainingMemory(model: NeoXModel, shape: TrainingShape): TrainingMemory {
-  const { computeDtype, backend, wideRows, weightBytes, backwardBytes, leastBackwardBytes } = native().modelInfo(model.native);
+  const { computeDtype, backend, rowBytes, weightBytes, backwardBytes, leastBackwardBytes } = native().modelInfo(model.native);
   const { hiddenSize, numLayers, numHeads, headSize, intermediateSize, vocabSize, useParallelResidual } = model.config;
   const { tokens, longestRow, prefixLength, projection, inputDim, hiddenDim, checkpointing, copyWeights } = shape;
   const element = computeDtype === 'float32' ? 4 : 2;
@@ -60,7 +60,7 @@ export function predictTrainingMemory(model: NeoXModel, shape: TrainingShape): T
   const logits = Math.min(LOSS_CHUNK, tokens) * vocabSize * (usesKernels ? element : element + (element === 4 ? 8 : 12));
   const scores = usesKernels ? 0 : numHeads * longestRow * (prefixLength + longestRow) * 4; // [N, T, S]
   const parts = rows * 2 * hiddenSize * prefixLength * 4; // each row's share in the gradient of the prefix
-  const copied = wideRows ? 2 : 0; // times what comes into a product
+  const copied = rowBytes / element; // times what comes into a product
   const moments = [
     4 * hidden + (2 + copied) * wide + hidden - kept, // the last block's activation and its product, on the way there
     5 * hidden - kept + 2 * scores, // attention on the way there

@@ -8,6 +8,7 @@
 
 #define __AVX512F__ 1
 #define __AVX512BF16__ 1
+#define __AVX512VNNI__ 1
 
 namespace {
 
@@ -15,7 +16,6 @@ typedef float Lanes16 __attribute__((vector_size(64)));
 typedef int32_t IntLanes16 __attribute__((vector_size(64)));
 typedef uint32_t UIntLanes16 __attribute__((vector_size(64)));
 typedef int16_t ShortLanes32 __attribute__((vector_size(64)));
-typedef int8_t Bytes16 __attribute__((vector_size(16)));
 typedef int8_t Bytes32 __attribute__((vector_size(32)));
 
 inline __m512i emulated_set1_epi32(int32_t value) { return (__m512i)(value - IntLanes16{}); }
@@ -26,7 +26,6 @@ inline __m512i emulated_loadu_si512(const void* p) {
   return (__m512i)v;
 }
 
-inline __m512i emulated_cvtepi8_epi32(__m128i v) { return (__m512i) __builtin_convertvector((Bytes16)v, IntLanes16); }
 inline __m512i emulated_cvtepi8_epi16(__m256i v) { return (__m512i) __builtin_convertvector((Bytes32)v, ShortLanes32); }
 
 inline __m512 emulated_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
@@ -37,10 +36,16 @@ inline __m512 emulated_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
   return (__m512)((Lanes16)sum + second + first);
 }
 
+inline __m512i emulated_dpwssd_epi32(__m512i sum, __m512i a, __m512i b) {
+  const IntLanes16 x = (IntLanes16)a;
+  const IntLanes16 y = (IntLanes16)b;
+  return (__m512i)((IntLanes16)sum + (x << 16 >> 16) * (y << 16 >> 16) + (x >> 16) * (y >> 16));
+}
+
 }  // namespace
 
 #define _mm512_set1_epi32 emulated_set1_epi32
 #define _mm512_loadu_si512 emulated_loadu_si512
-#define _mm512_cvtepi8_epi32 emulated_cvtepi8_epi32
 #define _mm512_cvtepi8_epi16 emulated_cvtepi8_epi16
 #define _mm512_dpbf16_ps emulated_dpbf16_ps
+#define _mm512_dpwssd_epi32 emulated_dpwssd_epi32

@@ -86,6 +86,7 @@ void test_linear() {
       for (const bool bfloat16 : {false, true}) {
         for (const bool transposed : {false, true}) {
           const auto element = bfloat16 ? kernels::Element::kBFloat16 : kernels::Element::kFloat32;
+          const auto weights = bfloat16 ? kernels::WeightElement::kBFloat16 : kernels::WeightElement::kFloat32;
           const int64_t stride = k + k % 2;  // a zero behind an odd row
           const auto store = [&](const std::vector<float>& from) {
             std::vector<char> bytes(from.size() * (bfloat16 ? 2 : 4));
@@ -118,14 +119,23 @@ void test_linear() {
           const auto w_bytes = store(w);
           const auto bias_bytes = store(bias);
           const auto residual_bytes = store(residual);
-          std::vector<char> packed(static_cast<size_t>(kernels::linear_packed_size(element, n, k)) *
+          std::vector<char> packed(static_cast<size_t>(kernels::linear_packed_size(weights, n, k)) *
                                    (bfloat16 ? 2 : 4));
-          table.pack_linear({element, n, k, w_bytes.data(), transposed ? 1 : k, transposed ? n : 1, packed.data()}, 0,
+          table.pack_linear({weights, n, k, w_bytes.data(), transposed ? 1 : k, transposed ? n : 1, packed.data()}, 0,
                             kernels::linear_panels(n, table.linear_panel));
           std::vector<char> out(static_cast<size_t>(m * n) * (bfloat16 ? 2 : 4));
-          kernels::LinearTask task{
-              element,           kernels::After::kNothing, m,         n, k, x_bytes.data(), stride, packed.data(),
-              bias_bytes.data(), residual_bytes.data(),    out.data()};
+          kernels::LinearTask task;
+          task.element = element;
+          task.weight_element = weights;
+          task.m = m;
+          task.n = n;
+          task.k = k;
+          task.x = x_bytes.data();
+          task.x_stride = stride;
+          task.weights = packed.data();
+          task.bias = bias_bytes.data();
+          task.residual = residual_bytes.data();
+          task.out = out.data();
           table.linear(task, 0, kernels::linear_panels(n, table.linear_panel));
           double worst = 0;
           for (int64_t i = 0; i < m; ++i) {

@@ -11,29 +11,28 @@
 namespace {
 
 namespace kernels = neox::kernels;
-using kernels::Element;
+using kernels::WeightElement;
 
-void test_sizes(const kernels::KernelTable& table, Element element, bool int8, int64_t out, int64_t in) {
-  const neox::PackedView shape = {nullptr, element, int8, out, in, table.linear_panel};
-  const int64_t bytes = shape.element_bytes();
+void test_sizes(const kernels::KernelTable& table, WeightElement element, int64_t out, int64_t in) {
+  const int64_t bytes = neox::element_bytes(element);
   std::mt19937 generator(static_cast<uint32_t>(out * 1000 + in));
   std::vector<char> weights(static_cast<size_t>(out * in * bytes));
   for (char& byte : weights) byte = static_cast<char>(generator());
   const auto packed = [&](int64_t n, int64_t k, int64_t n_stride, int64_t k_stride) {
     std::vector<char> to(static_cast<size_t>(kernels::linear_packed_size(element, n, k) * bytes));
-    table.pack_linear({element, n, k, weights.data(), n_stride, k_stride, to.data(), int8}, 0,
+    table.pack_linear({element, n, k, weights.data(), n_stride, k_stride, to.data()}, 0,
                       kernels::linear_panels(n, table.linear_panel));
     return to;
   };
   const std::vector<char> forward = packed(out, in, in, 1);
   const std::vector<char> expected = packed(in, out, 1, in);
   std::vector<char> found(expected.size(), 0x55);
-  const neox::PackedView view = {forward.data(), element, int8, out, in, table.linear_panel};
+  const neox::PackedView view = {forward.data(), element, out, in, table.linear_panel};
   // One panel at a time, as the product does it.
   for (int64_t p = 0; p < kernels::linear_panels(in, table.linear_panel); ++p)
     neox::transpose_panels(view, p, p + 1, found.data() + p * neox::transposed_panel_bytes(view));
   check(found == expected, std::string(table.name) + ": transposed weights " + std::to_string(out) + "x" +
-                               std::to_string(in) + (int8 ? ", int8" : ""));
+                               std::to_string(in) + " of " + std::to_string(bytes) + " bytes");
 }
 
 }  // namespace
@@ -41,10 +40,8 @@ void test_sizes(const kernels::KernelTable& table, Element element, bool int8, i
 void test_transposed() {
   for (const auto [out, in] :
        {std::array<int64_t, 2>{1, 1}, {1, 2}, {2, 1}, {17, 9}, {64, 64}, {65, 33}, {63, 130}, {200, 191}}) {
-    for (const Element element : {Element::kFloat32, Element::kBFloat16}) {
-      for (const bool int8 : {false, true}) {
-        for (const auto* table : kernel_tables()) test_sizes(*table, element, int8, out, in);
-      }
+    for (const auto element : {WeightElement::kFloat32, WeightElement::kBFloat16, WeightElement::kInt8}) {
+      for (const auto* table : kernel_tables()) test_sizes(*table, element, out, in);
     }
   }
 }

@@ -29,7 +29,8 @@ const KernelTable* find_kernels(const char* name) {
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("fma");
   if (std::strcmp(name, "avx512_bf16") == 0) {
-    return avx512 && __builtin_cpu_supports("avx512bf16") ? &avx512_bf16::table : nullptr;
+    return avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") ? &avx512_bf16::table
+                                                                                                  : nullptr;
   }
   if (std::strcmp(name, "avx512") == 0) return avx512 ? &avx512::table : nullptr;
   if (std::strcmp(name, "avx2") == 0) {

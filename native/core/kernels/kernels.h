@@ -11,6 +11,8 @@
 namespace neox::kernels {
 
 enum class Element : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+// Of packed weights.
+enum class WeightElement : int32_t { kFloat32, kBFloat16, kInt8 };
 
 // Keys and values of one head: row s is at data + s * token_stride, D elements long.
 struct KeyValueSpan {
@@ -43,40 +45,61 @@ struct AttentionTask {
   float* grad_prefix_values = nullptr;  // [P, D] float32, written
 };
 
-// Elements of the packed form of weights [n, k]; `element` is that of the activations.
-inline constexpr int64_t linear_packed_size(Element element, int64_t n, int64_t k) {
-  const int64_t inner = element == Element::kFloat32 ? k : (k + 1) / 2 * 2;
+// Elements of the packed form of weights [n, k].
+inline constexpr int64_t linear_packed_size(WeightElement element, int64_t n, int64_t k) {
+  const int64_t inner = element == WeightElement::kFloat32 ? k : (k + 1) / 2 * 2;
   return (n + 15) / 16 * 16 * inner;
 }
 
 enum class After : int32_t { kNothing, kGelu, kGeluTanh };
 
-// y[m, n] = after(x[m, k] W^T + bias) + residual, for float32 and bfloat16. With bfloat16 an odd k needs one readable zero behind each row, and
-// x may have to be float32: KernelTable::wide_rows.
-// Weights are of the same element or int8. With scales, W[n, k] = weights[n, k] * scales[n].
+// Elements of a row that share a scale in its form of int16, and the largest integer in it. So many products with an int8 an int32 can hold. (With
+// 512 elements up to 32767 as well; but a chunk's end costs, and 768 inputs would be two: 131 GFLOP/s in place of 149, a core of a Zen 3.)
+inline constexpr int64_t kQuantizedChunk = 1024;
+inline constexpr int kQuantizedLimit = 16383;
+static_assert(kQuantizedChunk * kQuantizedLimit * 127 <= INT32_MAX);
+inline constexpr int64_t quantized_chunks(int64_t k) { return (k + kQuantizedChunk - 1) / kQuantizedChunk; }
+
+// Rows x[m, k] as integers: x[m, k] * factors[k] = out[m, k] * scales[m, k / kQuantizedChunk], rounded to the nearest. A chunk with
+// NaN or infinity has the scale NaN.
+struct QuantizeTask {
+  Element element = Element::kFloat32;  // float32 or bfloat16
+  int64_t k = 0;
+  const void* x = nullptr;
+  int64_t x_stride = 0;            // elements between rows of x
+  const float* factors = nullptr;  // [k] or null: 1
+  int16_t* out = nullptr;
+  int64_t out_stride = 0;   // at least k; what is behind k becomes 0
+  float* scales = nullptr;  // [m, quantized_chunks(k)]
+};
+
+// y[m, n] = after(x[m, k] W^T + bias) + residual. Everything but x and W is of `element`, float32 or bfloat16.
+//
+// W is of the same element: x too, though it may have to be float32 for bfloat16 (KernelTable::wide_rows), and an odd k needs one readable zero
+// behind each of its rows in bfloat16. Or W is int8, W[n, k] = weights[n, k] * scales[n]: x is int16, of QuantizeTask, with the zero.
 struct LinearTask {
   Element element = Element::kFloat32;
+  WeightElement weight_element = WeightElement::kFloat32;
   After after = After::kNothing;
   int64_t m = 0, n = 0, k = 0;
   const void* x = nullptr;
-  int64_t x_stride = 0;            // elements between rows of x
-  const void* weights = nullptr;   // packed
-  const void* bias = nullptr;      // [n] or null
-  const void* residual = nullptr;  // [m, n] or null
-  void* out = nullptr;             // [m, n]
-  bool int8 = false;               // the weights are int8, whatever `element` is
-  const float* scales = nullptr;   // [n] or null: of the products' sums
-  int64_t weights_panel = 0;       // the first panel that `weights` has
+  int64_t x_stride = 0;             // elements between rows of x
+  const void* weights = nullptr;    // packed
+  const void* bias = nullptr;       // [n] or null
+  const void* residual = nullptr;   // [m, n] or null
+  void* out = nullptr;              // [m, n]
+  const float* scales = nullptr;    // [n] or null: of the products' sums
+  const float* x_scales = nullptr;  // [m, quantized_chunks(k)], for int8
+  int64_t weights_panel = 0;        // the first panel that `weights` has
 };
 
 // Packs W: element [n, k] is at weights + n * n_stride + k * k_stride.
 struct LinearPackTask {
-  Element element = Element::kFloat32;  // of the activations; it decides on the order
+  WeightElement element = WeightElement::kFloat32;
   int64_t n = 0, k = 0;
   const void* weights = nullptr;
   int64_t n_stride = 0, k_stride = 0;
   void* out = nullptr;
-  bool int8 = false;  // the weights are int8, whatever `element` is
 };
 
 enum class Function : int32_t { kGelu, kGeluTanh, kQuickGelu, kRelu, kSilu };
@@ -145,6 +168,8 @@ struct KernelTable {
   void (*pack_linear)(const LinearPackTask&, int64_t first_panel, int64_t last_panel);
   // The `count` weights of an output as int8 in [-127, 127]; returns their scale. NaN or infinity among them makes the scale NaN.
   float (*quantize)(const float* weights, int64_t count, int8_t* out);
+  // The rows [first, last).
+  void (*quantize_rows)(const QuantizeTask&, int64_t first_row, int64_t last_row);
   void (*activation)(const ActivationTask&);
   void (*rotary)(const RotaryTask&);
   // One row of V logits. With `scale` > 0 the row is overwritten by (softmax - onehot(target)) * scale.

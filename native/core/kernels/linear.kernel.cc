@@ -13,8 +13,9 @@
 // Every output is one chain of additions over the inner dimension in order, whatever the number of rows: a row's result does not depend
 // on the rows beside it, nor on how the work is shared among threads.
 //
-// int8 weights lie in the same order and are widened on their way into registers, exactly, to a float or a bfloat16. With a tile of rows to multiply
-// that costs next to nothing: a buffer of widened weights for many rows was a tenth slower (AVX2). The scale of an output multiplies its sum.
+// Rows are int16 where the weights are int8 (QuantizeTask): a product of two pairs is one instruction for 16 multiplications with AVX2, where float32
+// takes two, and an exact one. The weights are widened to int16 on their way into registers, which costs next to nothing with a tile of rows to
+// multiply. A chunk's sum becomes a float then, times the scale of the row's chunk; the scale of the output multiplies what the chunks add up to.
 #include "core/kernels/functions.h"
 #include "core/kernels/math.h"
 
@@ -32,8 +33,8 @@ constexpr int kVectors = kLinearPanel / kWidth;  // vectors in a full panel
 
 struct Step32 {
   typedef float Weight;
-  typedef Float32 E;
   typedef float Input;
+  typedef FloatV Sum;
   static constexpr int kInner = 1;
   static constexpr int kParts = 1;
   template <int PART>
@@ -44,16 +45,15 @@ struct Step32 {
   static inline FloatV weight(const Weight* w) {
     return load(w);
   }
-  template <int PART>
-  static inline FloatV weight(const int8_t* w) {
-    return load(w);
+  template <int N>
+  static inline void add_products(FloatV (&sums)[N], FloatV x, const FloatV (&w)[N]) {
+    for (int j = 0; j < N; ++j) sums[j] = add_product(sums[j], x, w[j]);
   }
-  static inline FloatV multiply(FloatV sum, FloatV x, FloatV w) { return add_product(sum, x, w); }
 };
 
 struct Step16 {
   typedef uint16_t Weight;
-  typedef BFloat16 E;
+  typedef FloatV Sum;
   static constexpr int kInner = 2;
 #if defined(__AVX512BF16__)
   typedef uint16_t Input;
@@ -68,12 +68,9 @@ struct Step16 {
   static inline __m512bh weight(const Weight* w) {
     return (__m512bh)_mm512_loadu_si512(w);
   }
-  template <int PART>
-  static inline __m512bh weight(const int8_t* w) {
-    return (__m512bh)join_pairs(load_pairs(w));
-  }
-  static inline FloatV multiply(FloatV sum, __m512bh x, __m512bh w) {
-    return (FloatV)_mm512_dpbf16_ps((__m512)sum, x, w);
+  template <int N>
+  static inline void add_products(FloatV (&sums)[N], __m512bh x, const __m512bh (&w)[N]) {
+    for (int j = 0; j < N; ++j) sums[j] = (FloatV)_mm512_dpbf16_ps((__m512)sums[j], x, w[j]);
   }
 #else
   typedef float Input;
@@ -88,32 +85,36 @@ struct Step16 {
     __builtin_memcpy(&pairs, w, sizeof(pairs));
     return of_pairs<PART>(pairs);
   }
-  template <int PART>
-  static inline FloatV weight(const int8_t* w) {
-    const PairV pairs = load_pairs(w);
-    return PART == 0 ? pairs.first : pairs.second;
+  template <int N>
+  static inline void add_products(FloatV (&sums)[N], FloatV x, const FloatV (&w)[N]) {
+    Step32::add_products(sums, x, w);
   }
-  static inline FloatV multiply(FloatV sum, FloatV x, FloatV w) { return add_product(sum, x, w); }
 #endif
 };
 
+struct Step8 {
+  typedef int8_t Weight;
+  typedef int16_t Input;
+  typedef IntV Sum;
+  static constexpr int kInner = 2;
+  static constexpr int kParts = 1;
+  template <int PART>
+  static inline IntV input(const Input* x) {
+    int32_t pair;
+    __builtin_memcpy(&pair, x, sizeof(pair));
+    return pair - IntV{};
+  }
+  template <int PART>
+  static inline IntV weight(const Weight* w) {
+    return load_pairs(w);
+  }
+  template <int N>
+  static inline void add_products(IntV (&sums)[N], IntV x, const IntV (&w)[N]) {
+    add_pair_products(sums, x, w);
+  }
+};
+
 // ---- what follows the product, on a tile that is still in registers ----
-
-template <typename E>
-inline FloatV load_part(const typename E::Type* p, int64_t valid) {
-  if (valid >= kWidth) return E::load(p);
-  typename E::Type part[kWidth] = {};
-  for (int64_t i = 0; i < valid; ++i) part[i] = p[i];
-  return E::load(part);
-}
-
-template <typename E>
-inline void store_part(typename E::Type* p, FloatV v, int64_t valid) {
-  if (valid >= kWidth) return E::store(p, v);
-  typename E::Type part[kWidth];
-  E::store(part, v);
-  for (int64_t i = 0; i < valid; ++i) p[i] = part[i];
-}
 
 template <typename E>
 inline void finish(const LinearTask& t, int64_t row, int64_t column, FloatV sum) {
@@ -128,14 +129,12 @@ inline void finish(const LinearTask& t, int64_t row, int64_t column, FloatV sum)
   store_part<E>(static_cast<typename E::Type*>(t.out) + row * t.n + column, sum, valid);
 }
 
-template <typename S, typename W, int PART, int ROWS, int VECTORS>
-inline void add_part(FloatV (&sum)[ROWS][VECTORS], const typename S::Input* x, int64_t x_stride, const W* weights) {
+template <typename S, int PART, int ROWS, int VECTORS>
+inline void add_part(typename S::Sum (&sum)[ROWS][VECTORS], const typename S::Input* x, int64_t x_stride,
+                     const typename S::Weight* weights) {
   decltype(S::template weight<PART>(weights)) w[VECTORS];
   for (int j = 0; j < VECTORS; ++j) w[j] = S::template weight<PART>(weights + j * kWidth * S::kInner);
-  for (int i = 0; i < ROWS; ++i) {
-    const auto in = S::template input<PART>(x + i * x_stride);
-    for (int j = 0; j < VECTORS; ++j) sum[i][j] = S::multiply(sum[i][j], in, w[j]);
-  }
+  for (int i = 0; i < ROWS; ++i) S::add_products(sum[i], S::template input<PART>(x + i * x_stride), w);
 }
 
 // Steps of the whole inner dimension.
@@ -158,34 +157,77 @@ struct Nothing {};
 // Tiles to a panel: with more there is little to gain, and asking costs 1 to 2 percent.
 constexpr int64_t kMostAhead = 10;
 
-// Products of some rows with some panels that follow each other. A is Ahead or Nothing.
-template <typename S, typename W, int ROWS, int PANELS, int VECTORS, typename A>
-void tile(const LinearTask& t, const W* weights, int64_t row, int64_t column, A ahead) {
+// Products of some rows with some panels that follow each other, over `steps` of the inner dimension. A is Ahead or Nothing.
+template <typename S, int ROWS, int PANELS, int VECTORS, typename A>
+__attribute__((always_inline)) inline void add_steps(typename S::Sum (&sum)[PANELS][ROWS][VECTORS],
+                                                     const typename S::Input* x, int64_t x_stride,
+                                                     const typename S::Weight* weights, int64_t panel_size,
+                                                     int64_t steps, A& ahead) {
   constexpr int64_t step = VECTORS * kWidth * S::kInner;
-  const int64_t steps = steps_of<S>(t);
-  FloatV sum[PANELS][ROWS][VECTORS] = {};
-  const typename S::Input* x = static_cast<const typename S::Input*>(t.x) + row * t.x_stride;
+  constexpr int64_t bytes = step * static_cast<int64_t>(sizeof(typename S::Weight));
   for (int64_t p = 0; p < steps; ++p) {
     for (int i = 0; i < PANELS; ++i) {
-      const W* w = weights + (i * steps + p) * step;
-      for (int64_t b = 0; b < step * static_cast<int64_t>(sizeof(W)); b += 64)
-        __builtin_prefetch(reinterpret_cast<const char*>(w) + kPrefetch + b);
-      add_part<S, W, 0>(sum[i], x, t.x_stride, w);
-      if constexpr (S::kParts == 2) add_part<S, W, 1>(sum[i], x, t.x_stride, w);
+      const typename S::Weight* w = weights + i * panel_size + p * step;
+      for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(reinterpret_cast<const char*>(w) + kPrefetch + b);
+      add_part<S, 0>(sum[i], x, x_stride, w);
+      if constexpr (S::kParts == 2) add_part<S, 1>(sum[i], x, x_stride, w);
     }
     if constexpr (__is_same(A, Ahead)) {
       // Half of a step's weights: as much as any of two tiles or more has to ask for.
-      for (int64_t b = 0; b < step * static_cast<int64_t>(sizeof(W)); b += 128)
-        __builtin_prefetch(ahead.next + b, 0, 2);
+      for (int64_t b = 0; b < bytes; b += 128) __builtin_prefetch(ahead.next + b, 0, 2);
       ahead.next += ahead.step;
     }
     x += S::kInner;
   }
+}
+
+// The same over a chunk of rows of int16, times its scales; the first chunk begins the sums. A function of its own, so that the sums of integers are
+// in registers: GCC 12 keeps them on the stack when they begin anew in a loop.
+template <int ROWS, int PANELS, int VECTORS, typename A>
+__attribute__((noinline)) void add_chunk(FloatV (&sum)[PANELS][ROWS][VECTORS], const int16_t* x, int64_t x_stride,
+                                         const int8_t* weights, int64_t panel_size, int64_t steps, const float* scales,
+                                         int64_t scales_stride, bool first, A& ahead) {
+  IntV part[PANELS][ROWS][VECTORS] = {};
+  add_steps<Step8>(part, x, x_stride, weights, panel_size, steps, ahead);
+#pragma GCC unroll 8
   for (int i = 0; i < PANELS; ++i) {
+#pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
+      const FloatV scale = splat(scales[r * scales_stride]);
       for (int j = 0; j < VECTORS; ++j)
-        finish<typename S::E>(t, row + r, column + i * kLinearPanel + j * kWidth, sum[i][r][j]);
+        sum[i][r][j] =
+            add_product(first ? FloatV{} : sum[i][r][j], scale, __builtin_convertvector(part[i][r][j], FloatV));
     }
+  }
+}
+
+// Over the whole inner dimension, and what follows.
+template <typename S, typename E, int ROWS, int PANELS, int VECTORS, typename A>
+void tile(const LinearTask& t, const typename S::Weight* weights, int64_t row, int64_t column, A ahead) {
+  constexpr int64_t step = VECTORS * kWidth * S::kInner;
+  const int64_t steps = steps_of<S>(t);
+  const typename S::Input* x = static_cast<const typename S::Input*>(t.x) + row * t.x_stride;
+  const auto finish_all = [&](const FloatV(&sum)[PANELS][ROWS][VECTORS]) {
+    for (int i = 0; i < PANELS; ++i) {
+      for (int r = 0; r < ROWS; ++r) {
+        for (int j = 0; j < VECTORS; ++j) finish<E>(t, row + r, column + i * kLinearPanel + j * kWidth, sum[i][r][j]);
+      }
+    }
+  };
+  if constexpr (__is_same(S, Step8)) {
+    constexpr int64_t most = kQuantizedChunk / S::kInner;
+    const int64_t chunks = quantized_chunks(t.k);
+    FloatV sum[PANELS][ROWS][VECTORS];
+    for (int64_t c = 0; c < chunks; ++c) {
+      const int64_t left = steps - c * most;
+      add_chunk(sum, x + c * kQuantizedChunk, t.x_stride, weights + c * most * step, steps * step,
+                left < most ? left : most, t.x_scales + row * chunks + c, chunks, c == 0, ahead);
+    }
+    finish_all(sum);
+  } else {
+    FloatV sum[PANELS][ROWS][VECTORS] = {};
+    add_steps<S>(sum, x, t.x_stride, weights, steps * step, steps, ahead);
+    finish_all(sum);
   }
 }
 
@@ -212,33 +254,34 @@ constexpr int kRows = kWidth >= 8 ? 6 : 2;
 // Bytes of the rows that all panels are multiplied with before the next rows: they stay in the second-level cache.
 constexpr int64_t kBlockBytes = 192 * 1024;
 
-template <typename S, typename W, int ROWS, int VECTORS, typename A>
-inline void tile_of(const LinearTask& t, const W* panel, int64_t rows, int64_t row, int64_t column, A ahead) {
-  if (rows == ROWS) return tile<S, W, ROWS, 1, VECTORS>(t, panel, row, column, ahead);
-  if constexpr (ROWS > 1) tile_of<S, W, ROWS - 1, VECTORS>(t, panel, rows, row, column, ahead);
+template <typename S, typename E, int ROWS, int VECTORS, typename A>
+inline void tile_of(const LinearTask& t, const typename S::Weight* panel, int64_t rows, int64_t row, int64_t column,
+                    A ahead) {
+  if (rows == ROWS) return tile<S, E, ROWS, 1, VECTORS>(t, panel, row, column, ahead);
+  if constexpr (ROWS > 1) tile_of<S, E, ROWS - 1, VECTORS>(t, panel, rows, row, column, ahead);
 }
 
 // Rows [first, last) in tiles of nearly the same height: a low one leaves the multipliers waiting for its few sums.
-template <typename S, typename W, int VECTORS>
-void panel_rows(const LinearTask& t, const W* panel, int64_t first, int64_t last, int64_t column) {
+template <typename S, typename E, int VECTORS>
+void panel_rows(const LinearTask& t, const typename S::Weight* panel, int64_t first, int64_t last, int64_t column) {
   const int64_t steps = steps_of<S>(t);
-  constexpr int64_t step = VECTORS * kWidth * S::kInner * static_cast<int64_t>(sizeof(W));
+  constexpr int64_t step = VECTORS * kWidth * S::kInner * static_cast<int64_t>(sizeof(typename S::Weight));
   const int64_t all = (last - first + kRows - 1) / kRows;
   int64_t row = first;
   for (int64_t i = 0; i < all; ++i) {
     const int64_t rows = (last - row + all - i - 1) / (all - i);
     if (all > 1 && all <= kMostAhead) {
       const char* const next = reinterpret_cast<const char*>(panel) + steps * step;
-      tile_of<S, W, kRows, VECTORS>(t, panel, rows, row, column, Ahead{next + i * steps * step / all, step / all});
+      tile_of<S, E, kRows, VECTORS>(t, panel, rows, row, column, Ahead{next + i * steps * step / all, step / all});
     } else {
-      tile_of<S, W, kRows, VECTORS>(t, panel, rows, row, column, Nothing());
+      tile_of<S, E, kRows, VECTORS>(t, panel, rows, row, column, Nothing());
     }
     row += rows;
   }
 }
 
-template <typename S, typename W>
-void run_rows(const LinearTask& t, const W* panels, int64_t first, int64_t last) {
+template <typename S, typename E>
+void run_rows(const LinearTask& t, const typename S::Weight* panels, int64_t first, int64_t last) {
   const int64_t inner = round_up(t.k, S::kInner);
   const int64_t fitting = kBlockBytes / (inner * static_cast<int64_t>(sizeof(typename S::Input)));
   constexpr int64_t least = 4 * kRows;  // fewer would read the weights too often
@@ -246,45 +289,44 @@ void run_rows(const LinearTask& t, const W* panels, int64_t first, int64_t last)
   for (int64_t row = 0; row < t.m; row += block) {
     const int64_t end = row + block < t.m ? row + block : t.m;
     for (int64_t p = first; p < last; ++p) {
-      const W* panel = panels + (p - t.weights_panel) * kLinearPanel * inner;
+      const auto* panel = panels + (p - t.weights_panel) * kLinearPanel * inner;
       with_vectors(panel_width(t.n, p), [&](auto vectors) {
-        panel_rows<S, W, decltype(vectors)::value>(t, panel, row, end, p * kLinearPanel);
+        panel_rows<S, E, decltype(vectors)::value>(t, panel, row, end, p * kLinearPanel);
       });
     }
   }
 }
 
 // All of a few rows. They have few sums with a narrow panel, and multipliers that wait for them: so with several panels at a time.
-template <typename S, typename W, int ROWS>
-void run_few(const LinearTask& t, const W* panels, int64_t first, int64_t last) {
+template <typename S, typename E, int ROWS>
+void run_few(const LinearTask& t, const typename S::Weight* panels, int64_t first, int64_t last) {
   constexpr int PANELS = kLinearPanel == 64 ? 1 : ROWS == 1 ? 4 : 2;
   const int64_t inner = round_up(t.k, S::kInner);
   int64_t p = first;
   const auto panel = [&] { return panels + (p - t.weights_panel) * kLinearPanel * inner; };
   for (; p + PANELS <= last && (p + PANELS) * kLinearPanel <= round_up(t.n, kLanes); p += PANELS)
-    tile<S, W, ROWS, PANELS, kVectors>(t, panel(), 0, p * kLinearPanel, Nothing());
+    tile<S, E, ROWS, PANELS, kVectors>(t, panel(), 0, p * kLinearPanel, Nothing());
   for (; p < last; ++p) {
     with_vectors(panel_width(t.n, p), [&](auto vectors) {
-      tile<S, W, ROWS, 1, decltype(vectors)::value>(t, panel(), 0, p * kLinearPanel, Nothing());
+      tile<S, E, ROWS, 1, decltype(vectors)::value>(t, panel(), 0, p * kLinearPanel, Nothing());
     });
   }
 }
 
-// W is S::Weight or int8_t.
-template <typename S, typename W>
+template <typename S, typename E>
 void run(const LinearTask& t, int64_t first, int64_t last) {
-  const W* panels = static_cast<const W*>(t.weights);
+  const auto* panels = static_cast<const typename S::Weight*>(t.weights);
   switch (t.m) {
-    case 1: return run_few<S, W, 1>(t, panels, first, last);
-    case 2: return run_few<S, W, 2>(t, panels, first, last);
-    case 3: return run_few<S, W, 3>(t, panels, first, last);
-    default: return run_rows<S>(t, panels, first, last);
+    case 1: return run_few<S, E, 1>(t, panels, first, last);
+    case 2: return run_few<S, E, 2>(t, panels, first, last);
+    case 3: return run_few<S, E, 3>(t, panels, first, last);
+    default: return run_rows<S, E>(t, panels, first, last);
   }
 }
 
-// W is S::Weight or int8_t.
-template <typename S, typename W>
+template <typename S>
 void pack(const LinearPackTask& t, int64_t first, int64_t last) {
+  typedef typename S::Weight W;
   const auto* from = static_cast<const W*>(t.weights);
   const int64_t inner = round_up(t.k, S::kInner);
   for (int64_t p = first; p < last; ++p) {
@@ -305,48 +347,21 @@ void pack(const LinearPackTask& t, int64_t first, int64_t last) {
 
 void linear(const LinearTask& task, int64_t first_panel, int64_t last_panel) {
   const bool single = task.element == Element::kFloat32;
-  if (task.int8) {
-    return single ? run<Step32, int8_t>(task, first_panel, last_panel)
-                  : run<Step16, int8_t>(task, first_panel, last_panel);
+  switch (task.weight_element) {
+    case WeightElement::kFloat32: return run<Step32, Float32>(task, first_panel, last_panel);
+    case WeightElement::kBFloat16: return run<Step16, BFloat16>(task, first_panel, last_panel);
+    case WeightElement::kInt8:
+      return single ? run<Step8, Float32>(task, first_panel, last_panel)
+                    : run<Step8, BFloat16>(task, first_panel, last_panel);
   }
-  return single ? run<Step32, float>(task, first_panel, last_panel)
-                : run<Step16, uint16_t>(task, first_panel, last_panel);
 }
 
 void pack_linear(const LinearPackTask& task, int64_t first_panel, int64_t last_panel) {
-  const bool single = task.element == Element::kFloat32;
-  if (task.int8) {
-    return single ? pack<Step32, int8_t>(task, first_panel, last_panel)
-                  : pack<Step16, int8_t>(task, first_panel, last_panel);
+  switch (task.element) {
+    case WeightElement::kFloat32: return pack<Step32>(task, first_panel, last_panel);
+    case WeightElement::kBFloat16: return pack<Step16>(task, first_panel, last_panel);
+    case WeightElement::kInt8: return pack<Step8>(task, first_panel, last_panel);
   }
-  return single ? pack<Step32, float>(task, first_panel, last_panel)
-                : pack<Step16, uint16_t>(task, first_panel, last_panel);
-}
-
-float quantize(const float* weights, int64_t count, int8_t* out) {
-  FloatV largest = {};
-  IntV finite = largest == largest;
-  const auto look = [&](FloatV v) {
-    largest = max_of(largest, abs_of(v));
-    finite &= v - v == FloatV{};  // neither NaN nor infinite
-  };
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) look(load(weights + i));
-  float rest[kWidth] = {};
-  for (int64_t j = i; j < count; ++j) rest[j - i] = weights[j];
-  look(load(rest));
-  int all = -1;
-  for (int j = 0; j < kWidth; ++j) all &= finite[j];
-  const float range = largest_of(largest);
-  const bool usable = all != 0 && range > 1e-30F;
-  const float inverse = usable ? 127.0F / range : 0.0F;
-  const float magic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
-  for (i = 0; i < count; ++i) {
-    const float rounded = weights[i] * inverse + magic - magic;
-    out[i] = usable ? static_cast<int8_t>(static_cast<int32_t>(rounded)) : int8_t{0};
-  }
-  if (all == 0) return __builtin_nanf("");
-  return usable ? range / 127.0F : 0.0F;
 }
 
 }  // namespace neox::kernels::NEOX_KERNEL_NAMESPACE

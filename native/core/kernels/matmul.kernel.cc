@@ -20,7 +20,7 @@ inline void tile(int64_t k, const float* a, int64_t a_row, int64_t a_column, con
     for (int j = 0; j < VECTORS; ++j) right[j] = load(b + p * b_row + j * kWidth);
     for (int i = 0; i < ROWS; ++i) {
       const FloatV left = splat(a[i * a_row + p * a_column]);
-      for (int j = 0; j < VECTORS; ++j) sum[i][j] += left * right[j];
+      for (int j = 0; j < VECTORS; ++j) sum[i][j] = add_product(sum[i][j], left, right[j]);
     }
   }
   for (int i = 0; i < ROWS; ++i) {

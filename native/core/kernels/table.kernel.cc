@@ -18,6 +18,7 @@ const KernelTable table = {
     linear,
     pack_linear,
     quantize,
+    quantize_rows,
     activation,
     rotary,
     cross_entropy,

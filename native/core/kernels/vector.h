@@ -7,6 +7,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 namespace neox::kernels::NEOX_KERNEL_NAMESPACE {
@@ -34,7 +36,6 @@ typedef float FloatV __attribute__((vector_size(kWidth * 4)));
 typedef int32_t IntV __attribute__((vector_size(kWidth * 4)));
 typedef uint32_t UIntV __attribute__((vector_size(kWidth * 4)));
 typedef uint16_t ShortV __attribute__((vector_size(kWidth * 2)));
-typedef int8_t ByteV __attribute__((vector_size(kWidth)));
 typedef int8_t BytePairV __attribute__((vector_size(kWidth * 2)));
 typedef int16_t ShortPairV __attribute__((vector_size(kWidth * 4)));
 
@@ -55,19 +56,6 @@ inline FloatV load(const float* p) {
   return v;
 }
 inline void store(float* p, FloatV v) { __builtin_memcpy(p, &v, sizeof(v)); }
-
-// kWidth int8 as floats. By name: GCC 12 takes the bytes apart one by one.
-inline FloatV load(const int8_t* p) {
-#if defined(__AVX512F__)
-  return __builtin_convertvector((IntV)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)), FloatV);
-#elif defined(__AVX2__)
-  return __builtin_convertvector((IntV)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)), FloatV);
-#else
-  ByteV v;
-  __builtin_memcpy(&v, p, sizeof(v));
-  return __builtin_convertvector(__builtin_convertvector(v, IntV), FloatV);
-#endif
-}
 
 // sum + x * w. With 16 registers by name: for `sum` as it is GCC 12 takes forms of the instruction that leave the result in the place of x, and then
 // moves the sums of a tile about, to the stack too (64 GFLOP/s in place of 94).
@@ -182,29 +170,46 @@ inline FloatV exp_of(FloatV x) {
   return (FloatV)((IntV)result & keep);
 }
 
-// Two floats for each lane, and their form in memory: pairs of bfloat16, the first in the lower half.
-struct PairV {
-  FloatV first, second;
-};
-// The first or the second of each pair.
+// The first or the second of each pair of bfloat16; the first is in the lower half.
 template <int PART>
 inline FloatV of_pairs(UIntV pairs) {
   return (FloatV)(PART == 0 ? pairs << 16 : pairs & 0xFFFF0000U);
 }
-// Cuts off what a bfloat16 does not hold: exact for integers up to 256.
-inline UIntV join_pairs(const PairV& v) { return ((UIntV)v.first >> 16) | ((UIntV)v.second & 0xFFFF0000U); }
-// kWidth pairs of int8.
-inline PairV load_pairs(const int8_t* p) {
+
+// kWidth pairs of int8 as pairs of int16. By name: GCC 12 takes the bytes apart one by one.
+inline IntV load_pairs(const int8_t* p) {
 #if defined(__AVX512F__)
-  const IntV shorts = (IntV)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p));
+  return (IntV)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p));
 #elif defined(__AVX2__)
-  const IntV shorts = (IntV)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
+  return (IntV)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__SSE2__)
+  const __m128i bytes = _mm_loadl_epi64((const __m128i*)p);
+  return (IntV)_mm_srai_epi16(_mm_unpacklo_epi8(bytes, bytes), 8);
 #else
   BytePairV bytes;
   __builtin_memcpy(&bytes, p, sizeof(bytes));
-  const IntV shorts = (IntV) __builtin_convertvector(bytes, ShortPairV);
+  return (IntV) __builtin_convertvector(bytes, ShortPairV);
 #endif
-  return {__builtin_convertvector(shorts << 16 >> 16, FloatV), __builtin_convertvector(shorts >> 16, FloatV)};
+}
+
+// In each of N lanes: sums += the products of a pair of int16 in x with one in w.
+template <int N>
+inline void add_pair_products(IntV (&sums)[N], IntV x, const IntV (&w)[N]) {
+#if defined(__AVX512VNNI__)
+  for (int j = 0; j < N; ++j) sums[j] = (IntV)_mm512_dpwssd_epi32((__m512i)sums[j], (__m512i)x, (__m512i)w[j]);
+#elif defined(__AVX512F__)
+  for (int j = 0; j < N; ++j) sums[j] += (IntV)_mm512_madd_epi16((__m512i)x, (__m512i)w[j]);
+#elif defined(__AVX2__)
+  // First all products, then all additions, and named, so that GCC 12 has no other order with more values than registers: with a product and its
+  // addition in turns 146 GFLOP/s on a core of a Zen 3 in place of 160, in an order of its own 88. (float32 reaches 101 in the same loop.)
+  IntV products[N];
+  for (int j = 0; j < N; ++j) __asm__("vpmaddwd %2, %1, %0" : "=x"(products[j]) : "x"(x), "x"(w[j]));
+  for (int j = 0; j < N; ++j) __asm__("vpaddd %1, %0, %0" : "+x"(sums[j]) : "x"(products[j]));
+#elif defined(__SSE2__)
+  for (int j = 0; j < N; ++j) sums[j] += (IntV)_mm_madd_epi16((__m128i)x, (__m128i)w[j]);
+#else
+  for (int j = 0; j < N; ++j) sums[j] += (x << 16 >> 16) * (w[j] << 16 >> 16) + (x >> 16) * (w[j] >> 16);
+#endif
 }
 
 // ---- elements: how a storage type becomes float32 and back ----
@@ -300,6 +305,23 @@ struct Float16 {
     for (int i = 0; i < kWidth; ++i) put(p + i, parts[i]);
   }
 };
+
+// Of the first `valid` elements, if a vector has more; the others are 0.
+template <typename E>
+inline FloatV load_part(const typename E::Type* p, int64_t valid) {
+  if (valid >= kWidth) return E::load(p);
+  typename E::Type part[kWidth] = {};
+  for (int64_t i = 0; i < valid; ++i) part[i] = p[i];
+  return E::load(part);
+}
+
+template <typename E>
+inline void store_part(typename E::Type* p, FloatV v, int64_t valid) {
+  if (valid >= kWidth) return E::store(p, v);
+  typename E::Type part[kWidth];
+  E::store(part, v);
+  for (int64_t i = 0; i < valid; ++i) p[i] = part[i];
+}
 
 }  // namespace
 }  // namespace neox::kernels::NEOX_KERNEL_NAMESPACE

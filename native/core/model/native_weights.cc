@@ -6,7 +6,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mul.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -15,7 +14,6 @@
 
 #include "core/checkpoint/convert_elements.h"
 #include "core/kernels/element.h"
-#include "core/model/transposed_weights.h"
 
 namespace neox {
 namespace {
@@ -36,34 +34,33 @@ void prefer_huge_pages(const at::Tensor& tensor) {
 #endif
 }
 
-// Rows as a product reads them.
-at::Tensor readable_rows(const at::Tensor& x) {
-  const int64_t in = x.size(1);
-  const at::ScalarType dtype = kernels::kernels().wide_rows ? at::kFloat : x.scalar_type();
-  if (in % 2 == 0) return x.to(dtype).contiguous();
-  at::Tensor rows =
-      at::zeros({x.size(0), in + 1}, x.options().dtype(dtype));  // bfloat16 goes by pairs: a zero behind each row
-  rows.narrow(1, 0, in).copy_(x);
-  return rows;
-}
-
-at::Tensor scaled(const at::Tensor& x, const at::Tensor& scales) {
-  return scales.defined() ? at::mul(x, scales).to(x.scalar_type()) : x;
+kernels::WeightElement weight_element_of(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kChar: return kernels::WeightElement::kInt8;
+    case at::kBFloat16: return kernels::WeightElement::kBFloat16;
+    default: return kernels::WeightElement::kFloat32;
+  }
 }
 
 }  // namespace
 
-NativeWeights::NativeWeights(int64_t out, int64_t in, at::ScalarType activations, bool int8)
+NativeWeights::NativeWeights(int64_t out, int64_t in, at::ScalarType activations, at::ScalarType weights)
     : out_(out), in_(in), element_(kernels::element_of(activations)) {
-  packed_ = at::empty({linear_packed_size(element_, out, in)}, int8 ? at::kChar : activations);
+  packed_ = at::empty({linear_packed_size(weight_element_of(weights), out, in)}, weights);
   prefer_huge_pages(packed_);
+}
+
+kernels::WeightElement NativeWeights::weight_element() const { return weight_element_of(packed_.scalar_type()); }
+
+PackedView NativeWeights::view() const {
+  return {packed_.const_data_ptr(), weight_element(), out_, in_, kernels::kernels().linear_panel};
 }
 
 std::shared_ptr<const NativeWeights> NativeWeights::pack(const at::Tensor& weight) {
   const std::shared_ptr<NativeWeights> made(
-      new NativeWeights(weight.size(0), weight.size(1), weight.scalar_type(), false));
+      new NativeWeights(weight.size(0), weight.size(1), weight.scalar_type(), weight.scalar_type()));
   kernels::LinearPackTask task;
-  task.element = made->element_;
+  task.element = made->weight_element();
   task.n = made->out_;
   task.k = made->in_;
   task.weights = weight.const_data_ptr();
@@ -78,13 +75,13 @@ std::shared_ptr<const NativeWeights> NativeWeights::pack(const at::Tensor& weigh
 std::shared_ptr<const NativeWeights> NativeWeights::quantize(const at::Tensor& weight, at::ScalarType activations) {
   const int64_t out = weight.size(0);
   const int64_t in = weight.size(1);
-  const std::shared_ptr<NativeWeights> made(new NativeWeights(out, in, activations, true));
+  const std::shared_ptr<NativeWeights> made(new NativeWeights(out, in, activations, at::kChar));
   made->scales_ = at::empty({out}, at::kFloat);
   auto* scales = made->scales_.mutable_data_ptr<float>();
   ElementConverter* const convert = element_converter(weight.scalar_type(), at::kFloat);
   const auto* from = static_cast<const char*>(weight.const_data_ptr());
   const int64_t panel = kernels::kernels().linear_panel;
-  const int64_t panel_size = linear_packed_size(made->element_, panel, in);
+  const int64_t panel_size = linear_packed_size(kernels::WeightElement::kInt8, panel, in);
   // Panel by panel, so that there is never more beside the file and the result than a panel for each thread.
   at::parallel_for(0, panels_of(out), 1, [&](int64_t begin, int64_t end) {
     std::vector<float> row(static_cast<size_t>(in));
@@ -97,32 +94,62 @@ std::shared_ptr<const NativeWeights> NativeWeights::quantize(const at::Tensor& w
         scales[first + n] = kernels::kernels().quantize(row.data(), in, rows.data() + n * in);
       }
       char* const to = made->data() + p * panel_size;
-      kernels::kernels().pack_linear({made->element_, count, in, rows.data(), in, 1, to, true}, 0, 1);
+      kernels::kernels().pack_linear({kernels::WeightElement::kInt8, count, in, rows.data(), in, 1, to}, 0, 1);
     }
   });
   return made;
 }
 
-// The product of readable rows x [M, in] with [in, out]; `result` [M, out] is made.
-kernels::LinearTask NativeWeights::task(const at::Tensor& x, int64_t out, int64_t in, const at::Tensor& scales,
+// `factors`: float32 [K] that x is multiplied with first; undefined: none. Only int8 weights have them.
+NativeWeights::Rows NativeWeights::readable_rows(const at::Tensor& x, const at::Tensor& factors) const {
+  const int64_t m = x.size(0);
+  const int64_t k = x.size(1);
+  const int64_t stride = (k + 1) / 2 * 2;
+  if (weight_element() != kernels::WeightElement::kInt8) {
+    const at::ScalarType dtype = kernels::kernels().wide_rows ? at::kFloat : x.scalar_type();
+    if (k == stride) return {x.to(dtype).contiguous(), {}};
+    at::Tensor rows =
+        at::zeros({m, stride}, x.options().dtype(dtype));  // bfloat16 goes by pairs: a zero behind each row
+    rows.narrow(1, 0, k).copy_(x);
+    return {rows, {}};
+  }
+  const at::Tensor from = x.to(activations()).contiguous();
+  Rows rows = {at::empty({m, stride}, at::kShort), at::empty({m, kernels::quantized_chunks(k)}, at::kFloat)};
+  kernels::QuantizeTask task;
+  task.element = element_;
+  task.k = k;
+  task.x = from.const_data_ptr();
+  task.x_stride = k;
+  task.factors = factors.defined() ? factors.const_data_ptr<float>() : nullptr;
+  task.out = rows.x.mutable_data_ptr<int16_t>();
+  task.out_stride = stride;
+  task.scales = rows.scales.mutable_data_ptr<float>();
+  at::parallel_for(0, m, 16, [&](int64_t begin, int64_t end) { kernels::kernels().quantize_rows(task, begin, end); });
+  return rows;
+}
+
+// The product of rows [M, in] with [in, out]; `result` [M, out] is made.
+kernels::LinearTask NativeWeights::task(const Rows& rows, int64_t out, int64_t in, const at::Tensor& scales,
                                         at::Tensor& result) const {
-  result = at::empty({x.size(0), out}, x.options().dtype(activations()));
+  const int64_t m = rows.x.size(0);
+  result = at::empty({m, out}, activations());
   kernels::LinearTask task;
   task.element = element_;
-  task.int8 = int8();
-  task.m = x.size(0);
+  task.weight_element = weight_element();
+  task.m = m;
   task.n = out;
   task.k = in;
-  task.x = x.const_data_ptr();
-  task.x_stride = x.size(1);
+  task.x = rows.x.const_data_ptr();
+  task.x_stride = rows.x.size(1);
   task.out = result.mutable_data_ptr();
   task.scales = scales.defined() ? scales.const_data_ptr<float>() : nullptr;
+  task.x_scales = rows.scales.defined() ? rows.scales.const_data_ptr<float>() : nullptr;
   return task;
 }
 
 at::Tensor NativeWeights::multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
                                    const at::Tensor* residual) const {
-  const at::Tensor rows = readable_rows(scaled(x, input_scales_));
+  const Rows rows = readable_rows(x, input_scales_);
   at::Tensor result;
   kernels::LinearTask task = this->task(rows, out_, in_, scales_, result);
   task.after = epilogue == Epilogue::kGelu       ? kernels::After::kGelu
@@ -137,10 +164,10 @@ at::Tensor NativeWeights::multiply(const at::Tensor& x, const std::optional<at::
 }
 
 at::Tensor NativeWeights::multiply_transposed(const at::Tensor& dy) const {
-  const at::Tensor rows = readable_rows(scaled(dy, scales_));
+  const Rows rows = readable_rows(dy, scales_);
   at::Tensor result;
   const kernels::LinearTask whole = task(rows, in_, out_, input_scales_, result);
-  const PackedView view = {packed_.const_data_ptr(), element_, int8(), out_, in_, kernels::kernels().linear_panel};
+  const PackedView view = this->view();
   at::parallel_for(0, panels_of(in_), 1, [&](int64_t begin, int64_t end) {
     static thread_local std::vector<char> panel;
     panel.resize(static_cast<size_t>(transposed_panel_bytes(view)));
@@ -156,10 +183,10 @@ at::Tensor NativeWeights::multiply_transposed(const at::Tensor& dy) const {
 }
 
 std::shared_ptr<const PackedWeights> NativeWeights::transposed() const {
-  const std::shared_ptr<NativeWeights> made(new NativeWeights(in_, out_, activations(), int8()));
+  const std::shared_ptr<NativeWeights> made(new NativeWeights(in_, out_, activations(), packed_.scalar_type()));
   made->scales_ = input_scales_;
   made->input_scales_ = scales_;
-  const PackedView view = {packed_.const_data_ptr(), element_, int8(), out_, in_, kernels::kernels().linear_panel};
+  const PackedView view = this->view();
   at::parallel_for(0, panels_of(in_), 1, [&](int64_t begin, int64_t end) {
     transpose_panels(view, begin, end, made->data() + begin * transposed_panel_bytes(view));
   });
@@ -168,6 +195,11 @@ std::shared_ptr<const PackedWeights> NativeWeights::transposed() const {
 
 int64_t NativeWeights::bytes() const {
   return static_cast<int64_t>(packed_.nbytes() + (scales_.defined() ? scales_.nbytes() : 0));
+}
+
+int64_t row_copy_bytes(at::ScalarType activations, bool int8) {
+  if (int8) return sizeof(int16_t);
+  return activations == at::kBFloat16 && kernels::kernels().wide_rows ? sizeof(float) : 0;
 }
 
 at::ScalarType int8_activations() {

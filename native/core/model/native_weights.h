@@ -1,13 +1,15 @@
 // Weights of one frozen product in the layout of the kernels of our own (core/kernels/linear.kernel.cc).
 //
 // They are of the activations' dtype, or int8 with a scale for each output: W[n, k] = q[n, k] * scale[n], where scale[n] is the largest
-// |W[n, k]| / 127 and q the nearest integers. Activations and sums keep their dtype.
+// |W[n, k]| / 127 and q the nearest integers. Rows are rounded to integers for the products with them, to 15 bits for the largest of 1024
+// elements (kernels::QuantizeTask).
 #pragma once
 
 #include <memory>
 
 #include "core/kernels/kernels.h"
 #include "core/model/packed_weights.h"
+#include "core/model/transposed_weights.h"
 
 namespace neox {
 
@@ -27,12 +29,19 @@ class NativeWeights final : public PackedWeights {
 
  private:
   // Room for packed weights.
-  NativeWeights(int64_t out, int64_t in, at::ScalarType activations, bool int8);
+  NativeWeights(int64_t out, int64_t in, at::ScalarType activations, at::ScalarType weights);
 
-  kernels::LinearTask task(const at::Tensor& x, int64_t out, int64_t in, const at::Tensor& scales,
+  // Rows as a product reads them.
+  struct Rows {
+    at::Tensor x;       // [M, K], or behind an odd K another element
+    at::Tensor scales;  // float32 [M, quantized_chunks(K)] for int8
+  };
+  Rows readable_rows(const at::Tensor& x, const at::Tensor& factors) const;
+  kernels::LinearTask task(const Rows& rows, int64_t out, int64_t in, const at::Tensor& scales,
                            at::Tensor& result) const;
+  PackedView view() const;
   at::ScalarType activations() const { return element_ == kernels::Element::kFloat32 ? at::kFloat : at::kBFloat16; }
-  bool int8() const { return packed_.scalar_type() == at::kChar; }
+  kernels::WeightElement weight_element() const;
   char* data() const { return static_cast<char*>(packed_.mutable_data_ptr()); }
 
   int64_t out_, in_;
@@ -41,6 +50,9 @@ class NativeWeights final : public PackedWeights {
   // float32, of what comes out [out] and, where int8 weights were transposed, of what comes in [in]; undefined: none.
   at::Tensor scales_, input_scales_;
 };
+
+// Bytes for an element of the copy that products make of their rows, where they cannot read them as they are; 0: they can.
+int64_t row_copy_bytes(at::ScalarType activations, bool int8);
 
 // What a model with int8 weights computes in: bfloat16 where the processor multiplies it, else float32, which then costs no more.
 at::ScalarType int8_activations();

@@ -5,6 +5,8 @@
 namespace neox {
 namespace {
 
+using kernels::WeightElement;
+
 constexpr int64_t kLanes = 16;  // a panel's outputs are padded to a multiple of it
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -48,15 +50,24 @@ void transpose(const PackedView& w, int64_t first, int64_t last, T* to) {
 }  // namespace
 
 void transpose_panels(const PackedView& weights, int64_t first, int64_t last, void* to) {
-  const bool pairs = weights.element != kernels::Element::kFloat32;
-  if (weights.int8 && pairs) return transpose<int8_t, 2>(weights, first, last, static_cast<int8_t*>(to));
-  if (weights.int8) return transpose<int8_t, 1>(weights, first, last, static_cast<int8_t*>(to));
-  if (pairs) return transpose<uint16_t, 2>(weights, first, last, static_cast<uint16_t*>(to));
-  transpose<float, 1>(weights, first, last, static_cast<float*>(to));
+  switch (weights.element) {
+    case WeightElement::kFloat32: return transpose<float, 1>(weights, first, last, static_cast<float*>(to));
+    case WeightElement::kBFloat16: return transpose<uint16_t, 2>(weights, first, last, static_cast<uint16_t*>(to));
+    case WeightElement::kInt8: return transpose<int8_t, 2>(weights, first, last, static_cast<int8_t*>(to));
+  }
+}
+
+int64_t element_bytes(WeightElement element) {
+  switch (element) {
+    case WeightElement::kFloat32: return 4;
+    case WeightElement::kBFloat16: return 2;
+    case WeightElement::kInt8: break;
+  }
+  return 1;
 }
 
 int64_t transposed_panel_bytes(const PackedView& weights) {
-  return kernels::linear_packed_size(weights.element, weights.panel, weights.out) * weights.element_bytes();
+  return kernels::linear_packed_size(weights.element, weights.panel, weights.out) * element_bytes(weights.element);
 }
 
 }  // namespace neox

@@ -11,16 +11,15 @@ namespace neox {
 // Packed weights [out, in] of the kernels of our own.
 struct PackedView {
   const void* data = nullptr;
-  kernels::Element element = kernels::Element::kFloat32;  // of the activations; it decides on the order
-  bool int8 = false;                                      // the weights are int8
+  kernels::WeightElement element = kernels::WeightElement::kFloat32;
   int64_t out = 0, in = 0;
   int64_t panel = 0;  // KernelTable::linear_panel
-
-  int64_t element_bytes() const { return int8 ? 1 : element == kernels::Element::kFloat32 ? 4 : 2; }
 };
 
 // The panels [first, last) of W^T [in, out], packed, to `to`.
 void transpose_panels(const PackedView& weights, int64_t first, int64_t last, void* to);
+
+int64_t element_bytes(kernels::WeightElement element);
 
 // Bytes of a panel of W^T.
 int64_t transposed_panel_bytes(const PackedView& weights);
