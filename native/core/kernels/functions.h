@@ -12,6 +12,7 @@ void attention_forward(const AttentionTask& task, float* scratch);
 void attention_backward(const AttentionTask& task, float* scratch);
 void linear(const LinearTask& task, int64_t first_panel, int64_t last_panel);
 void pack_linear(const LinearPackTask& task, int64_t first_panel, int64_t last_panel);
+void transpose_panels(const TransposeTask& task, int64_t first_panel, int64_t last_panel);
 float quantize(const float* weights, int64_t count, int8_t* out);
 void quantize_rows(const QuantizeTask& task, int64_t first_row, int64_t last_row);
 void activation(const ActivationTask& task);

@@ -102,6 +102,14 @@ struct LinearPackTask {
   void* out = nullptr;
 };
 
+// Of W [n, k] packed, panels of W^T [k, n] packed.
+struct TransposeTask {
+  WeightElement element = WeightElement::kFloat32;
+  int64_t n = 0, k = 0;
+  const void* weights = nullptr;
+  void* out = nullptr;  // of the first panel that is asked for
+};
+
 enum class Function : int32_t { kGelu, kGeluTanh, kQuickGelu, kRelu, kSilu };
 
 // out = f(x), or dy * f'(x) where dy is given; `out` may be `dy`.
@@ -166,6 +174,8 @@ struct KernelTable {
   // The panels [first, last) of a product; panels are independent of each other.
   void (*linear)(const LinearTask&, int64_t first_panel, int64_t last_panel);
   void (*pack_linear)(const LinearPackTask&, int64_t first_panel, int64_t last_panel);
+  // The panels [first, last) of W^T.
+  void (*transpose_panels)(const TransposeTask&, int64_t first_panel, int64_t last_panel);
   // The `count` weights of an output as int8 in [-127, 127]; returns their scale. NaN or infinity among them makes the scale NaN.
   float (*quantize)(const float* weights, int64_t count, int8_t* out);
   // The rows [first, last).

@@ -26,7 +26,6 @@
 namespace neox::kernels::NEOX_KERNEL_NAMESPACE {
 namespace {
 
-constexpr int64_t kLanes = 16;                   // outputs are padded to a multiple of it
 constexpr int kVectors = kLinearPanel / kWidth;  // vectors in a full panel
 
 // ---- how one step of the inner dimension multiplies, in kParts parts ----
@@ -229,12 +228,6 @@ void tile(const LinearTask& t, const typename S::Weight* weights, int64_t row, i
     add_steps<S>(sum, x, t.x_stride, weights, steps * step, steps, ahead);
     finish_all(sum);
   }
-}
-
-// Outputs of panel p: kLinearPanel, or what is left, padded to kLanes.
-inline int64_t panel_width(int64_t n, int64_t panel) {
-  const int64_t left = round_up(n, kLanes) - panel * kLinearPanel;
-  return left < kLinearPanel ? left : kLinearPanel;
 }
 
 template <int N>

@@ -17,6 +17,7 @@ const KernelTable table = {
     attention_backward,
     linear,
     pack_linear,
+    transpose_panels,
     quantize,
     quantize_rows,
     activation,

@@ -48,6 +48,14 @@ constexpr bool kWideRows = true;
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
+constexpr int64_t kLanes = 16;  // outputs of packed weights are padded to a multiple of it
+
+// Outputs of panel p: kLinearPanel, or what is left, padded to kLanes.
+inline int64_t panel_width(int64_t n, int64_t panel) {
+  const int64_t left = round_up(n, kLanes) - panel * kLinearPanel;
+  return left < kLinearPanel ? left : kLinearPanel;
+}
+
 inline FloatV splat(float x) { return x - FloatV{}; }
 
 inline FloatV load(const float* p) {

@@ -52,8 +52,12 @@ NativeWeights::NativeWeights(int64_t out, int64_t in, at::ScalarType activations
 
 kernels::WeightElement NativeWeights::weight_element() const { return weight_element_of(packed_.scalar_type()); }
 
-PackedView NativeWeights::view() const {
-  return {packed_.const_data_ptr(), weight_element(), out_, in_, kernels::kernels().linear_panel};
+void NativeWeights::transpose_panels(int64_t first, int64_t last, char* to) const {
+  kernels::kernels().transpose_panels({weight_element(), out_, in_, packed_.const_data_ptr(), to}, first, last);
+}
+
+int64_t NativeWeights::transposed_panel_bytes() const {
+  return linear_packed_size(weight_element(), kernels::kernels().linear_panel, out_) * packed_.element_size();
 }
 
 std::shared_ptr<const NativeWeights> NativeWeights::pack(const at::Tensor& weight) {
@@ -167,14 +171,13 @@ at::Tensor NativeWeights::multiply_transposed(const at::Tensor& dy) const {
   const Rows rows = readable_rows(dy, scales_);
   at::Tensor result;
   const kernels::LinearTask whole = task(rows, in_, out_, input_scales_, result);
-  const PackedView view = this->view();
   at::parallel_for(0, panels_of(in_), 1, [&](int64_t begin, int64_t end) {
     static thread_local std::vector<char> panel;
-    panel.resize(static_cast<size_t>(transposed_panel_bytes(view)));
+    panel.resize(static_cast<size_t>(transposed_panel_bytes()));
     kernels::LinearTask part = whole;
     part.weights = panel.data();
     for (int64_t p = begin; p < end; ++p) {
-      transpose_panels(view, p, p + 1, panel.data());
+      transpose_panels(p, p + 1, panel.data());
       part.weights_panel = p;
       kernels::kernels().linear(part, p, p + 1);
     }
@@ -186,9 +189,8 @@ std::shared_ptr<const PackedWeights> NativeWeights::transposed() const {
   const std::shared_ptr<NativeWeights> made(new NativeWeights(in_, out_, activations(), packed_.scalar_type()));
   made->scales_ = input_scales_;
   made->input_scales_ = scales_;
-  const PackedView view = this->view();
   at::parallel_for(0, panels_of(in_), 1, [&](int64_t begin, int64_t end) {
-    transpose_panels(view, begin, end, made->data() + begin * transposed_panel_bytes(view));
+    transpose_panels(begin, end, made->data() + begin * transposed_panel_bytes());
   });
   return made;
 }

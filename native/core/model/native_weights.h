@@ -9,7 +9,6 @@
 
 #include "core/kernels/kernels.h"
 #include "core/model/packed_weights.h"
-#include "core/model/transposed_weights.h"
 
 namespace neox {
 
@@ -39,7 +38,9 @@ class NativeWeights final : public PackedWeights {
   Rows readable_rows(const at::Tensor& x, const at::Tensor& factors) const;
   kernels::LinearTask task(const Rows& rows, int64_t out, int64_t in, const at::Tensor& scales,
                            at::Tensor& result) const;
-  PackedView view() const;
+  // The panels [first, last) of the transposed weights, packed, to `to`.
+  void transpose_panels(int64_t first, int64_t last, char* to) const;
+  int64_t transposed_panel_bytes() const;
   at::ScalarType activations() const { return element_ == kernels::Element::kFloat32 ? at::kFloat : at::kBFloat16; }
   kernels::WeightElement weight_element() const;
   char* data() const { return static_cast<char*>(packed_.mutable_data_ptr()); }
