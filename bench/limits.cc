@@ -14,10 +14,13 @@
 #include <cstdio>
 #include <functional>
 #include <iostream>
+#include <memory>
 #include <regex>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
+#include "core/model/native_weights.h"
 #include "core/model/packed_weights.h"
 
 namespace {
@@ -48,26 +51,34 @@ Work best_of(double amount, const std::function<void()>& action) {
 
 using Product = std::function<void(const at::Tensor& a)>;
 
-Work best_product(at::ScalarType dtype) {
-  Work best{1e30, 1.0};
-  const auto compare = [&](const std::function<Product(const at::Tensor& b)>& prepare) {
-    for (const int64_t size : {kSmall, kLarge}) {
-      const at::Tensor a = at::randn({size, size}).to(dtype);
-      const Product product = prepare(at::randn({size, size}).to(dtype));
-      const double n = static_cast<double>(size);
-      const Work work = best_of(2.0 * n * n * n, [&] { product(a); });
-      if (work.amount / work.seconds > best.amount / best.seconds) best = work;
-      if (size == kSmall && work.seconds > kMoment) return;
-    }
+// `best`, or a product by `prepare` that does more in a second.
+Work better_of(Work best, at::ScalarType dtype, const std::function<Product(const at::Tensor& b)>& prepare) {
+  for (const int64_t size : {kSmall, kLarge}) {
+    const at::Tensor a = at::randn({size, size}).to(dtype);
+    const Product product = prepare(at::randn({size, size}).to(dtype));
+    const double n = static_cast<double>(size);
+    const Work work = best_of(2.0 * n * n * n, [&] { product(a); });
+    if (work.amount / work.seconds > best.amount / best.seconds) best = work;
+    if (size == kSmall && work.seconds > kMoment) break;
+  }
+  return best;
+}
+
+Product multiply(std::shared_ptr<const neox::PackedWeights> weights) {
+  return [weights = std::move(weights)](const at::Tensor& a) {
+    weights->multiply(a, std::nullopt, neox::Epilogue::kNothing, nullptr);
   };
-  compare([](const at::Tensor& b) { return [b](const at::Tensor& a) { at::mm(a, b); }; });
+}
+
+constexpr Work kNothing{1e30, 1.0};
+
+Work best_product(at::ScalarType dtype) {
+  Work best = better_of(kNothing, dtype,
+                        [](const at::Tensor& b) { return [b](const at::Tensor& a) { at::mm(a, b); }; });
   for (const auto backend : {neox::Backend::kNative, neox::Backend::kOneDnn}) {
     if (!neox::backend_supports(backend, dtype)) continue;
-    compare([backend](const at::Tensor& b) {
-      return [packed = neox::pack_weights(backend, b)](const at::Tensor& a) {
-        packed->multiply(a, std::nullopt, neox::Epilogue::kNothing, nullptr);
-      };
-    });
+    best = better_of(best, dtype,
+                     [backend](const at::Tensor& b) { return multiply(neox::pack_weights(backend, b)); });
   }
   return best;
 }
@@ -75,6 +86,11 @@ Work best_product(at::ScalarType dtype) {
 Work measure(const std::string& what) {
   if (what == "float32") return best_product(at::kFloat);
   if (what == "bfloat16") return best_product(at::kBFloat16);
+  if (what == "int8") {
+    const at::ScalarType rows = neox::int8_activations();
+    return better_of(kNothing, rows,
+                     [rows](const at::Tensor& b) { return multiply(neox::NativeWeights::quantize(b, rows)); });
+  }
   constexpr double kBytes = 4.0 * kElements;
   const at::Tensor source = at::ones({kElements});
   if (what == "read") return best_of(kBytes, [&] { at::sum(source); });

@@ -44,7 +44,7 @@ async function measure(options: Options): Promise<Report> {
   const scratch = join(cache, `scratch-${process.pid}`);
   await mkdir(scratch, { recursive: true });
   try {
-    const { peers, limits: limitPeers, missing } = findPeers(options);
+    const { peers, limits: gauges, missing } = findPeers(options);
     const data = join(scratch, 'samples.json');
     if (options.groups.has('epoch')) await writeSamples(options, data);
     const started = performance.now();
@@ -57,7 +57,7 @@ async function measure(options: Options): Promise<Report> {
       data,
       say: (text) => console.error(`${((performance.now() - started) / 1000).toFixed(0).padStart(5)} s  ${text}`),
     };
-    const limits: Limits = options.groups.has('limits') ? await measureLimits(limitPeers, settings) : {};
+    const limits: Limits = options.groups.has('limits') ? await measureLimits(gauges, settings) : {};
     const all: Measured = { results: [], agreements: [], failures: [] };
     for (const [i, name] of options.models.entries()) {
       const shape = SHAPES[name];

@@ -3,8 +3,8 @@ import { mkdir, mkdtemp, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Child, firstLine } from './child.mts';
 import { Random } from './numbers.mts';
-import type { Peer } from './peers.mts';
-import { LIMITS, type Operations, type Work } from './protocol.mts';
+import type { Gauge, Peer } from './peers.mts';
+import type { Operations, Work } from './protocol.mts';
 import { table, tables } from './report.mts';
 import { multipliedWeights, parameters, type ModelShape } from './shapes.mts';
 import type { Limits, Metric, Stage, Workload } from './workloads.mts';
@@ -64,14 +64,14 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? high : (low + high) / 2;
 }
 
-/** The best rates that any of the peers measures in any round. */
-export async function measureLimits(peers: readonly Peer[], settings: Settings): Promise<Limits> {
+/** The best rates that any of the gauges measures in any round. */
+export async function measureLimits(gauges: readonly Gauge[], settings: Settings): Promise<Limits> {
   const limits: Limits = { disk: await diskRate(settings.scratch) };
-  const children = peers.map((peer) => new Child(peer.name, peer.command));
+  const children = gauges.map((gauge) => ({ child: new Child(gauge.name, gauge.command), known: gauge.limits }));
   try {
     for (let round = 0; round < settings.rounds; round++) {
-      for (const child of children) {
-        for (const what of LIMITS) {
+      for (const { child, known } of children) {
+        for (const what of known) {
           settings.say(`limits: ${what} by ${child.name}`);
           const { seconds, amount } = await child.ask('limit', { what, threads: settings.threads });
           limits[what] = Math.max(limits[what] ?? 0, amount / seconds);
@@ -79,7 +79,7 @@ export async function measureLimits(peers: readonly Peer[], settings: Settings):
       }
     }
   } finally {
-    await Promise.all(children.map((child) => child.end()));
+    await Promise.all(children.map(({ child }) => child.end()));
   }
   return limits;
 }

@@ -4,19 +4,21 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { ggufPath } from './gguf.mts';
 import type { Options } from './options.mts';
-import type { Operation } from './protocol.mts';
+import { LIMITS, type Limit, type Operation } from './protocol.mts';
 
 const here = import.meta.dirname;
 const root = join(here, '..');
 const runTypeScript = [process.execPath, join(root, 'scripts', 'run-typescript.mjs')];
 
-export type Family = 'neox-prefix' | 'PEFT' | 'rinna' | 'llama.cpp' | 'limits';
+export type Family = 'neox-prefix' | 'PEFT' | 'rinna' | 'llama.cpp';
 
 export interface Peer {
   readonly name: string;
   readonly family: Family;
   /** What it computes in: float32 is compared with float32, all others with our bfloat16. */
   readonly precision: 'float32' | 'half';
+  /** What it multiplies; undefined: nothing is known of it. */
+  readonly products?: 'float32' | 'bfloat16' | 'int8';
   readonly command: readonly string[];
   /** A program of its own that prints one token as soon as it has it. */
   readonly firstToken?: (model: string, threads: number) => readonly string[];
@@ -29,10 +31,16 @@ export interface Peer {
   readonly large: boolean;
 }
 
+/** Measures the machine rather than a model. */
+export interface Gauge {
+  readonly name: string;
+  readonly command: readonly string[];
+  readonly limits: readonly Limit[];
+}
+
 export interface Roster {
   peers: Peer[];
-  /** Measures the machine rather than a model. */
-  limits: Peer[];
+  limits: Gauge[];
   /** Peers that are not there, and why. */
   missing: string[];
 }
@@ -46,10 +54,10 @@ function neox(dtype: 'float32' | 'bfloat16' | 'int8', backend: 'auto' | 'aten'):
     name: `neox-prefix ${dtype}${isDefault ? '' : `, ${backend}`}`,
     family: 'neox-prefix',
     precision: dtype === 'float32' ? 'float32' : 'half',
+    products: dtype,
     command: [...runTypeScript, join(here, 'peers', 'neox.mts'), dtype, backend],
     firstToken: (model, threads) => [process.execPath, join(here, 'first-token', 'neox.mjs'), model, dtype, backend, String(threads)],
-    // What int8 is for is reading less for each token.
-    operations: dtype === 'int8' ? INFERENCE : isDefault ? [...OWN, 'export', 'stream', 'lateness'] : OWN,
+    operations: dtype === 'int8' ? [...INFERENCE, 'train', 'epoch'] : isDefault ? [...OWN, 'export', 'stream', 'lateness'] : OWN,
     bytesPerWeight: { float32: 4, bfloat16: 2, int8: 1 }[dtype],
     tolerance: { float32: 1e-3, bfloat16: 0.3, int8: 0.5 }[dtype],
     large: dtype !== 'float32' && isDefault,
@@ -61,6 +69,7 @@ function python(path: string, kind: 'peft' | 'rinna', dtype: 'float32' | 'bfloat
     name: kind === 'peft' ? `transformers + PEFT ${dtype}, ${attention}` : `rinna's recipe ${dtype}`,
     family: kind === 'peft' ? 'PEFT' : 'rinna',
     precision: dtype === 'float32' ? 'float32' : 'half',
+    products: dtype,
     command: [path, join(here, 'peers', 'reference.py'), kind, dtype, attention],
     ...(kind === 'rinna'
       ? { operations: ['load', 'check', 'train', 'epoch'] }
@@ -89,10 +98,6 @@ function llama(type: 'F16' | 'Q8_0'): Peer {
   };
 }
 
-function limitsPeer(name: string, command: readonly string[]): Peer {
-  return { name, family: 'limits', precision: 'float32', command, operations: ['limit'], bytesPerWeight: 4, tolerance: 0, large: false };
-}
-
 export function findPeers(options: Options): Roster {
   const roster: Roster = {
     peers: [neox('float32', 'auto'), neox('float32', 'aten'), neox('bfloat16', 'auto'), neox('bfloat16', 'aten'), neox('int8', 'auto')],
@@ -100,7 +105,7 @@ export function findPeers(options: Options): Roster {
     missing: [],
   };
   const limits = join(root, 'build', 'cmake', 'neox_limits');
-  if (existsSync(limits)) roster.limits.push(limitsPeer('libtorch and our kernels', [limits]));
+  if (existsSync(limits)) roster.limits.push({ name: 'libtorch and our kernels', command: [limits], limits: LIMITS });
   else roster.missing.push('the limits by libtorch and our kernels: run `node scripts/build.mjs --native --target neox_limits`');
 
   const path = options.python;
@@ -108,7 +113,12 @@ export function findPeers(options: Options): Roster {
   if (path === undefined || why !== undefined) {
     roster.missing.push(`transformers + PEFT and rinna's recipe: ${why ?? ''}`);
   } else {
-    roster.limits.push(limitsPeer('torch in Python', [path, join(here, 'peers', 'reference.py'), 'peft', 'float32', 'eager']));
+    roster.limits.push({
+      name: 'torch in Python',
+      command: [path, join(here, 'peers', 'reference.py'), 'peft', 'float32', 'eager'],
+      // It has no products with int8 weights to compare.
+      limits: LIMITS.filter((what) => what !== 'int8'),
+    });
     roster.peers.push(
       python(path, 'peft', 'float32', 'eager'),
       python(path, 'peft', 'float32', 'sdpa'),

@@ -38,7 +38,7 @@ export interface Operations {
 
 export type Operation = keyof Operations;
 
-export const LIMITS = ['float32', 'bfloat16', 'read', 'copy'] as const;
+export const LIMITS = ['float32', 'bfloat16', 'int8', 'read', 'copy'] as const;
 /** A dtype: products of square matrices. 'read': the sum over memory; 'copy': bytes copied. */
 export type Limit = (typeof LIMITS)[number];
 

@@ -36,9 +36,12 @@ export function tables(results: readonly Result[]): Result[][] {
   return [...byTitle.values()];
 }
 
-/** How many times better our default is than this result, in the same precision; undefined where there is nothing to compare. */
-export function advantage(result: Result, table: readonly Result[]): number | undefined {
-  const dtype = result.precision === 'float32' ? 'float32' : 'bfloat16';
+/** How many times better we are than this result, by default in the same precision; undefined where there is nothing to compare. */
+export function advantage(
+  result: Result,
+  table: readonly Result[],
+  dtype = result.precision === 'float32' ? 'float32' : 'bfloat16',
+): number | undefined {
   const own = table.find(({ peer }) => peer === `neox-prefix ${dtype}`);
   if (own === undefined || own === result) return undefined;
   return result.better === 'higher' ? own.median / result.median : result.median / own.median;
@@ -49,15 +52,17 @@ export function table(rows: readonly Result[]): string {
   const [{ model, title, unit, better }] = rows as [Result];
   const cells = rows.map((row) => {
     const times = advantage(row, rows);
+    const int8 = row.precision === 'float32' ? undefined : advantage(row, rows, 'int8');
     return [
       row.peer,
       short(row.median),
       row.values.length === 1 ? '1 run' : `${short(row.min)} .. ${short(row.max)}`,
       times === undefined ? '' : `${short(times)}x`,
+      int8 === undefined ? '' : `${short(int8)}x`,
       row.limit === undefined ? '' : `${((100 * row.median) / row.limit).toFixed(0)} % of ${short(row.limit)}`,
     ];
   });
-  const heads = ['', `${unit}, median`, 'spread', 'ours, times as good', 'of the limit'];
+  const heads = ['', `${unit}, median`, 'spread', 'ours, times as good', 'int8', 'of the limit'];
   return `${model}: ${title} (${better} is better)\n${columns([heads, ...cells])}`;
 }
 
@@ -81,6 +86,7 @@ export function describeLimits(limits: Limits): string {
   const rows = [
     ['products in float32', limits.float32, 'GFLOP/s'],
     ['products in bfloat16', limits.bfloat16, 'GFLOP/s'],
+    ['products in int8', limits.int8, 'GFLOP/s'],
     ['reading memory', limits.read, 'GB/s'],
     ['copying memory', limits.copy, 'GB/s'],
     ['writing to the disk', limits.disk, 'GB/s'],

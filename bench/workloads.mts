@@ -48,9 +48,9 @@ export interface Workload {
 const MB = 1e6;
 const rate = ({ amount, seconds }: Work): number => amount / seconds;
 
-/** Products a second in the peer's own type; nothing is known of those of llama.cpp. */
+/** Products a second in the peer's own type. */
 function products(limits: Limits, peer: Peer): number | undefined {
-  return peer.family === 'llama.cpp' ? undefined : limits[peer.precision === 'float32' ? 'float32' : 'bfloat16'];
+  return peer.products === undefined ? undefined : limits[peer.products];
 }
 
 /** The workloads of a model. Only one model goes through all of them. */
