@@ -341,8 +341,10 @@ export async function formatOf(path: string): Promise<PrefixFormat> {
 }
 
 function checkFinite(data: Float32Array, { numLayers, numHeads, headSize }: PrefixGeometry, source: string): void {
-  const at = data.findIndex((value) => !Number.isFinite(value));
-  if (at < 0) return;
+  // A loop: findIndex calls a function for each of millions of values, ten times as long.
+  let at = 0;
+  while (at < data.length && Number.isFinite(data[at])) at++;
+  if (at === data.length) return;
   const slot = Math.floor(at / (numHeads * headSize));
   const [position, layer, part] = [Math.floor(slot / (2 * numLayers)), Math.floor(slot / 2) % numLayers, slot % 2 === 0 ? 'key' : 'value'];
   throw new NeoXPrefixError(
