@@ -134,10 +134,13 @@ export function tensorShapes({ config }: ModelShape): [name: string, shape: read
   ];
 }
 
-/** Weights that a token is multiplied with: those of the blocks, and those of the output projection. The embedding is only looked up. */
-export function multipliedWeights({ config }: ModelShape): { blocks: number; output: number } {
+/**
+ * Weights that a token is multiplied with: those of the blocks, and those of the output projection. The embedding is only looked up. Where only
+ * the logits of the last token are wanted, `end` of the blocks' weights are for that token alone: all of the last block but keys and values.
+ */
+export function multipliedWeights({ config }: ModelShape): { blocks: number; end: number; output: number } {
   const { vocab_size: v, hidden_size: h, intermediate_size: f, num_hidden_layers: layers } = config;
-  return { blocks: layers * (4 * h * h + 2 * h * f), output: v * h };
+  return { blocks: layers * (4 * h * h + 2 * h * f), end: 2 * h * h + 2 * h * f, output: v * h };
 }
 
 export function parameters(shape: ModelShape): number {

@@ -98,7 +98,7 @@ function epoch(): Workload {
 }
 
 function generation(shape: ModelShape, quick: boolean): Workload[] {
-  const { blocks, output } = multipliedWeights(shape);
+  const { blocks, end, output } = multipliedWeights(shape);
   const length = quick ? 32 : 448;
   const decode = (rows: number, tokens: number): Workload => ({
     group: 'decode',
@@ -126,7 +126,7 @@ function generation(shape: ModelShape, quick: boolean): Workload[] {
           title: `reading a prompt of ${length} tokens`,
           unit: 'tokens/s',
           better: 'higher',
-          limit: (limits, peer) => over(products(limits, peer), 2 * (blocks + output / length)),
+          limit: (limits, peer) => over(products(limits, peer), 2 * (blocks - end + (end + output) / length)),
         },
       ],
       operations: ['prefill'],
