@@ -98,6 +98,8 @@ export class PrefixStore {
   private bytes = 0;
   /** The end of the last shrinking: one at a time. */
   private shrinking: Promise<void> = Promise.resolve();
+  /** The end of the last exchange: one at a time. A name that two gave another prefix, neither of which fits, has to have its old one again. */
+  private putting: Promise<unknown> = Promise.resolve();
   private disposing: Promise<void> | undefined;
 
   /** @throws NEOX_BAD_ARGUMENT */
@@ -211,6 +213,13 @@ export class PrefixStore {
 
   private async put(name: string, source: PrefixWeights | string, check: () => void = () => undefined): Promise<StoredPrefix> {
     const entry = await this.take(name, source);
+    const done = this.putting.then(() => this.exchange(entry, check));
+    this.putting = done.catch(() => undefined);
+    return done;
+  }
+
+  private async exchange(entry: Entry, check: () => void): Promise<StoredPrefix> {
+    const { name } = entry;
     this.checkAlive();
     check();
     // From here on the name means the new one; should it not fit, the old one again.

@@ -206,6 +206,18 @@ describe('an engine', () => {
     expect(engine.stats()).toMatchObject({ failed: 1, completed: 1, running: 0, waiting: 0 });
   });
 
+  test('two replacements at once that both find no room leave the old one', async () => {
+    // Pinned prefixes stay; their values are written meanwhile, so that one replacement is under way when the other comes.
+    const store = new PrefixStore(model, { maxBytes: BYTES, spillFolder: newFolder() });
+    await store.add('a', prefix(1));
+    await store.pin('a');
+    const failures = await Promise.all([2, 3].map((seed) => failureOf(store.replace('a', prefix(seed, 40)))));
+    expect(failures.map((error) => (error as { code?: string }).code)).toEqual(['NEOX_OUT_OF_MEMORY', 'NEOX_OUT_OF_MEMORY']);
+    expect((await store.get('a')).hash).toBe(prefix(1).hash);
+    expect(store.list()).toMatchObject([{ name: 'a', hash: prefix(1).hash, inMemory: true, pinned: true }]);
+    await store.dispose();
+  });
+
   test('replaced and removed under load: a request keeps the prefix that its name meant', async () => {
     const prefixes = new PrefixStore(model, { maxBytes: FORM, spillFolder: newFolder() });
     const seeds = [1, 2, 3] as const;
