@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { badArgument, checkInteger, checkOptions, checkPath, checkString, nearest } from '../arguments';
 import { NeoXPrefixError } from '../errors';
 import { makeFolder } from '../files';
@@ -18,7 +18,7 @@ export interface PrefixStoreOptions {
   maxBytes?: number;
   /**
    * A folder for the values of prefixes that were added as PrefixWeights, which is made when memory is short. Without one these stay in
-   * memory. Those that were added as a file are read from that file again. Defaults to none.
+   * memory. Those that were added as a file are read from that file again. `dispose` deletes what is in it. Defaults to none.
    */
   spillFolder?: string;
 }
@@ -39,7 +39,7 @@ export interface StoredPrefix {
   readonly inMemory: boolean;
   /** Whether it stays there whatever else is asked for. */
   readonly pinned: boolean;
-  /** The file that it was added as. */
+  /** The file that it was added as, absolute. */
   readonly path?: string;
 }
 
@@ -110,7 +110,8 @@ export class PrefixStore {
     checkModel(model);
     checkOptions('options', options, ['maxBytes', 'spillFolder']);
     this.maxBytes = options.maxBytes === undefined ? Infinity : checkInteger('maxBytes', options.maxBytes, 1);
-    this.spillFolder = options.spillFolder === undefined ? undefined : checkPath('spillFolder', options.spillFolder);
+    // Absolute, as the paths of files: they are read when a prefix has left memory, wherever the process is by then.
+    this.spillFolder = options.spillFolder === undefined ? undefined : resolve(checkPath('spillFolder', options.spillFolder));
   }
 
   /**
@@ -144,8 +145,8 @@ export class PrefixStore {
   /**
    * The prefix of a name: the same object for as long as somebody has it, else read from its file. As a request does, this brings it into
    * memory.
-   * @throws NEOX_BAD_ARGUMENT for a name that there is not; NEOX_FILE_NOT_FOUND, NEOX_IO, NEOX_BAD_PREFIX when its file is gone or is another
-   *   now; NEOX_DISPOSED when the store is, or it has left memory and the model is
+   * @throws NEOX_BAD_ARGUMENT for a name that there is not; NEOX_BAD_PREFIX when its file is another one now, or what PrefixWeights.load throws;
+   *   NEOX_DISPOSED when the store is, or it has left memory and the model is
    */
   async get(name: string): Promise<PrefixWeights> {
     return this.weights(this.entry(name));
@@ -171,11 +172,20 @@ export class PrefixStore {
     await this.discard(entry);
   }
 
-  /** Reads a prefix, if it has left memory, and keeps it there whatever else comes. */
+  /**
+   * Reads a prefix, if it has left memory, and keeps it there whatever else comes, `maxBytes` too: others leave for it.
+   * @throws as `get`; it is not pinned then
+   */
   async pin(name: string): Promise<void> {
     const entry = this.entry(name);
+    const before = entry.pinned;
     entry.pinned = true;
-    await entry.load();
+    try {
+      await entry.load();
+    } catch (error) {
+      entry.pinned = before;
+      throw error;
+    }
   }
 
   /** Lets a prefix leave memory again. */
@@ -244,10 +254,10 @@ export class PrefixStore {
 
   /** A prefix that no name means yet and nothing counts. Of a file's values nothing is left when this returns but the form of them. */
   private async take(name: string, source: PrefixWeights | string): Promise<Entry> {
-    const path = typeof source === 'string' ? checkPath('source', source) : undefined;
+    const path = typeof source === 'string' ? resolve(checkPath('source', source)) : undefined;
     if (typeof source !== 'string' && !(source instanceof PrefixWeights)) throw badArgument('source', 'PrefixWeights or a path', source);
     const own = typeof source === 'string' ? undefined : source;
-    const weights = own ?? (await PrefixWeights.load(source as string, { config: this.model }));
+    const weights = own ?? (await PrefixWeights.load(path as string, { config: this.model }));
     const entry: Entry = {
       name,
       handle: await this.model.prefixHandle(weights),
@@ -314,7 +324,8 @@ export class PrefixStore {
     if (this.entries.get(entry.name) === entry) {
       this.note(entry, handle);
       this.touch(entry);
-      await this.shrink();
+      // Who asked for a prefix has it, wherever others can be written.
+      await this.shrink().catch(() => undefined);
     }
     return weights;
   }
@@ -363,19 +374,22 @@ export class PrefixStore {
   }
 
   private async shrinkNow(): Promise<void> {
+    let failure: unknown;
     try {
       // Values first, those of pinned prefixes and of prefixes that come meanwhile too: requests need none.
       for (const entry of this.resident) {
         if (this.bytes <= this.maxBytes) return;
         if (entry.values !== undefined && this.spillFolder !== undefined) await this.spill(entry, entry.values, this.spillFolder);
       }
-    } finally {
-      // Also where the folder cannot be written.
-      for (const entry of this.resident) {
-        if (this.bytes <= this.maxBytes) break;
-        if (!entry.pinned && entry.values === undefined) this.drop(entry);
-      }
+    } catch (error) {
+      failure = error;
     }
+    for (const entry of this.resident) {
+      if (this.bytes <= this.maxBytes) return;
+      if (!entry.pinned && entry.values === undefined) this.drop(entry);
+    }
+    // That the folder cannot be written matters where there is no room without it.
+    if (this.bytes > this.maxBytes && failure !== undefined) throw failure;
   }
 
   private async spill(entry: Entry, values: PrefixWeights, folder: string): Promise<void> {

@@ -1,4 +1,5 @@
 import { renameSync } from 'node:fs';
+import { relative } from 'node:path';
 import type { NeoXModel } from '../../lib/model/neox-model';
 import { PrefixStore } from '../../lib/prefix/store';
 import { PrefixWeights } from '../../lib/prefix/weights';
@@ -204,6 +205,26 @@ describe('an engine', () => {
     expect(await failureOf(stream.next())).toMatchObject({ code: 'NEOX_FILE_NOT_FOUND', path });
     expect(answerOf(await good)).toEqual(await alone(model, { ...greedy, prefix: prefix(2) }));
     expect(engine.stats()).toMatchObject({ failed: 1, completed: 1, running: 0, waiting: 0 });
+  });
+
+  test('a pin that fails leaves the prefix as it was, and a path means the same wherever the process is', async () => {
+    const path = await saved(prefix(1));
+    const store = new PrefixStore(model, { maxBytes: FORM });
+    await store.add('a', relative(process.cwd(), path));
+    await store.add('b', await saved(prefix(2)));
+    expect(store.list()).toMatchObject([{ name: 'a', path, inMemory: false }, { name: 'b' }]);
+    renameSync(path, `${path}.away`);
+    expect(await failureOf(store.pin('a'))).toMatchObject({ code: 'NEOX_FILE_NOT_FOUND' });
+    expect(store.list()[0]).toMatchObject({ pinned: false });
+    renameSync(`${path}.away`, path);
+    const before = process.cwd();
+    process.chdir(folder.path);
+    try {
+      expect((await store.get('a')).hash).toBe(prefix(1).hash);
+    } finally {
+      process.chdir(before);
+    }
+    await store.dispose();
   });
 
   test('two replacements at once that both find no room leave the old one', async () => {
