@@ -374,22 +374,22 @@ export class PrefixStore {
   }
 
   private async shrinkNow(): Promise<void> {
-    let failure: unknown;
-    try {
-      // Values first, those of pinned prefixes and of prefixes that come meanwhile too: requests need none.
-      for (const entry of this.resident) {
-        if (this.bytes <= this.maxBytes) return;
-        if (entry.values !== undefined && this.spillFolder !== undefined) await this.spill(entry, entry.values, this.spillFolder);
-      }
-    } catch (error) {
-      failure = error;
-    }
+    const writing = this.spillValues();
+    await writing.catch(() => undefined);
     for (const entry of this.resident) {
       if (this.bytes <= this.maxBytes) return;
       if (!entry.pinned && entry.values === undefined) this.drop(entry);
     }
     // That the folder cannot be written matters where there is no room without it.
-    if (this.bytes > this.maxBytes && failure !== undefined) throw failure;
+    if (this.bytes > this.maxBytes) await writing;
+  }
+
+  /** Those of pinned prefixes and of prefixes that come meanwhile too: requests need none. */
+  private async spillValues(): Promise<void> {
+    for (const entry of this.resident) {
+      if (this.bytes <= this.maxBytes || this.spillFolder === undefined) return;
+      if (entry.values !== undefined) await this.spill(entry, entry.values, this.spillFolder);
+    }
   }
 
   private async spill(entry: Entry, values: PrefixWeights, folder: string): Promise<void> {
