@@ -28,12 +28,11 @@ class ForwardWorker final : public ModelWorker {
   void Work() override {
     std::vector<RowInput> inputs;
     for (size_t i = 0; i < rows_.size(); ++i) inputs.push_back({&cache_->rows[i], &rows_[i]});
-    const Wanted wanted = layer_ || logits_mode_ == "all" ? Wanted::kAll : Wanted::kLast;
-    at::Tensor hidden = hidden_states(model(), inputs, wanted, cancel(), layer_ ? &*layer_ : nullptr);
+    const Wanted wanted = logits_mode_ == "all" ? Wanted::kAll : Wanted::kLast;
+    const at::Tensor hidden = hidden_states(model(), inputs, wanted, cancel(), layer_ ? &*layer_ : nullptr);
     if (layer_) layer_->states = layer_->states.to(at::kCPU, at::kFloat);
     if (logits_mode_ == "none") return;
     cancel().check();
-    if (logits_mode_ == "last" && wanted == Wanted::kAll) hidden = last_of(hidden, inputs);
     logits_ = model().logits(hidden).to(at::kCPU);
   }
 

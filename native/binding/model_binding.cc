@@ -196,9 +196,8 @@ Napi::Value model_info(const Napi::CallbackInfo& info) {
     result.Set("weightBytes", static_cast<double>(handle->model->weight_bytes()));
     result.Set("backwardBytes", static_cast<double>(handle->model->backward_bytes(true)));
     result.Set("leastBackwardBytes", static_cast<double>(handle->model->backward_bytes(false)));
-    result.Set("rowBytes", static_cast<double>(options.pack().backend == Backend::kNative
-                                                   ? row_copy_bytes(options.dtype, options.int8)
-                                                   : 0));
+    result.Set("rowBytes", static_cast<double>(
+                               options.backend == Backend::kNative ? row_copy_bytes(options.dtype, options.int8) : 0));
     result.Set("peakBytes", static_cast<double>(handle->model->pool()->peak()));
     return result;
   });

@@ -31,13 +31,6 @@ at::Tensor hidden_states(const GPTNeoX& model, const std::vector<RowInput>& rows
   return model.forward(id_tensor.to(model.options().device), batch, wanted, cancel, layer);
 }
 
-at::Tensor last_of(const at::Tensor& hidden, const std::vector<RowInput>& rows) {
-  std::vector<int64_t> last;
-  for (const RowInput& row : rows) last.push_back((last.empty() ? -1 : last.back()) + count_of(row));
-  return hidden.index_select(
-      0, at::from_blob(last.data(), {static_cast<int64_t>(last.size())}, at::kLong).to(hidden.device()));
-}
-
 at::Tensor last_logits(const GPTNeoX& model, const std::vector<RowInput>& rows, const CancelFlag& cancel) {
   return model.logits(hidden_states(model, rows, Wanted::kLast, cancel)).to(at::kCPU);
 }

@@ -26,8 +26,6 @@ size_t batch_end(const std::vector<RowInput>& rows, size_t begin);
 // Hidden states of the rows' tokens, one row behind the other: [M, H], or [rows, H] of the last ones.
 at::Tensor hidden_states(const GPTNeoX& model, const std::vector<RowInput>& rows, Wanted wanted,
                          const CancelFlag& cancel, HiddenLayer* layer = nullptr);
-// Of those of all tokens [M, H] the rows' last ones, [rows, H].
-at::Tensor last_of(const at::Tensor& hidden, const std::vector<RowInput>& rows);
 // Logits [rows, V] float32 of each row's last token, on the CPU.
 at::Tensor last_logits(const GPTNeoX& model, const std::vector<RowInput>& rows, const CancelFlag& cancel);
 

@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kAhead = 3;  // blocks
 
 // A block of W is as high and as wide as panels are: `columns` inputs of `height` outputs, contiguous, and `width` inputs with padding. `to` has
-// `rows` outputs of `width` inputs. Outputs and inputs lie in steps of T::kInner, as in linear.kernel.cc.
+// `rows` outputs of `width` inputs. Outputs and inputs lie in steps of S::kInner, as in linear.kernel.cc.
 struct Block {
   int64_t columns, height, width, rows;
 };

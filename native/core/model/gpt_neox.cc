@@ -12,6 +12,16 @@
 #include "core/model/activation.h"
 
 namespace neox {
+namespace {
+
+// Of [M, H] the rows' last tokens, [rows, H].
+at::Tensor last_of(const at::Tensor& x, const std::vector<Row>& rows) {
+  std::vector<int64_t> last;
+  for (const Row& row : rows) last.push_back(row.first + row.tokens - 1);
+  return x.index_select(0, at::from_blob(last.data(), {static_cast<int64_t>(last.size())}, at::kLong).to(x.device()));
+}
+
+}  // namespace
 
 GPTNeoX::GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSource>& weights,
                  const ModelOptions& options, const CancelFlag& cancel, const std::function<void(double)>& progress)
@@ -83,16 +93,13 @@ at::Tensor GPTNeoX::block_forward(const Block& block, const at::Tensor& x, const
   // Each row's last token, which all others are the past of.
   std::vector<Row> ends;
   std::vector<RowCache> pasts(rows.size());
-  std::vector<int64_t> last;
   for (size_t i = 0; i < rows.size(); ++i) {
     const Row& row = rows[i];
     pasts[i] = *row.cache;
     pasts[i].length += row.tokens - 1;
-    last.push_back(row.first + row.tokens - 1);
-    ends.push_back({last[i], 1, row.prefix, &pasts[i]});
+    ends.push_back({row.first + row.tokens - 1, 1, row.prefix, &pasts[i]});
   }
-  const at::Tensor index = at::from_blob(last.data(), {static_cast<int64_t>(last.size())}, at::kLong).to(x.device());
-  return block_rest(block, attention_->forward(qkv, ends, layer).index_select(0, index), x.index_select(0, index));
+  return block_rest(block, last_of(attention_->forward(qkv, ends, layer), rows), last_of(x, rows));
 }
 
 at::Tensor GPTNeoX::block_rest(const Block& block, const at::Tensor& attended, const at::Tensor& x) const {
@@ -117,15 +124,19 @@ at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, Wante
     if (row.cache != nullptr) row.cache->claim(config_, row.tokens, tensor_options());
   }
   at::Tensor x = embed(ids);
+  // What the layer behind the last block has is of all tokens.
+  const bool whole = layer != nullptr && layer->layer == config_.num_layers;
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     cancel.check();
     if (layer != nullptr && layer->layer == i) layer->states = x;
-    x = block_forward(blocks_[static_cast<size_t>(i)], x, rows, i, i + 1 < config_.num_layers ? Wanted::kAll : wanted);
+    x = block_forward(blocks_[static_cast<size_t>(i)], x, rows, i,
+                      i + 1 < config_.num_layers || whole ? Wanted::kAll : wanted);
   }
-  if (layer != nullptr && layer->layer == config_.num_layers) layer->states = norm(x, final_norm_);
+  if (whole) layer->states = norm(x, final_norm_);
   for (const Row& row : rows) {
     if (row.cache != nullptr) row.cache->length += row.tokens;
   }
+  if (whole && wanted == Wanted::kLast) return last_of(x, rows);
   return x;
 }
 

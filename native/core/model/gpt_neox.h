@@ -73,7 +73,7 @@ class GPTNeoX {
   int64_t weight_bytes() const;
 
   // Hidden states [M, H], or [rows, H] of the last tokens, behind the last block, before the final layer norm. `ids` [M] int64. Rows' caches
-  // grow by their tokens; with kLast every row has one. `layer` wants all tokens.
+  // grow by their tokens; with kLast every row has one.
   at::Tensor forward(const at::Tensor& ids, std::vector<Row>& rows, Wanted wanted, const CancelFlag& cancel,
                      HiddenLayer* layer = nullptr) const;
   // Logits [R, V] float32 of hidden states [R, H].
