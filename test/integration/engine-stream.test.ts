@@ -10,11 +10,13 @@ const folder = temporaryFolder();
 let model: NeoXModel;
 
 beforeAll(async () => {
-  model = await loadModel(await writeModel(folder.join('model'), { max_position_embeddings: 4096 }));
+  model = await loadModel(await writeModel(folder.join('model'), { max_position_embeddings: 2 ** 16 }));
 });
 afterAll(() => model.dispose());
 
 const LONG = { prompt: [1, 2, 3], maxNewTokens: 1000, ignoreEos: true, seed: 1 } as const;
+/** A minute of work: what a test ends may not end by itself, however late its timers are. */
+const ENDLESS = { ...LONG, maxNewTokens: 60_000 } as const;
 
 async function piecesOf(stream: AsyncIterable<StreamPiece>): Promise<StreamPiece[]> {
   const pieces: StreamPiece[] = [];
@@ -129,8 +131,8 @@ describe('a stream that is left', () => {
 
   test('by return() before and behind the first piece, and by throw()', async () => {
     await using engine = new GenerationEngine(model, { maxRows: 1 });
-    const running = engine.stream(LONG);
-    const waiting = engine.stream(LONG);
+    const running = engine.stream(ENDLESS);
+    const waiting = engine.stream(ENDLESS);
     expect(await waiting.return()).toEqual({ done: true, value: undefined });
     await running.next();
     const asked = running.next();
@@ -167,10 +169,10 @@ describe('a signal', () => {
     await using engine = new GenerationEngine(model, { maxRows: 2, maxUnread: 2 });
     const controllers = Array.from({ length: 4 }, () => new AbortController());
     const [a, b, c, d] = controllers.map(({ signal }) => signal);
-    const running = failureOf(engine.generate({ ...LONG, signal: a! }));
-    const unread = engine.stream({ ...LONG, signal: b! });
-    const waiting = failureOf(engine.generate({ ...LONG, signal: c! }));
-    const stream = engine.stream({ ...LONG, signal: d! });
+    const running = failureOf(engine.generate({ ...ENDLESS, signal: a! }));
+    const unread = engine.stream({ ...ENDLESS, signal: b! });
+    const waiting = failureOf(engine.generate({ ...ENDLESS, signal: c! }));
+    const stream = engine.stream({ ...ENDLESS, signal: d! });
     const next = failureOf(stream.next());
     await pause(10);
     for (const controller of controllers) controller.abort(reason);

@@ -27,15 +27,20 @@ import {
 
 const folder = temporaryFolder();
 let path: string;
+let endlessPath: string;
 let model: NeoXModel;
 
 beforeAll(async () => {
   path = await writeModel(folder.join('model'));
+  endlessPath = await writeModel(folder.join('long'), { max_position_embeddings: 2 ** 16 });
   model = await loadModel(path);
 });
 afterAll(() => model.dispose());
 
 const LONG = { maxNewTokens: 200, ignoreEos: true } as const;
+
+/** Of the model of `endlessPath`, which has positions for a minute of work: what a test ends may not end by itself, however late its timers are. */
+const endless = (): EngineRequest => ({ prompt: [1, 2], maxNewTokens: 60_000, ignoreEos: true });
 
 describe('what a request may ask for', () => {
   test('several completions: those of generate()', async () => {
@@ -53,9 +58,10 @@ describe('what a request may ask for', () => {
   });
 
   test('several completions of which one fails', async () => {
-    await using engine = new GenerationEngine(model, { maxRows: 2 });
+    await using own = await loadModel(endlessPath);
+    await using engine = new GenerationEngine(own, { maxRows: 2 });
     const controller = new AbortController();
-    const work = failureOf(engine.generate({ prompt: [1], n: 6, ...LONG, signal: controller.signal }));
+    const work = failureOf(engine.generate({ ...endless(), n: 6, signal: controller.signal }));
     await pause(20);
     controller.abort('enough');
     expect(await work).toBe('enough');
@@ -296,10 +302,6 @@ test('two thousand generations leave memory as it was', async () => {
 
 describe('the end', () => {
   const long = (): EngineRequest => ({ prompt: [1, 2], ...LONG });
-  /** Of a model that has positions for a minute of work. */
-  const endless = (): EngineRequest => ({ prompt: [1, 2], maxNewTokens: 60_000, ignoreEos: true });
-  let endlessPath: string;
-  beforeAll(async () => (endlessPath = await writeModel(folder.join('long'), { max_position_embeddings: 2 ** 16 })));
   const disposed = { name: 'NeoXPrefixError', code: 'NEOX_DISPOSED', message: 'This generation engine is disposed' };
 
   test('drain waits for what is there and refuses what comes', async () => {
