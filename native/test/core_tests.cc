@@ -71,6 +71,54 @@ void test_matmul() {
   }
 }
 
+// What a triangle leaves out changes nothing that is wanted, to the bit.
+void test_triangles() {
+  using neox::kernels::MatmulTask;
+  using neox::kernels::Triangle;
+  const int64_t m = 20, n = 37, k = 45, padded = 48;
+  const auto b = random_floats(static_cast<size_t>(k * padded), 2);
+  for (const auto* found : kernel_tables()) {
+    for (const int64_t diagonal : {1, 2, 9, 30, 100}) {
+      for (const auto triangle : {Triangle::kColumns, Triangle::kInner, Triangle::kInnerOfOther}) {
+        // The strides of kInnerOfOther are those of A transposed.
+        const bool other = triangle == Triangle::kInnerOfOther;
+        auto a = random_floats(static_cast<size_t>(m * k), 1);
+        for (int64_t i = 0; i < m; ++i) {
+          for (int64_t j = 0; j < k; ++j) {
+            if (triangle == Triangle::kInner && j >= diagonal + i) a[static_cast<size_t>(i * k + j)] = 0;
+            if (other && i >= diagonal + j) a[static_cast<size_t>(j * m + i)] = 0;
+          }
+        }
+        for (const bool accumulate : {false, true}) {
+          std::vector<float> some(static_cast<size_t>(m * padded), 0.5F);
+          std::vector<float> all = some;
+          MatmulTask task{m,        n,      k,          a.data(), other ? 1 : k, other ? m : 1,
+                          b.data(), padded, all.data(), padded,   accumulate};
+          found->matmul(task);
+          task.c = some.data();
+          task.triangle = triangle;
+          task.diagonal = diagonal;
+          found->matmul(task);
+          bool same = true;
+          bool left_out = false;
+          for (int64_t i = 0; i < m; ++i) {
+            const int64_t wanted = triangle == Triangle::kColumns ? std::min(n, diagonal + i) : n;
+            for (int64_t j = 0; j < n; ++j) {
+              const auto at = static_cast<size_t>(i * padded + j);
+              if (j < wanted) same = same && some[at] == all[at];
+              left_out = left_out || (j >= wanted && some[at] == 0.5F);
+            }
+          }
+          const std::string what = std::string(found->name) + ": triangle " +
+                                   std::to_string(static_cast<int>(triangle)) + " at " + std::to_string(diagonal);
+          check(same, what);
+          if (triangle == Triangle::kColumns && diagonal < 3) check(left_out, what + " leaves something out");
+        }
+      }
+    }
+  }
+}
+
 uint16_t to_bfloat16(float value) { return c10::BFloat16(value).x; }
 
 float from_bfloat16(uint16_t bits) { return static_cast<float>(c10::BFloat16(bits, c10::BFloat16::from_bits())); }
@@ -325,6 +373,7 @@ void test_mapped_tensors(const std::string& path) {
 
 int main(int, char** argv) {
   test_matmul();
+  test_triangles();
   test_linear();
   test_int8();
   test_activations();

@@ -168,10 +168,12 @@ void forward(const AttentionTask& t, float* scratch) {
     const int64_t seen_padded = round_up(seen, 16);
     for (int64_t i = 0; i < count; ++i)
       unpack_row<E>(query + (t0 + i) * t.query_stride, z.dim, queries + i * z.dim_padded, z.dim_padded);
-    matmul({count, seen_padded, z.dim, queries, z.dim_padded, 1, keys_t, z.keys_padded, scores, z.keys_padded, false});
-    for (int64_t i = 0; i < count; ++i)
-      softmax(scores + i * z.keys_padded, z.before + t0 + i + 1, seen_padded, t.scale);
-    matmul({count, z.dim_padded, seen, scores, z.keys_padded, 1, rows, z.dim_padded, sums, z.dim_padded, false});
+    const int64_t visible = z.before + t0 + 1;  // keys that the first query sees; each further one sees one more
+    matmul({count, seen_padded, z.dim, queries, z.dim_padded, 1, keys_t, z.keys_padded, scores, z.keys_padded, false,
+            Triangle::kColumns, visible});
+    for (int64_t i = 0; i < count; ++i) softmax(scores + i * z.keys_padded, visible + i, seen_padded, t.scale);
+    matmul({count, z.dim_padded, seen, scores, z.keys_padded, 1, rows, z.dim_padded, sums, z.dim_padded, false,
+            Triangle::kInner, visible});
     for (int64_t i = 0; i < count; ++i) pack_row<E>(sums + i * z.dim_padded, z.dim, out + (t0 + i) * t.out_stride);
   }
 }
@@ -209,23 +211,31 @@ void backward(const AttentionTask& t, float* scratch) {
       unpack_row<E>(query + (t0 + i) * t.query_stride, z.dim, queries + i * z.dim_padded, z.dim_padded);
       unpack_row<E>(grad_out + (t0 + i) * t.out_stride, z.dim, grads + i * z.dim_padded, z.dim_padded);
     }
-    matmul({count, seen_padded, z.dim, queries, z.dim_padded, 1, keys_t, z.keys_padded, probs, z.keys_padded, false});
-    for (int64_t i = 0; i < count; ++i) softmax(probs + i * z.keys_padded, z.before + t0 + i + 1, seen_padded, t.scale);
-    matmul({count, seen_padded, z.dim, grads, z.dim_padded, 1, values_t, z.keys_padded, dprobs, z.keys_padded, false});
+    const int64_t visible = z.before + t0 + 1;  // keys that the first query sees; each further one sees one more
+    matmul({count, seen_padded, z.dim, queries, z.dim_padded, 1, keys_t, z.keys_padded, probs, z.keys_padded, false,
+            Triangle::kColumns, visible});
+    for (int64_t i = 0; i < count; ++i) softmax(probs + i * z.keys_padded, visible + i, seen_padded, t.scale);
+    matmul({count, seen_padded, z.dim, grads, z.dim_padded, 1, values_t, z.keys_padded, dprobs, z.keys_padded, false,
+            Triangle::kColumns, visible});
     // dv += p^T g
-    matmul({rows, z.dim_padded, count, probs, 1, z.keys_padded, grads, z.dim_padded, grad_values, z.dim_padded, true});
+    matmul({rows, z.dim_padded, count, probs, 1, z.keys_padded, grads, z.dim_padded, grad_values, z.dim_padded, true,
+            Triangle::kInnerOfOther, visible});
     for (int64_t i = 0; i < count; ++i) {
       const float* p = probs + i * z.keys_padded;
       float* dp = dprobs + i * z.keys_padded;
+      const int64_t end = round_up(visible + i, kWidth);  // what follows has not been computed
       FloatV dot = {};
-      for (int64_t s = 0; s < seen_padded; s += kWidth) dot += load(p + s) * load(dp + s);
+      for (int64_t s = 0; s < end; s += kWidth) dot += load(p + s) * load(dp + s);
       const float mean = sum_of(dot);
-      for (int64_t s = 0; s < seen_padded; s += kWidth) store(dp + s, load(p + s) * (load(dp + s) - mean) * t.scale);
+      for (int64_t s = 0; s < end; s += kWidth) store(dp + s, load(p + s) * (load(dp + s) - mean) * t.scale);
+      for (int64_t s = end; s < seen_padded; s += kWidth) store(dp + s, FloatV{});
     }
     // dk += ds^T q
-    matmul({rows, z.dim_padded, count, dprobs, 1, z.keys_padded, queries, z.dim_padded, grad_keys, z.dim_padded, true});
+    matmul({rows, z.dim_padded, count, dprobs, 1, z.keys_padded, queries, z.dim_padded, grad_keys, z.dim_padded, true,
+            Triangle::kInnerOfOther, visible});
     if (!text_too) continue;
-    matmul({count, z.dim_padded, seen, dprobs, z.keys_padded, 1, keys, z.dim_padded, grads, z.dim_padded, false});
+    matmul({count, z.dim_padded, seen, dprobs, z.keys_padded, 1, keys, z.dim_padded, grads, z.dim_padded, false,
+            Triangle::kInner, visible});
     auto* grad_query = static_cast<typename E::Type*>(t.grad_queries);
     for (int64_t i = 0; i < count; ++i)
       pack_row<E>(grads + i * z.dim_padded, z.dim, grad_query + (t0 + i) * t.grad_stride);

@@ -147,6 +147,14 @@ struct RowRange {
   bool finite = false;         // no NaN and no +infinity; else only this field means something
 };
 
+// What a product need not compute, since attention is causal. Tiles are left out as a whole: some of what is told here is computed all the same.
+enum class Triangle : int32_t {
+  kNone,
+  kColumns,       // row i of C is wanted in its first diagonal + i columns
+  kInner,         // row i of A is 0 from inner index diagonal + i on
+  kInnerOfOther,  // inner index i of A is 0 from row diagonal + i on
+};
+
 // A small product of float32 matrices. A may have any strides (a transposed A costs nothing); rows of B and C are contiguous and
 // readable (C: writable) up to a multiple of 16 columns.
 struct MatmulTask {
@@ -158,6 +166,8 @@ struct MatmulTask {
   float* c = nullptr;
   int64_t c_row = 0;
   bool accumulate = false;  // C += A * B
+  Triangle triangle = Triangle::kNone;
+  int64_t diagonal = 0;
 };
 
 struct KernelTable {

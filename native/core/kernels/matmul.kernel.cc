@@ -28,18 +28,23 @@ inline void tile(int64_t k, const float* a, int64_t a_row, int64_t a_column, con
   }
 }
 
+// Rows [i, i + ROWS), over the inner steps that they have.
+template <int ROWS, int VECTORS>
+inline void rows_of(const MatmulTask& t, int64_t i, int64_t column) {
+  int64_t begin = 0;
+  int64_t end = t.k;
+  if (t.triangle == Triangle::kInner && t.diagonal + i + ROWS - 1 < end) end = t.diagonal + i + ROWS - 1;
+  if (t.triangle == Triangle::kInnerOfOther && i >= t.diagonal) begin = i - t.diagonal + 1;
+  tile<ROWS, VECTORS>(end - begin, t.a + i * t.a_row + begin * t.a_column, t.a_row, t.a_column,
+                      t.b + begin * t.b_row + column, t.b_row, t.c + i * t.c_row + column, t.c_row, t.accumulate);
+}
+
 template <int VECTORS>
 void columns(const MatmulTask& t, int64_t column) {
-  const float* b = t.b + column;
   int64_t i = 0;
-  for (; i + kTileRows <= t.m; i += kTileRows) {
-    tile<kTileRows, VECTORS>(t.k, t.a + i * t.a_row, t.a_row, t.a_column, b, t.b_row, t.c + i * t.c_row + column,
-                             t.c_row, t.accumulate);
-  }
-  for (; i < t.m; ++i) {
-    tile<1, VECTORS>(t.k, t.a + i * t.a_row, t.a_row, t.a_column, b, t.b_row, t.c + i * t.c_row + column, t.c_row,
-                     t.accumulate);
-  }
+  if (t.triangle == Triangle::kColumns && column >= t.diagonal) i = (column - t.diagonal + 1) / kTileRows * kTileRows;
+  for (; i + kTileRows <= t.m; i += kTileRows) rows_of<kTileRows, VECTORS>(t, i, column);
+  for (; i < t.m; ++i) rows_of<1, VECTORS>(t, i, column);
 }
 
 }  // namespace
