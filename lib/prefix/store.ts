@@ -5,6 +5,7 @@ import { badArgument, checkInteger, checkOptions, checkPath, checkString, neares
 import { NeoXPrefixError } from '../errors';
 import { makeFolder } from '../files';
 import { checkModel, type NeoXModel } from '../model/neox-model';
+import { checkLength } from '../model/rows';
 import type * as Native from '../../types/native';
 import { PrefixWeights } from './weights';
 
@@ -116,8 +117,8 @@ export class PrefixStore {
 
   /**
    * Adds a prefix, or the file of one, under a name that is free.
-   * @throws NEOX_BAD_ARGUMENT for a name that is taken; what PrefixWeights.load throws; NEOX_PREFIX_MISMATCH; NEOX_OUT_OF_MEMORY when it
-   *   does not fit and nothing can leave; NEOX_DISPOSED when the store or the model is
+   * @throws NEOX_BAD_ARGUMENT for a name that is taken; what PrefixWeights.load throws; NEOX_PREFIX_MISMATCH; NEOX_TOO_LONG
+   *   where the model has no position left for text; NEOX_OUT_OF_MEMORY when it does not fit and nothing can leave; NEOX_DISPOSED when the store or the model is
    */
   async add(name: string, source: PrefixWeights | string): Promise<StoredPrefix> {
     this.checkAlive();
@@ -258,6 +259,7 @@ export class PrefixStore {
     if (typeof source !== 'string' && !(source instanceof PrefixWeights)) throw badArgument('source', 'PrefixWeights or a path', source);
     const own = typeof source === 'string' ? undefined : source;
     const weights = own ?? (await PrefixWeights.load(path as string, { config: this.model }));
+    checkLength(`The prefix '${name}' with a token of text`, weights.prefixLength + 1, this.model.config);
     const entry: Entry = {
       name,
       handle: await this.model.prefixHandle(weights),

@@ -12,6 +12,7 @@
 #include "binding/model_handle.h"
 #include "binding/options.h"
 #include "core/error.h"
+#include "core/heap.h"
 #include "core/kernels/kernels.h"
 #include "core/model/native_weights.h"
 
@@ -107,6 +108,7 @@ class LoadWorker final : public PromiseWorker {
       Emit([share](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, share); });
     });
     if (prepare_backward_) model_->prepare_backward(true, cancel());
+    trim_heap();
   }
 
   Napi::Value Result(Napi::Env env) override {
@@ -134,7 +136,10 @@ class DisposeWorker final : public PromiseWorker {
   explicit DisposeWorker(std::shared_ptr<GPTNeoX> model) : model_(std::move(model)) {}
 
  protected:
-  void Execute() override { model_.reset(); }
+  void Execute() override {
+    model_.reset();
+    trim_heap();
+  }
   Napi::Value Result(Napi::Env env) override { return env.Undefined(); }
 
  private:

@@ -124,6 +124,14 @@ describe('names', () => {
         'Hint: use the base model that the prefix was trained on',
     },
     {
+      name: 'a prefix that leaves no position for text',
+      act: () => none().add('long', prefix(1, 256)),
+      code: 'NEOX_TOO_LONG',
+      text:
+        "The prefix 'long' with a token of text needs 257 positions, prefix included, and the model has 256\n" +
+        'Hint: shorten the text, or use a shorter prefix',
+    },
+    {
       name: 'an unknown option',
       act: () => new PrefixStore(model, wrong({ maxByte: 1 })),
       text: "Unknown option 'maxByte' in options\nHint: did you mean 'maxBytes'?",
