@@ -117,8 +117,8 @@ export class PrefixStore {
 
   /**
    * Adds a prefix, or the file of one, under a name that is free.
-   * @throws NEOX_BAD_ARGUMENT for a name that is taken; what PrefixWeights.load throws; NEOX_PREFIX_MISMATCH; NEOX_TOO_LONG
-   *   where the model has no position left for text; NEOX_OUT_OF_MEMORY when it does not fit and nothing can leave; NEOX_DISPOSED when the store or the model is
+   * @throws NEOX_BAD_ARGUMENT for a name that is taken; what PrefixWeights.load throws; NEOX_PREFIX_MISMATCH; NEOX_TOO_LONG where the model has
+   *   no position left for text; NEOX_OUT_OF_MEMORY when it does not fit and nothing can leave; NEOX_DISPOSED when the store or the model is
    */
   async add(name: string, source: PrefixWeights | string): Promise<StoredPrefix> {
     this.checkAlive();
