@@ -1,13 +1,14 @@
 import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { openCheckpoint, type Checkpoint } from '../lib/checkpoint/checkpoint';
-import { readSafetensorsHeader } from '../lib/checkpoint/safetensors';
-import { DTYPE_BYTES, type TensorEntry, type TensorPiece } from '../lib/checkpoint/tensor';
-import { readStateDict } from '../lib/checkpoint/torch-file';
-import { FLOAT_DTYPES, readTensor } from '../lib/checkpoint/values';
-import { isNeoXPrefixError, type NeoXPrefixError } from '../lib/errors';
-import { NeoXModel } from '../lib/model/neox-model';
+import type { Checkpoint } from '../lib/checkpoint/checkpoint';
+import { openCheckpoint } from '../lib/checkpoint/open';
+import { readSafetensorsHeader } from '../lib/formats/safetensors';
+import { DTYPE_BYTES, type TensorEntry, type TensorPiece } from '../lib/formats/tensor';
+import { readStateDict } from '../lib/formats/torch-file';
+import { FLOAT_DTYPES, readTensor } from '../lib/formats/values';
+import { isNeoXPrefixError, type NeoXPrefixError } from '../lib/base/errors';
+import { NeoXModel } from '../lib/neox-model';
 import { PrefixWeights } from '../lib/prefix/weights';
 import { Tokenizer } from '../lib/tokenizer/tokenizer';
 

@@ -1,81 +1,75 @@
-export { NeoXPrefixError, isNeoXPrefixError, ERROR_CODES, type NeoXErrorCode, type NeoXErrorDetails } from './errors';
-export { NeoXModel, type ComputeDType, type LoadOptions, type ModelDType, type ModelInfo } from './model/neox-model';
-export type { Arithmetic, ArithmeticOverrides } from './model/arithmetic';
-export { KVCache } from './model/kv-cache';
-export type { ForwardOptions, ForwardResult, HiddenStates, Logits } from './model/forward';
-export type { TokenIds } from './model/rows';
-export type { GPTNeoXConfig, HiddenAct } from './checkpoint/config';
-export { openCheckpoint, type Checkpoint, type CheckpointFormat, type CheckpointOptions } from './checkpoint/checkpoint';
-export type { GenerateOptions, Prompt } from './generation/generate';
-export type { SamplingOptions } from './generation/sampling-options';
-export type { BeamOptions } from './generation/beam-search';
-export type { Completion, FinishReason, GenerateResult, Usage } from './generation/run';
-export type { ScoredToken, TokenLogprob } from './generation/token-scores';
-export { TokenSampler, type TokenChoice, type TokenSamplerOptions } from './generation/token-sampler';
-export type { ContinuationScore, PerplexityOptions, PerplexityResult, ScoreOptions } from './generation/score';
-export type { EmbedOptions } from './generation/embed';
-export type { StreamOptions, StreamPiece } from './generation/stream';
-export { GenerationEngine, type EngineStats } from './engine/engine';
-export type { EngineRequest } from './engine/request';
-export type { OutputFormat } from './generation/format/format';
+export { type DoctorCheck, type DoctorReport, doctor } from './addon/doctor';
+export { type FetchLibtorchOptions, type FetchProgress, fetchLibtorch } from './addon/fetch-libtorch';
+export { type FindLibtorchOptions, type Libtorch, findLibtorch } from './addon/libtorch';
+export type { Arithmetic, ArithmeticOverrides } from './architecture/arithmetic';
+export type { GPTNeoXConfig, HiddenAct } from './architecture/config';
+export { ERROR_CODES, type NeoXErrorCode, type NeoXErrorDetails, NeoXPrefixError, isNeoXPrefixError } from './base/errors';
+export type { Checkpoint, CheckpointFormat, CheckpointOptions } from './checkpoint/checkpoint';
+export { openCheckpoint } from './checkpoint/open';
+export { type BatchOrder, BatchPlan, type BatchPlanOptions } from './data/batch-plan';
+export { conversationSample } from './data/conversation';
+export { type DatasetOptions, type OpenDatasetOptions, openDataset, readDataset } from './data/dataset';
+export type { Encoder, Sample, TextOrIds, TokenizedSample, TokenizedTurn, Turn } from './data/sample';
+export { type SplitCounts, splitDataset } from './data/split';
+export type { DatasetStatistics } from './data/statistics';
+export { type FromSamplesOptions, TokenizedDataset } from './data/tokenized-dataset';
+export { type EngineStats, GenerationEngine } from './engine/engine';
 export type { EngineOptions } from './engine/options';
+export { PrefixStore, type PrefixStoreOptions, type StoredPrefix } from './engine/prefix-store';
+export type { EngineRequest } from './engine/request';
 export type { EngineStream } from './engine/stream';
-export { PrefixEncoder, type PrefixEncoderOptions, type PrefixEncoderState, type PrefixInit } from './prefix/encoder';
+export { type ConvertOptions, type ConvertReport, convertPrefix } from './export/convert';
+export { type AddTasksOptions, type ExportOptions, type ExportReport, type ExportSource, FTExporter } from './export/exporter';
+export type { ExportProgress, VerifiedFile } from './export/native-files';
+export { type TritonOptions, type TritonReport, exportTritonRepository } from './export/triton-repository';
+export type { VerifyOptions, VerifyReport } from './export/verify';
+export type { ExportWarning } from './fastertransformer/compatibility';
+export type { DenseBiasRule } from './fastertransformer/file-plan';
+export type { ExportDType, ExportTask } from './fastertransformer/folder';
+export type { BeamOptions } from './generation/beam-options';
+export type { EmbedOptions } from './generation/embed';
+export type { OutputFormat } from './generation/format/format';
+export type { Completion, FinishReason, GenerateResult, StreamPiece, Usage } from './generation/output';
+export type { GenerateOptions, Prompt, StreamOptions } from './generation/request';
+export type { SamplingOptions } from './generation/sampling-options';
+export type { ContinuationScore, PerplexityOptions, PerplexityResult, ScoreOptions } from './generation/score';
+export { type TokenChoice, TokenSampler, type TokenSamplerOptions } from './generation/token-sampler';
+export type { ScoredToken, TokenLogprob } from './generation/token-scores';
+export type { ForwardOptions, ForwardResult, HiddenStates, Logits } from './model/forward';
+export { KVCache } from './model/kv-cache';
+export type { LoadOptions } from './model/load-options';
+export type { ComputeDType, ModelDType, ModelInfo } from './model/loaded-model';
+export type { TokenIds } from './model/rows';
+export { NeoXModel } from './neox-model';
 export {
-  PrefixWeights,
-  type BaseModelSummary,
-  type JsonValue,
-  type PrefixFormat,
-  type PrefixGeometry,
-  type PrefixLoadOptions,
-  type PrefixMetadata,
-  type PrefixSaveOptions,
-  type PrefixStatistics,
-  type PrefixTensorOptions,
+    type BaseModelSummary,
+    type JsonValue,
+    type PrefixFormat,
+    type PrefixGeometry,
+    type PrefixLoadOptions,
+    type PrefixMetadata,
+    type PrefixSaveOptions,
+    type PrefixStatistics,
+    type PrefixTensorOptions, PrefixWeights
 } from './prefix/weights';
-export { PrefixStore, type PrefixStoreOptions, type StoredPrefix } from './prefix/store';
-export { convertPrefix, type ConvertOptions, type ConvertReport } from './prefix/convert';
-export { PrefixTrainer, type TrainingData, type TrainOptions } from './training/prefix-trainer';
-export type { TrainingResult } from './training/training-run';
+export { type ReportBase, type ReportOptions, renderReport } from './report/report';
+export type { EvaluationResult, TrainingEvent } from './runs/events';
+export { type TensorBoardOptions, TensorBoardWriter } from './runs/tensorboard';
+export {
+    type InstructionOptions,
+    type InstructionTurn,
+    type Message,
+    type Segment,
+    type Template, formatInstruction,
+    parseInstructionAnswer
+} from './tokenizer/templates';
+export { type DecodeOptions, type EncodeOptions, type TokenDecoder, Tokenizer } from './tokenizer/tokenizer';
+export { PrefixEncoder, type PrefixEncoderOptions, type PrefixEncoderState, type PrefixInit } from './training/encoder';
+export { type EvaluateOptions, type EvaluatePrefixesOptions, evaluate, evaluatePrefixes } from './training/evaluate';
+export type { GeneratedSample, GenerationMetric } from './training/generation-metrics';
+export { PrefixTrainer, type TrainOptions, type TrainingData } from './training/prefix-trainer';
 export type { EndReason, EpochMetrics } from './training/progress';
 export type { Recipe, Schedule, TrainerOptions } from './training/recipe';
-export type { TrainingEvent } from './training/events';
-export { renderReport, type ReportBase, type ReportOptions } from './report/report';
-export { TensorBoardWriter, type TensorBoardOptions } from './training/tensorboard';
-export { trainTasks, type TrainingTask, type TrainTasksOptions } from './training/tasks';
-export { sweep, type SweepGrid, type SweepOptions, type SweepResult, type SweepRun, type SweepRunResult } from './training/sweep';
-export { evaluate, evaluatePrefixes, type EvaluateOptions, type EvaluatePrefixesOptions, type EvaluationResult } from './training/evaluate';
-export type { GeneratedSample, GenerationMetric } from './training/generation-metrics';
-export { Tokenizer, type DecodeOptions, type EncodeOptions, type TokenDecoder } from './tokenizer/tokenizer';
-export {
-  formatInstruction,
-  parseInstructionAnswer,
-  type InstructionOptions,
-  type InstructionTurn,
-  type Message,
-  type Segment,
-  type Template,
-} from './tokenizer/templates';
-export { openDataset, readDataset, type DatasetOptions, type OpenDatasetOptions } from './data/dataset';
-export { conversationSample } from './data/conversation';
-export type { Sample, TextOrIds, TokenizedSample, TokenizedTurn, Turn, Encoder } from './data/sample';
-export { TokenizedDataset, type FromSamplesOptions } from './data/tokenized-dataset';
-export type { DatasetStatistics } from './data/statistics';
-export { BatchPlan, type BatchOrder, type BatchPlanOptions } from './data/batch-plan';
-export { splitDataset, type SplitCounts } from './data/split';
-export {
-  FTExporter,
-  type AddTasksOptions,
-  type ExportOptions,
-  type ExportProgress,
-  type ExportReport,
-  type ExportSource,
-} from './export/ft-exporter';
-export type { VerifiedFile, VerifyOptions, VerifyReport } from './export/verify';
-export type { ExportWarning } from './export/compatibility';
-export type { ExportDType, ExportTask } from './export/export-folder';
-export type { DenseBiasRule } from './export/layout';
-export { exportTritonRepository, type TritonOptions, type TritonReport } from './export/triton-repository';
-export { doctor, type DoctorCheck, type DoctorReport } from './doctor';
-export { findLibtorch, type FindLibtorchOptions, type Libtorch } from './libtorch';
-export { fetchLibtorch, type FetchLibtorchOptions, type FetchProgress } from './fetch-libtorch';
+export { type SweepGrid, type SweepOptions, type SweepResult, type SweepRun, type SweepRunResult, sweep } from './training/sweep';
+export { type TrainTasksOptions, type TrainingTask, trainTasks } from './training/tasks';
+export type { TrainingResult } from './training/training-run';

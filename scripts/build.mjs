@@ -1,6 +1,8 @@
-// Builds the TypeScript (lib/ -> dist/) and the two addons (CMakeLists.txt -> build/Release/*.node). Skips what is up to date.
+// Builds the TypeScript (lib/ -> dist/) and the two addons (CMakeLists.txt -> build/Release/*.node). Skips what is up
+// to date.
 //
-//   node scripts/build.mjs [--typescript] [--native] [--clean] [--tests] [--sanitize address|undefined|thread] [--target NAME]
+//   node scripts/build.mjs [--typescript] [--native] [--clean] [--tests] [--sanitize address|undefined|thread]
+//   [--target NAME]
 //
 // --typescript, --native   only that half (default: both)
 // --clean                  builds the addons from nothing
@@ -8,7 +10,17 @@
 // --sanitize NAME          builds the addons with a sanitizer (address: and undefined), into build/NAME/Release
 // --target NAME            only that CMake target
 import { spawn } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { availableParallelism } from 'node:os';
 import { createInterface } from 'node:readline';
@@ -19,7 +31,9 @@ import { checkTools, hasNinja } from './tools.mjs';
 const dist = fromRoot('dist');
 const stamp = join(dist, '.built');
 
-/** lib/ -> dist/, true when it type-checks. JavaScript is written in any case, so that the addon can be built meanwhile. */
+/**
+ * lib/ -> dist/, true when it type-checks. JavaScript is written in any case, so that the addon can be built meanwhile.
+ */
 async function buildTypeScript() {
   const inputs = ['lib', 'types', 'tsconfig.json', 'package.json', 'scripts/build.mjs'].map((path) => fromRoot(path));
   const started = Date.now();
@@ -70,12 +84,15 @@ function writeModuleEntry() {
     '',
   ];
   writeFileSync(join(dist, 'index.mjs'), lines.join('\n'));
-  writeFileSync(join(dist, 'index.d.mts'), "import entry = require('./index.js');\nexport * from './index.js';\nexport default entry;\n");
+  writeFileSync(
+    join(dist, 'index.d.mts'),
+    "import entry = require('./index.js');\nexport * from './index.js';\nexport default entry;\n",
+  );
 }
 
 async function buildNative(options) {
   checkTools();
-  const { findLibtorch } = require(join(dist, 'libtorch.js'));
+  const { findLibtorch } = require(join(dist, 'addon', 'libtorch.js'));
   const libtorch = findLibtorch();
   if (!libtorch.headers) {
     throw new Failure(
@@ -113,7 +130,8 @@ async function buildNative(options) {
   if ((await runQuietly('cmake', ['--build', build, '--parallel', String(jobs()), ...targets])) !== 0) {
     throw new Failure('The addon did not compile; the message of the compiler is above.');
   }
-  if (options.tests && (await run(join(build, 'neox_core_tests'), [])) !== 0) throw new Failure('The C++ tests failed.');
+  if (options.tests && (await run(join(build, 'neox_core_tests'), [])) !== 0)
+    throw new Failure('The C++ tests failed.');
 }
 
 /** On a terminal ninja draws one moving line; elsewhere its lines that say nothing are left out. */
@@ -165,7 +183,8 @@ await main(async () => {
   const both = !values.typescript && !values.native;
   let typescript = true;
   await withLock(fromRoot('build', '.lock'), async () => {
-    if (isCheckout && (both || values.typescript || !existsSync(join(dist, 'libtorch.js')))) typescript = await buildTypeScript();
+    if (isCheckout && (both || values.typescript || !existsSync(join(dist, 'addon', 'libtorch.js'))))
+      typescript = await buildTypeScript();
     if (both || values.native) await buildNative(values);
   });
   if (!typescript) throw new Failure('The TypeScript did not compile; the messages are above.');

@@ -25,7 +25,8 @@ const { signals } = constants;
 export function run(command, args, options = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, { stdio: 'inherit', cwd: root, ...options });
-    // Ctrl-C is the child's to answer: without a handler here this process would be gone before the child has said its last line.
+    // Ctrl-C is the child's to answer: without a handler here this process would be gone before the child has said its
+    // last line.
     const leaveToChild = () => undefined;
     process.on('SIGINT', leaveToChild);
     child.on('error', reject);

@@ -15,7 +15,8 @@ function filesIn(folder, pattern) {
 
 await main(async () => {
   const fix = process.argv.includes('--fix');
-  if (!existsSync(fromRoot('node_modules', 'eslint'))) throw new Failure('The npm packages are not installed.\nHint: run `npm run setup`');
+  if (!existsSync(fromRoot('node_modules', 'eslint')))
+    throw new Failure('The npm packages are not installed.\nHint: run `npm run setup`');
   const node = (path, ...args) => [process.execPath, join(root, 'node_modules', path), ...args];
   const checks = {
     prettier: node('prettier/bin/prettier.cjs', '--log-level', 'warn', fix ? '--write' : '--check', '.'),
@@ -23,7 +24,9 @@ await main(async () => {
     eslint: node('eslint/bin/eslint.js', '--max-warnings', '0', ...(fix ? ['--fix'] : []), '.'),
   };
   if (output('clang-format', ['--version']) === undefined) {
-    console.log('lint: clang-format is not here, so the format of the C++ is not checked (Debian, Ubuntu: apt-get install clang-format)');
+    console.log(
+      'lint: clang-format is not here, so the format of the C++ is not checked (Debian, Ubuntu: apt-get install clang-format)',
+    );
   } else {
     const sources = filesIn(fromRoot('native'), /\.(cc|c|h)$/);
     checks['clang-format'] = ['clang-format', ...(fix ? ['-i'] : ['--dry-run', '-Werror']), ...sources];
@@ -36,5 +39,7 @@ await main(async () => {
     if (!ok) failed.push(name);
   }
   if (failed.length > 0)
-    throw new Failure(`${failed.join(', ')} failed.${fix ? '' : '\nHint: `npm run format` mends what is only a matter of form'}`);
+    throw new Failure(
+      `${failed.join(', ')} failed.${fix ? '' : '\nHint: `npm run format` mends what is only a matter of form'}`,
+    );
 });

@@ -1,5 +1,5 @@
-// Copies the built addons to prebuilds/PLATFORM-ARCH/ under the names that node-gyp-build looks for. One binary serves every
-// Node version (Node-API) and every place of libtorch, so it needs only the C library in its name.
+// Copies the built addons to prebuilds/PLATFORM-ARCH/ under the names that node-gyp-build looks for. One binary serves
+// every Node version (Node-API) and every place of libtorch, so it needs only the C library in its name.
 //
 //   node scripts/prebuilds.mjs
 import { copyFileSync, existsSync, mkdirSync, rmSync } from 'node:fs';

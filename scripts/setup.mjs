@@ -13,7 +13,9 @@ export async function setup() {
       `Node ${process.versions.node} is too old (20.17 is needed).\nHint: install a newer one, for example with nvm: \`nvm install 22\``,
     );
   }
-  checkTools({ python: !process.env.NEOX_PREFIX_LIBTORCH && !process.env.LIBTORCH && !existsSync(fromRoot('.libtorch', 'lib')) });
+  checkTools({
+    python: !process.env.NEOX_PREFIX_LIBTORCH && !process.env.LIBTORCH && !existsSync(fromRoot('.libtorch', 'lib')),
+  });
   await step('npm packages', installPackages);
   await step('TypeScript', () => build('--typescript'));
   await step('libtorch', provideLibtorch);
@@ -40,14 +42,14 @@ async function build(half) {
 }
 
 async function provideLibtorch() {
-  const { findLibtorch } = require(fromRoot('dist', 'libtorch.js'));
+  const { findLibtorch } = require(fromRoot('dist', 'addon', 'libtorch.js'));
   try {
     return describe(findLibtorch());
   } catch (error) {
     // A variable that points to nothing is the user's to mend.
     if (error.code !== 'NEOX_LIBTORCH_NOT_FOUND' || error.path !== undefined) throw error;
   }
-  const { fetchLibtorch } = require(fromRoot('dist', 'fetch-libtorch.js'));
+  const { fetchLibtorch } = require(fromRoot('dist', 'addon', 'fetch-libtorch.js'));
   const controller = new AbortController();
   const interrupt = () => controller.abort(new Failure('Interrupted.'));
   process.once('SIGINT', interrupt).once('SIGTERM', interrupt);

@@ -11,7 +11,8 @@ export function checkTools({ python = false } = {}) {
       apt: ['cmake'],
     });
   }
-  const compiler = process.env.CXX || ['c++', 'g++', 'clang++'].find((name) => output(name, ['--version']) !== undefined);
+  const compiler =
+    process.env.CXX || ['c++', 'g++', 'clang++'].find((name) => output(name, ['--version']) !== undefined);
   const version = compiler === undefined ? undefined : compilerVersion(compiler);
   if (version === undefined) {
     missing.push({

@@ -1,5 +1,5 @@
-// Does the set-up and then runs the tests, the demonstration or the benchmark: `npm test`, `npm run demo`, `npm run bench`. Further
-// arguments go to them.
+// Does the set-up and then runs the tests, the demonstration or the benchmark: `npm test`, `npm run demo`,
+// `npm run bench`. Further arguments go to them.
 //
 //   node scripts/with-setup.mjs test|demo|bench [ARGUMENTS]
 import { Failure, fromRoot, main, run } from './common.mjs';
@@ -16,7 +16,8 @@ await main(async () => {
   await setup();
   if (what === 'bench') {
     const limits = [fromRoot('scripts', 'build.mjs'), '--native', '--target', 'neox_limits'];
-    if ((await run(process.execPath, limits)) !== 0) throw new Failure('What measures the limits of the machine did not compile.');
+    if ((await run(process.execPath, limits)) !== 0)
+      throw new Failure('What measures the limits of the machine did not compile.');
   }
   return run(process.execPath, [...commands[what], ...args]);
 });

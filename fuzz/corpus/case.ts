@@ -1,4 +1,4 @@
-import type { NeoXErrorCode } from '../../lib/errors';
+import type { NeoXErrorCode } from '../../lib/base/errors';
 import { TARGETS, type Files, type Format } from '../targets';
 
 /** Files that no honest program writes, and what the library says to them. */

@@ -1,22 +1,15 @@
 import { join } from 'node:path';
+import { checkFiles, fileProblems, geometryOf, iniInteger, unusable } from '../fastertransformer/folder-checks';
 
-import { NeoXPrefixError } from '../errors';
-import { BYTES_PER_ELEMENT, MAIN, openExport, type ExportFolder } from '../export/export-folder';
-import { planBaseModel, planPrefix, type DenseBiasRule, type FilePlan } from '../export/layout';
-import { fileSize } from '../export/native-files';
+import type { GPTNeoXConfig } from '../architecture/config';
+import { expectedShapes } from '../architecture/names';
+import { type DenseBiasRule, type FilePlan, planBaseModel, planPrefix } from '../fastertransformer/file-plan';
+import { type ExportFolder, MAIN, openExport } from '../fastertransformer/folder';
+import { joinFiles } from '../fastertransformer/joined-tensors';
+import type { StorageDType, TensorEntry } from '../formats/tensor';
+import { readTensor } from '../formats/values';
 import type { Checkpoint } from './checkpoint';
-import type { GPTNeoXConfig } from './config';
-import { joinFiles } from './fastertransformer-layout';
 import { fingerprintOf } from './fingerprint';
-import { expectedShapes } from './names';
-import type { StorageDType, TensorEntry } from './tensor';
-import { readTensor } from './values';
-
-/** Far above any model; what they guard is the memory of a process that is given a damaged file. */
-const MAX_SIZE = 2 ** 24;
-const MAX_LAYERS = 1000;
-const MAX_LAYER_PARTS = 10_000;
-const FILES_AT_A_TIME = 1024;
 
 const STORAGE: Readonly<Record<ExportFolder['dtype'], StorageDType>> = { float16: 'F16', float32: 'F32' };
 
@@ -25,10 +18,6 @@ const ROUNDING: Readonly<Record<ExportFolder['dtype'], readonly [relative: numbe
   float16: [2 ** -10, 2 ** -24],
   float32: [2 ** -23, 2 ** -149],
 };
-
-/** What the hint of every missing or wrong file says. */
-const RANDOM_NUMBERS =
-  'FasterTransformer itself would print a warning and compute with random numbers in its place; export the model again';
 
 /**
  * Opens a weight folder of NVIDIA FasterTransformer (`DIR/<ranks>-gpu`, or DIR when it holds one) as a checkpoint: the parts of the
@@ -62,29 +51,14 @@ export async function openFastertransformer(dir: string, rule: DenseBiasRule): P
   };
 }
 
-/** The sizes that config.ini states, checked. */
-export function geometryOf(folder: ExportFolder): Pick<GPTNeoXConfig, 'numHeads' | 'headSize' | 'numLayers'> {
-  const numHeads = integer(folder, 'head_num', 1);
-  const headSize = integer(folder, 'size_per_head', 1);
-  if (numHeads * headSize > MAX_SIZE) throw unusable(folder, `head_num ${numHeads} of size_per_head ${headSize} is too large`);
-  if (numHeads % folder.tensorParallel !== 0) {
-    throw unusable(folder, `head_num is ${numHeads}, which ${folder.tensorParallel} ranks cannot share`);
-  }
-  const numLayers = integer(folder, 'num_layer', 1, undefined, MAX_LAYERS);
-  if (numLayers * folder.tensorParallel > MAX_LAYER_PARTS) {
-    throw unusable(folder, `${numLayers} layers for ${folder.tensorParallel} ranks are too many files`);
-  }
-  return { numHeads, headSize, numLayers };
-}
-
 function configOf(folder: ExportFolder, warnings: string[]): GPTNeoXConfig {
   const { numHeads, headSize, numLayers } = geometryOf(folder);
-  const vocabSize = integer(folder, 'vocab_size', 1);
-  const intermediateSize = integer(folder, 'inter_size', 1);
+  const vocabSize = iniInteger(folder, 'vocab_size', 1);
+  const intermediateSize = iniInteger(folder, 'inter_size', 1);
   if (intermediateSize % folder.tensorParallel !== 0) {
     throw unusable(folder, `inter_size is ${intermediateSize}, which ${folder.tensorParallel} ranks cannot share`);
   }
-  const rotaryDims = integer(folder, 'rotary_embedding', 1, undefined, headSize);
+  const rotaryDims = iniInteger(folder, 'rotary_embedding', 1, undefined, headSize);
   if (rotaryDims + (rotaryDims % 2) > headSize) {
     throw unusable(folder, `rotary_embedding is ${rotaryDims}, which leaves no pairs of the ${headSize} dimensions of a head`);
   }
@@ -108,7 +82,7 @@ function configOf(folder: ExportFolder, warnings: string[]): GPTNeoXConfig {
     rotaryPct: rotaryDims / headSize,
     rotaryBase: 10000,
     ropeScaling: { type: 'default', factor: 1 },
-    useParallelResidual: integer(folder, 'use_gptj_residual', 0, 1) !== 0,
+    useParallelResidual: iniInteger(folder, 'use_gptj_residual', 0, 1) !== 0,
     hiddenAct: 'gelu',
     layerNormEps: 1e-5,
     attentionBias: true,
@@ -119,13 +93,6 @@ function configOf(folder: ExportFolder, warnings: string[]): GPTNeoXConfig {
     padTokenId: null,
     torchDtype: folder.dtype,
   };
-}
-
-function integer(folder: ExportFolder, key: string, min: number, fallback?: number, max = MAX_SIZE): number {
-  const value = folder.ini.getInteger(MAIN, key) ?? fallback;
-  if (value !== undefined && Number.isSafeInteger(value) && value >= min && value <= max) return value;
-  const found = folder.ini.get(MAIN, key) ?? 'nothing';
-  throw unusable(folder, `expected a whole number from ${min} to ${max} for ${key} of [${MAIN}] in config.ini, found ${found}`);
 }
 
 /** The files of the base model by the names of the tensors that they hold; of several tensors by all their names. */
@@ -219,28 +186,3 @@ function withPath(folder: ExportFolder, plan: FilePlan): FilePlan & { path: stri
   return { ...plan, path: join(folder.directory, plan.name) };
 }
 
-/** @throws NEOX_BAD_EXPORT when a file is missing, too short or too long */
-export async function checkFiles(folder: ExportFolder, plans: readonly FilePlan[]): Promise<void> {
-  // Some at a time, so that a config.ini that promises a million files does not open them all.
-  for (let start = 0; start < plans.length; start += FILES_AT_A_TIME) {
-    const [first, ...others] = await fileProblems(folder, plans.slice(start, start + FILES_AT_A_TIME));
-    if (first === undefined) continue;
-    const more = others.length === 0 ? '' : ` (and ${others.length} more files)`;
-    throw unusable(folder, `${first}${more}`, RANDOM_NUMBERS);
-  }
-}
-
-async function fileProblems({ directory, dtype }: ExportFolder, plans: readonly FilePlan[]): Promise<string[]> {
-  const sizes = await Promise.all(plans.map(({ name }) => fileSize(directory, name)));
-  return plans.flatMap(({ name, elements }, i) => {
-    const expected = elements * BYTES_PER_ELEMENT[dtype];
-    const actual = sizes[i];
-    if (actual === expected) return [];
-    return [actual === undefined ? `${name} is missing` : `${name} has ${actual} bytes, expected ${expected}`];
-  });
-}
-
-function unusable({ directory }: ExportFolder, problem: string, hint?: string): NeoXPrefixError {
-  const message = `The export ${directory} is not usable: ${problem}`;
-  return new NeoXPrefixError('NEOX_BAD_EXPORT', message, hint === undefined ? { path: directory } : { path: directory, hint });
-}

@@ -1,7 +1,7 @@
-import { sha256, FileReader } from '../files';
-import type { GPTNeoXConfig } from './config';
-import { DTYPE_BYTES, elementCount, type TensorEntry } from './tensor';
-import { pieceOf, storagePosition, toFloat32 } from './values';
+import type { GPTNeoXConfig } from '../architecture/config';
+import { FileReader, sha256 } from '../base/files';
+import { DTYPE_BYTES, elementCount, type TensorEntry } from '../formats/tensor';
+import { pieceOf, storagePosition, toFloat32 } from '../formats/values';
 
 /** Sampled from each tensor: this many runs, evenly spaced from the first element to the last, of this many elements. */
 const RUNS = 4;

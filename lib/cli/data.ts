@@ -1,11 +1,11 @@
-import { basename } from 'node:path';
 import type { Option } from 'commander';
-import type { GPTNeoXConfig } from '../checkpoint/config';
+import { basename } from 'node:path';
+import type { GPTNeoXConfig } from '../architecture/config';
+import { NeoXPrefixError } from '../base/errors';
+import { kindOf } from '../base/files';
 import { formatOf, openDataset } from '../data/dataset';
 import type { DatasetStatistics } from '../data/statistics';
 import type { TokenizedDataset } from '../data/tokenized-dataset';
-import { NeoXPrefixError } from '../errors';
-import { kindOf } from '../files';
 import { maxPositions } from '../model/rows';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import { UsageError } from './errors';

@@ -1,4 +1,4 @@
-import { isNeoXPrefixError } from '../errors';
+import { isNeoXPrefixError } from '../base/errors';
 import { Interrupted, OutputLost } from './io';
 import type { Ui } from './ui';
 

@@ -1,6 +1,6 @@
-import { formatNumber } from '../format';
+import { formatNumber } from '../base/quantities';
 
-export { formatBytes, formatCount, formatNumber, formatSeconds, plural } from '../format';
+export { formatBytes, formatCount, formatNumber, formatSeconds, plural } from '../base/quantities';
 
 /** Text and tables on a terminal. */
 

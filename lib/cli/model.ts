@@ -1,8 +1,9 @@
-import { basename } from 'node:path';
 import type { Option } from 'commander';
-import { NeoXPrefixError } from '../errors';
-import { kindOf } from '../files';
-import { NeoXModel, type LoadOptions } from '../model/neox-model';
+import { basename } from 'node:path';
+import { NeoXPrefixError } from '../base/errors';
+import { kindOf } from '../base/files';
+import type { LoadOptions } from '../model/load-options';
+import { NeoXModel } from '../neox-model';
 import { PrefixWeights } from '../prefix/weights';
 import { formatBytes, formatCount, formatSeconds } from './format';
 import { given, integer, option } from './options';

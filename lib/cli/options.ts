@@ -1,6 +1,6 @@
-import { InvalidArgumentError, Option, type Command } from 'commander';
-import { checkTaskName } from '../export/config-ini';
-import { isNeoXPrefixError } from '../errors';
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { isNeoXPrefixError } from '../base/errors';
+import { checkTaskName } from '../fastertransformer/config-ini';
 import { UsageError } from './errors';
 
 /** Parsers of option values. commander puts the option's name in front of what they throw. */

@@ -1,9 +1,6 @@
 import { Command, CommanderError } from 'commander';
-import { packageVersion } from '../doctor';
-import { reportError, USAGE } from './errors';
-import type { CliIO } from './io';
-import { checkRequired, unwrap } from './options';
-import { Ui } from './ui';
+import { packageVersion } from '../base/package';
+import { type Act } from './command';
 import * as convert from './commands/convert';
 import * as data from './commands/data';
 import * as doctor from './commands/doctor';
@@ -15,12 +12,10 @@ import * as inspect from './commands/inspect';
 import * as report from './commands/report';
 import * as sweep from './commands/sweep';
 import * as train from './commands/train';
-
-/** A command: takes its options (and the arguments that are no options, as `args`), returns the exit code. */
-type Run = (flags: never, ui: Ui) => Promise<number>;
-
-/** Makes a command what commander calls. */
-export type Act = (run: Run) => (...given: unknown[]) => Promise<void>;
+import { reportError, USAGE } from './errors';
+import type { CliIO } from './io';
+import { checkRequired, unwrap } from './options';
+import { Ui } from './ui';
 
 const DESCRIPTION = `Prefix-tunes GPT-NeoX models and puts the prefixes to use.
 

@@ -1,5 +1,5 @@
 import { createInterface } from 'node:readline';
-import { isNeoXPrefixError } from '../errors';
+import { isNeoXPrefixError } from '../base/errors';
 import { reportError } from './errors';
 import type { Ui } from './ui';
 

@@ -1,5 +1,5 @@
 import { InvalidArgumentError, type Option } from 'commander';
-import type { GenerateOptions } from '../generation/generate';
+import type { GenerateOptions } from '../generation/request';
 import { UsageError } from './errors';
 import { collect, given, integer, number, option } from './options';
 

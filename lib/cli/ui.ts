@@ -1,4 +1,4 @@
-import { OutputLost, type CliIO, type OutputStream } from './io';
+import { type CliIO, OutputLost, type OutputStream } from './io';
 import { Progress, type ProgressOptions } from './progress';
 
 export interface UiOptions {

@@ -1,4 +1,4 @@
-import { badArgument, checkFunction, checkInteger, checkOneOf, checkOptions, checkSignal } from '../arguments';
+import { badArgument, checkFunction, checkInteger, checkOneOf, checkOptions, checkSignal } from '../base/arguments';
 import { EpochOrder, generator, shuffle } from './order';
 import { eventLoopTurns } from './sample';
 

@@ -1,6 +1,6 @@
-import { badArgument } from '../arguments';
-import { NeoXPrefixError } from '../errors';
-import { conversationSegments, TEMPLATES, type Message, type Segment, type Template } from '../tokenizer/templates';
+import { badArgument } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
+import { conversationSegments, type Message, type Segment, type Template, TEMPLATES } from '../tokenizer/templates';
 import type { Encoder, Sample, Turn } from './sample';
 
 /**

@@ -1,8 +1,8 @@
 import { createReadStream } from 'node:fs';
 import { Readable, pipeline } from 'node:stream';
 import { createGunzip } from 'node:zlib';
-import { NeoXPrefixError } from '../errors';
-import { badLine } from './problems';
+import { NeoXPrefixError } from '../base/errors';
+import { badLine } from '../formats/bad-line';
 
 /** A line of a file, without its end. */
 export interface Line {

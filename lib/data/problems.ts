@@ -1,14 +1,9 @@
-import { isNeoXPrefixError, NeoXPrefixError } from '../errors';
+import { isNeoXPrefixError, NeoXPrefixError } from '../base/errors';
 
 /** How many are told. */
 const LISTED = 10;
 /** More, and it is not worth going on. */
 const ENOUGH = 1000;
-
-/** The one form of an error in a data file. */
-export function badLine(path: string, line: number, what: string, cause?: unknown): NeoXPrefixError {
-  return new NeoXPrefixError('NEOX_BAD_DATA', `${path}:${line}: ${what}`, { path, cause });
-}
 
 /** What is wrong with data files, collected, so that one reading finds it all. */
 export class Problems {

@@ -1,10 +1,11 @@
-import { isNeoXPrefixError } from '../errors';
+import { isNeoXPrefixError } from '../base/errors';
+import { badLine } from '../formats/bad-line';
 import type { Message, Template } from '../tokenizer/templates';
 import { conversationSample, templateFor } from './conversation';
-import { readLines, type OnBytes } from './lines';
+import { type OnBytes, readLines } from './lines';
 import { packLines, type PackOptions } from './packing';
-import { badLine, type Problems } from './problems';
-import { MAX_ID, type Encoder, type Sample } from './sample';
+import type { Problems } from './problems';
+import { type Encoder, MAX_ID, type Sample } from './sample';
 
 /** A data file. */
 export interface DataFile {

@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto';
-import { sha256 } from '../files';
+import { sha256 } from '../base/files';
 
 /*
  * The hash of samples d(0) ... d(n-1) is SHA-256 over n and the sum of d(i) B^(n-1-i) modulo p, where d(i) is the SHA-256 of sample i as it is

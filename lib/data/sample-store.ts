@@ -5,7 +5,7 @@ import type { TokenizedSample } from './sample';
 import { decodeSample, encodeSample, measureSample } from './sample-codec';
 import { digestOf, SampleHasher } from './sample-hash';
 import { SampleIndex } from './sample-index';
-import { noStatistics, type DatasetStatistics } from './statistics';
+import { type DatasetStatistics, noStatistics } from './statistics';
 
 /** Where samples are kept. */
 export interface StoreOptions {

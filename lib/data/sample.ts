@@ -1,5 +1,5 @@
-import { badArgument, checkInteger, checkOptions } from '../arguments';
-import { NeoXPrefixError } from '../errors';
+import { badArgument, checkInteger, checkOptions } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
 
 /** Text or token ids. */
 export type TextOrIds = string | number[] | Int32Array;

@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { readSync } from 'node:fs';
-import { open, rm, type FileHandle } from 'node:fs/promises';
+import { type FileHandle, open, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { isNeoXPrefixError, NeoXPrefixError } from '../errors';
-import { fileError } from '../files';
+import { isNeoXPrefixError, NeoXPrefixError } from '../base/errors';
+import { fileError } from '../base/files';
 
 const FOLDER_HINT = 'free some space there, or name another folder with cacheDir';
 

@@ -1,5 +1,5 @@
-import { badArgument, checkInteger, checkOptions } from '../arguments';
-import { NeoXPrefixError } from '../errors';
+import { badArgument, checkInteger, checkOptions } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
 import { TokenizedDataset } from './tokenized-dataset';
 
 /** How many samples train, and how many validate. */

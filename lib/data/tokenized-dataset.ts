@@ -1,6 +1,6 @@
-import { badArgument, checkInteger, checkOptions, checkSignal } from '../arguments';
-import { NeoXPrefixError } from '../errors';
-import { eventLoopTurns, tokenizeSample, type Encoder, type Sample, type TokenizedSample } from './sample';
+import { badArgument, checkInteger, checkOptions, checkSignal } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
+import { type Encoder, eventLoopTurns, type Sample, type TokenizedSample, tokenizeSample } from './sample';
 import { SampleStore } from './sample-store';
 import type { DatasetStatistics } from './statistics';
 

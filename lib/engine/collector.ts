@@ -1,4 +1,4 @@
-import type { Completion, RowPiece, Usage } from '../generation/run';
+import type { Completion, RowPiece, Usage } from '../generation/output';
 import type { Sink } from './job';
 
 /** Waits for all that a row says, and passes its pieces on. */

@@ -1,12 +1,12 @@
+import type * as Native from '../../types/native';
 import { startConstraint } from '../generation/format/compiler';
 import type { Constraint } from '../generation/format/constraint';
 import type { OutputFormat } from '../generation/format/format';
 import { formatDecoder } from '../generation/format/vocabulary';
-import type { PreparedRequest } from '../generation/generate';
-import type { Completion, RowPiece } from '../generation/run';
+import type { Completion, RowPiece } from '../generation/output';
 import { Output } from '../generation/output';
-import type { NeoXModel } from '../model/neox-model';
-import type * as Native from '../../types/native';
+import type { PreparedRequest } from '../generation/request';
+import type { LoadedModel } from '../model/loaded-model';
 import { Collector } from './collector';
 import { Job } from './job';
 import { Scheduler } from './scheduler';
@@ -20,7 +20,7 @@ const PREFILL_TOKENS = 2048;
  * the rows, n for each prompt; `onPiece` hears of every new token of every row, and of its end.
  */
 export async function generateConstrained(
-  model: NeoXModel,
+  model: LoadedModel,
   request: PreparedRequest & { format: OutputFormat },
   prefixes: readonly (Native.Prefix | null)[],
   onPiece?: (row: number, piece: RowPiece) => void,

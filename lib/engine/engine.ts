@@ -1,15 +1,14 @@
-import { badArgument } from '../arguments';
-import { NeoXPrefixError } from '../errors';
-import type { BeamOptions } from '../generation/beam-search';
+import { badArgument } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
+import type { BeamOptions } from '../generation/beam-options';
 import { startConstraint } from '../generation/format/compiler';
 import { formatDecoder } from '../generation/format/vocabulary';
-import { decoderFor, resultOf, type GenerateResult } from '../generation/run';
-import { Output } from '../generation/output';
-import { checkModel, type NeoXModel } from '../model/neox-model';
+import { decoderFor, type GenerateResult, Output, resultOf } from '../generation/output';
+import { checkModel, type LoadedModel } from '../model/loaded-model';
 import { Collector } from './collector';
 import { Job, type Sink } from './job';
-import { bytesPerToken, resolveOptions, type EngineOptions, type ResolvedOptions } from './options';
-import { prepareRequest, REQUEST_KEYS, STREAM_REQUEST_KEYS, type EngineRequest, type PreparedEngineRequest } from './request';
+import { bytesPerToken, type EngineOptions, type ResolvedOptions, resolveOptions } from './options';
+import { type EngineRequest, type PreparedEngineRequest, prepareRequest, REQUEST_KEYS, STREAM_REQUEST_KEYS } from './request';
 import { Scheduler } from './scheduler';
 import { Channel, EngineStream } from './stream';
 
@@ -66,7 +65,7 @@ export class GenerationEngine {
 
   /** @throws NEOX_BAD_ARGUMENT, NEOX_DISPOSED */
   constructor(
-    private readonly model: NeoXModel,
+    private readonly model: LoadedModel,
     options: EngineOptions = {},
   ) {
     checkModel(model);

@@ -1,8 +1,6 @@
-import type { Completion, Usage } from '../generation/run';
-import type { Constraint } from '../generation/format/constraint';
-import type { StreamPiece } from '../generation/stream';
-import type { Output } from '../generation/output';
 import type * as Native from '../../types/native';
+import type { Constraint } from '../generation/format/constraint';
+import type { Completion, Output, StreamPiece, Usage } from '../generation/output';
 import type { Ticket } from './queue';
 
 /** Where what a row says goes. */

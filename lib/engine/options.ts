@@ -1,8 +1,8 @@
-import { badArgument, checkInteger, checkOptions } from '../arguments';
-import type { GPTNeoXConfig } from '../checkpoint/config';
-import type { ComputeDType, NeoXModel } from '../model/neox-model';
+import type { GPTNeoXConfig } from '../architecture/config';
+import { badArgument, checkInteger, checkOptions } from '../base/arguments';
+import type { ComputeDType, LoadedModel } from '../model/loaded-model';
 import { maxPositions } from '../model/rows';
-import { PrefixStore } from '../prefix/store';
+import { PrefixStore } from './prefix-store';
 
 /** Settings of a {@link GenerationEngine}. */
 export interface EngineOptions {
@@ -61,7 +61,7 @@ export function bytesPerToken({ numLayers, hiddenSize }: GPTNeoXConfig, dtype: C
   return 2 * numLayers * hiddenSize * (dtype === 'float32' ? 4 : 2);
 }
 
-export function resolveOptions(options: EngineOptions, model: NeoXModel): ResolvedOptions {
+export function resolveOptions(options: EngineOptions, model: LoadedModel): ResolvedOptions {
   const { config, computeDtype } = model;
   checkOptions('options', options, ENGINE_OPTIONS);
   const { kvBudgetBytes, kvBudgetTokens, prefixes } = options;

@@ -1,12 +1,11 @@
-import { badArgument, checkInteger, checkOptions } from '../arguments';
-import { NeoXPrefixError } from '../errors';
-import { BEAM_OPTIONS, type BeamOptions } from '../generation/beam-search';
-import { prepare, type GenerateOptions, type PreparedRequest, type Prompt } from '../generation/generate';
-import { STREAM_OPTIONS, type StreamOptions } from '../generation/stream';
-import type { NeoXModel } from '../model/neox-model';
+import { badArgument, checkInteger, checkOptions } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
+import { BEAM_OPTIONS, type BeamOptions } from '../generation/beam-options';
+import { type GenerateOptions, prepare, type PreparedRequest, type Prompt, STREAM_OPTIONS, type StreamOptions } from '../generation/request';
+import type { LoadedModel } from '../model/loaded-model';
 import { checkLength, maxPositions } from '../model/rows';
-import type { HeldPrefix, PrefixStore } from '../prefix/store';
 import type { PrefixWeights } from '../prefix/weights';
+import type { HeldPrefix, PrefixStore } from './prefix-store';
 
 const HIGHEST_PRIORITY = 100;
 
@@ -43,7 +42,7 @@ export interface PreparedEngineRequest extends PreparedRequest {
 
 /** @throws NEOX_BAD_ARGUMENT, NEOX_PREFIX_MISMATCH, NEOX_UNSUPPORTED; NEOX_TOO_LONG, also for what is beyond `budget` */
 export function prepareRequest(
-  model: NeoXModel,
+  model: LoadedModel,
   request: EngineRequest,
   keys: readonly (keyof EngineRequest)[],
   prefixes: PrefixStore | undefined,

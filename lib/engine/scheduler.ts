@@ -1,9 +1,9 @@
-import { beamCompletions } from '../generation/beam-search';
-import type { Completion } from '../generation/run';
-import type { NeoXModel } from '../model/neox-model';
-import { native } from '../native';
-import { fromNative } from '../native-call';
 import type * as Native from '../../types/native';
+import { native } from '../addon/addon';
+import { fromNative } from '../addon/call';
+import type { Completion } from '../generation/output';
+import { beamCompletions } from '../generation/output';
+import type { LoadedModel } from '../model/loaded-model';
 import type { Job, RowStart } from './job';
 import type { ResolvedOptions } from './options';
 import { AdmissionQueue } from './queue';
@@ -51,7 +51,7 @@ export class Scheduler {
   private onIdle: (() => void)[] = [];
 
   constructor(
-    private readonly model: NeoXModel,
+    private readonly model: LoadedModel,
     private readonly options: Pick<ResolvedOptions, 'maxRows' | 'kvBudgetTokens' | 'prefillTokens' | 'promptCacheBytes'>,
   ) {
     const { maxRows, prefillTokens, promptCacheBytes } = options;

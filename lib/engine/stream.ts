@@ -1,5 +1,4 @@
-import type { Completion, Usage } from '../generation/run';
-import type { StreamPiece } from '../generation/stream';
+import type { Completion, StreamPiece, Usage } from '../generation/output';
 import type { Sink } from './job';
 
 type Result = IteratorResult<StreamPiece, undefined>;

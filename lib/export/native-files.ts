@@ -1,13 +1,10 @@
-import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
 
-import { fileError } from '../files';
-import type { NativeAddon } from '../native';
-import { runNative } from '../native-call';
+import type { NativeAddon } from '../addon/addon';
+import { runNative } from '../addon/call';
+import type { FilePlan } from '../fastertransformer/file-plan';
+import { BYTES_PER_ELEMENT, type ExportDType } from '../fastertransformer/folder';
 import type { PrefixWeights } from '../prefix/weights';
-import { BYTES_PER_ELEMENT, type ExportDType } from './export-folder';
-import type { FilePlan } from './layout';
-import type { VerifiedFile } from './verify';
+
 
 /** Files that are written or compared in one go: those of the base model, or those of one prefix. */
 export interface FileJob {
@@ -67,17 +64,6 @@ export async function compareFiles(
   });
 }
 
-/** Bytes of a file, or undefined when there is none. */
-export async function fileSize(directory: string, name: string): Promise<number | undefined> {
-  const path = join(directory, name);
-  try {
-    return (await stat(path)).size;
-  } catch (cause) {
-    if (cause instanceof Error && 'code' in cause && cause.code === 'ENOENT') return undefined;
-    throw fileError(cause, 'read', path);
-  }
-}
-
 type NativeOptions = Parameters<NativeAddon['writeFastertransformer']>[0];
 
 function nativeOptions(
@@ -87,4 +73,25 @@ function nativeOptions(
 ): Omit<NativeOptions, 'cancel'> {
   const onProgress: NonNullable<NativeOptions['onProgress']> = ({ file, bytesDone }) => onFile(file, bytesDone);
   return { directory, dtype, ranks, heads, files, prefix: prefix?.toTensor(), onProgress };
+}
+
+/** One file of an export, compared. */
+export interface VerifiedFile {
+  readonly name: string;
+  /** `size`: the length is right, and there was nothing to compare the content with. */
+  readonly status: 'equal' | 'size' | 'different' | 'wrong-size' | 'missing';
+  readonly expectedBytes: number;
+  readonly actualBytes: number;
+  /** Elements that differ from the source's in the export's element type. */
+  readonly differing: number;
+  /** Infinity where a number stands against an infinity or NaN. */
+  readonly maxAbsDifference: number;
+}
+
+/** Where a running export or verification stands. */
+export interface ExportProgress {
+  /** The file at hand. */
+  readonly file: string;
+  readonly bytesDone: number;
+  readonly bytesTotal: number;
 }

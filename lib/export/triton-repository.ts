@@ -1,13 +1,13 @@
 import { mkdir } from 'node:fs/promises';
 import { join, posix, resolve } from 'node:path';
 
-import { badArgument, checkBoolean, checkInteger, checkOneOf, checkOptions, checkPath, checkString } from '../arguments';
-import { NeoXPrefixError } from '../errors';
-import { kindOf, listFolder, syncFolder, writeFileAtomic } from '../files';
-import type { ExportWarning } from './compatibility';
-import { EXPORT_DTYPES, type ExportDType, type ExportTask } from './export-folder';
-import { FTExporter, type ExportOptions, type ExportReport, type ExportSource } from './ft-exporter';
-import { attempt, inNewFolder } from './new-folder';
+import { badArgument, checkBoolean, checkInteger, checkOneOf, checkOptions, checkPath, checkString } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
+import { kindOf, listFolder, syncFolder, writeFileAtomic } from '../base/files';
+import { attempt, inNewFolder } from '../base/new-folder';
+import type { ExportWarning } from '../fastertransformer/compatibility';
+import { EXPORT_DTYPES, type ExportDType, type ExportTask } from '../fastertransformer/folder';
+import { type ExportOptions, type ExportReport, type ExportSource, FTExporter } from './exporter';
 import { tritonConfig } from './triton-config';
 
 /** What to write, how, and for which server. */

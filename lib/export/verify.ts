@@ -1,11 +1,11 @@
-import { checkFunction, checkInteger, checkOneOf, checkOptions, checkPath, checkSignal } from '../arguments';
+import { checkFunction, checkInteger, checkOneOf, checkOptions, checkPath, checkSignal } from '../base/arguments';
+import { fileSize, listFolder } from '../base/files';
 import type { Checkpoint } from '../checkpoint/checkpoint';
+import { DENSE_BIAS_RULES, type DenseBiasRule, type FilePlan, planBaseModel, planPrefix } from '../fastertransformer/file-plan';
+import { BYTES_PER_ELEMENT, configDifferences, type ExportDType, openExport } from '../fastertransformer/folder';
 import type { PrefixWeights } from '../prefix/weights';
-import { listFolder } from '../files';
-import { BYTES_PER_ELEMENT, configDifferences, openExport, type ExportDType } from './export-folder';
-import type { ExportProgress } from './ft-exporter';
-import { DENSE_BIAS_RULES, planBaseModel, planPrefix, type DenseBiasRule, type FilePlan } from './layout';
-import { compareFiles, fileSize, type FileJob } from './native-files';
+import type { ExportProgress } from './native-files';
+import { compareFiles, type FileJob, type VerifiedFile } from './native-files';
 
 /** What to compare an export with. */
 export interface VerifyOptions {
@@ -19,19 +19,6 @@ export interface VerifyOptions {
   signal?: AbortSignal;
   /** Called about twenty times a second, and at the end. An error that it throws stops the work. */
   onProgress?: (progress: ExportProgress) => void;
-}
-
-/** One file of an export, compared. */
-export interface VerifiedFile {
-  readonly name: string;
-  /** `size`: the length is right, and there was nothing to compare the content with. */
-  readonly status: 'equal' | 'size' | 'different' | 'wrong-size' | 'missing';
-  readonly expectedBytes: number;
-  readonly actualBytes: number;
-  /** Elements that differ from the source's in the export's element type. */
-  readonly differing: number;
-  /** Infinity where a number stands against an infinity or NaN. */
-  readonly maxAbsDifference: number;
 }
 
 /** What a comparison found. */

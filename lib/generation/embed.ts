@@ -1,11 +1,11 @@
-import { badArgument, checkOneOf, checkOptions, checkSignal } from '../arguments';
+import { native } from '../addon/addon';
+import { runNative } from '../addon/call';
+import { badArgument, checkOneOf, checkOptions, checkSignal } from '../base/arguments';
 import { checkLayer, rowPrefixes } from '../model/forward';
-import type { NeoXModel } from '../model/neox-model';
+import type { LoadedModel } from '../model/loaded-model';
 import { checkLength, packRows } from '../model/rows';
-import { native } from '../native';
-import { runNative } from '../native-call';
 import type { PrefixWeights } from '../prefix/weights';
-import { promptIds, type Prompt } from './generate';
+import { type Prompt, promptIds } from './request';
 
 /** What a vector is made of. */
 export interface EmbedOptions {
@@ -22,7 +22,7 @@ export interface EmbedOptions {
 /** Tokens that go through the model at a time. */
 const BATCH_TOKENS = 2048;
 
-export async function embed(model: NeoXModel, texts: readonly Prompt[], options: EmbedOptions): Promise<Float32Array[]> {
+export async function embed(model: LoadedModel, texts: readonly Prompt[], options: EmbedOptions): Promise<Float32Array[]> {
   checkOptions('options', options, ['prefix', 'pooling', 'layer', 'signal']);
   const signal = checkSignal('signal', options.signal);
   const pooling = checkOneOf('pooling', options.pooling ?? 'last', ['last', 'mean']);

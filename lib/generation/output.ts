@@ -1,9 +1,10 @@
-import type { TokenDecoder } from '../tokenizer/tokenizer';
 import type * as Native from '../../types/native';
-import type { Completion, FinishReason } from './run';
+import { LoadedModel } from '../model/loaded-model';
+import type { TokenDecoder } from '../tokenizer/tokenizer';
+
 import { RowText } from './stop-strings';
-import type { StreamPiece } from './stream';
-import { scoredTokens, type ScoredToken } from './token-scores';
+
+import { type ScoredToken, scoredTokens } from './token-scores';
 
 /** What a row has said so far. */
 export class Output {
@@ -46,4 +47,94 @@ export class Output {
     if (this.scored) completion.logprobs = this.logprobs;
     return { rest, completion };
   }
+}
+
+/** `'stop'`: an end-of-sequence token or a stop string. `'length'`: `maxNewTokens`, or the model's last position. */
+export type FinishReason = 'stop' | 'length';
+
+/** Tokens of a request and its answer. Prompt, prefix and answer together are at most the model's positions. */
+export interface Usage {
+  /** Tokens of the prompt. */
+  promptTokens: number;
+  /** Positions of the prefix. */
+  prefixTokens: number;
+  /** New tokens, without end-of-sequence tokens, of all completions together. */
+  completionTokens: number;
+  /** Tokens of the prompt that an engine's prompt cache had. */
+  cachedTokens?: number;
+}
+
+/** One text for a prompt. */
+export interface Completion {
+  /** The new text, without special tokens, and without a stop string. Empty when the model has no tokenizer. */
+  text: string;
+  /** The new token ids, without the end-of-sequence token; up to the one that completes a stop string. */
+  tokens: number[];
+  /** Why it ended. */
+  finishReason: FinishReason;
+  /** The stop string that ended the text. */
+  stop?: string;
+  /** Of each new token, with `logprobs`. */
+  logprobs?: ScoredToken[];
+  /** Of a beam search: the log-probability of the tokens under the processed distributions, divided by their number ^ `lengthPenalty`. */
+  score?: number;
+}
+
+/** What a prompt gives. With several completions its own fields are those of the first. */
+export interface GenerateResult extends Completion {
+  /** How many tokens it took. */
+  usage: Usage;
+  /** All completions, with `n` or `numReturnSequences` above 1; of a beam search the best first. */
+  completions?: Completion[];
+  /** Of each token of the prompt, with `promptLogprobs`; null for the first, which nothing predicts. */
+  promptLogprobs?: (ScoredToken | null)[];
+}
+
+/** What a row has done since the last piece. */
+export interface RowPiece {
+  text: string;
+  token?: number;
+  logprob?: ScoredToken;
+  finishReason?: FinishReason;
+}
+
+/** The result of a prompt with these completions. */
+export function resultOf(usage: Omit<Usage, 'completionTokens'>, completions: Completion[]): GenerateResult {
+  const completionTokens = completions.reduce((sum, { tokens }) => sum + tokens.length, 0);
+  return { ...(completions[0] as Completion), usage: { ...usage, completionTokens }, ...(completions.length > 1 && { completions }) };
+}
+
+export function decode(model: LoadedModel, tokens: Int32Array): string {
+  return model.hasTokenizer ? model.tokenizer.decode(tokens, { skipSpecialTokens: true }) : '';
+}
+
+/** Decodes the tokens of a row; undefined without a tokenizer. */
+export function decoderFor(model: LoadedModel): TokenDecoder | undefined {
+  return model.hasTokenizer ? model.tokenizer.createDecoder({ skipSpecialTokens: true }) : undefined;
+}
+
+/** The texts of a search that has ended. */
+export function beamCompletions(model: LoadedModel, sequences: readonly Native.BeamResult[]): Completion[] {
+  return sequences.map(({ tokens, finishReason, score }) => ({
+    text: decode(model, tokens),
+    tokens: Array.from(tokens),
+    finishReason,
+    score,
+  }));
+}
+
+/** What a stream gives: one piece for each new token, and a last one with the rest of the text and how it ended. */
+export interface StreamPiece {
+  /** Text that is certain now; '' while a character is unfinished, or what may be a stop string. */
+  text: string;
+  /** The new token; undefined in the last piece. */
+  token?: number;
+  /** Of the new token, with `logprobs`. */
+  logprob?: ScoredToken;
+  /** Why the text ended; in the last piece only. */
+  finishReason?: FinishReason;
+  /** The stop string that ended the text; in the last piece only. */
+  stop?: string;
+  /** How many tokens it took; in the last piece only. */
+  usage?: Usage;
 }

@@ -1,8 +1,8 @@
-import { badArgument, checkBoolean, checkInteger, checkNumber, checkOneOf, show } from '../arguments';
-import { NeoXPrefixError } from '../errors';
-import type { NeoXModel } from '../model/neox-model';
-import { checkIds, isTokenIds, type TokenIds } from '../model/rows';
 import type * as Native from '../../types/native';
+import { badArgument, checkBoolean, checkInteger, checkNumber, checkOneOf, show } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
+import type { LoadedModel } from '../model/loaded-model';
+import { checkIds, isTokenIds, type TokenIds } from '../model/rows';
 
 /**
  * How the tokens of a row are chosen. Order and formulas are Hugging Face's; docs/guides/sampling.md has them.
@@ -86,7 +86,7 @@ const MOST_LOGPROBS = 100;
 export type SharedSettings = Omit<Native.GenerateRowSettings, 'seed' | 'stream' | 'stop'>;
 
 /** Checks and completes. */
-export function samplingSettings(model: NeoXModel, options: SamplingOptions): SharedSettings {
+export function samplingSettings(model: LoadedModel, options: SamplingOptions): SharedSettings {
   const maxNewTokens = checkInteger('maxNewTokens', options.maxNewTokens ?? 128, 0);
   const minNewTokens = checkInteger('minNewTokens', options.minNewTokens ?? 0, 0);
   if (minNewTokens > maxNewTokens) throw refusal(`minNewTokens (${minNewTokens}) is larger than maxNewTokens (${maxNewTokens})`);
@@ -121,7 +121,7 @@ export function refusal(message: string, hint?: string): NeoXPrefixError {
   return new NeoXPrefixError('NEOX_BAD_ARGUMENT', message, hint === undefined ? {} : { hint });
 }
 
-export function stopStrings(model: NeoXModel, stop: unknown): string[] {
+export function stopStrings(model: LoadedModel, stop: unknown): string[] {
   const list: readonly unknown[] = stop === undefined ? [] : Array.isArray(stop) ? stop : [stop];
   const texts = list.map((text, i) => {
     if (typeof text !== 'string' || text === '') throw badArgument(Array.isArray(stop) ? `stop[${i}]` : 'stop', 'a non-empty string', text);
@@ -131,7 +131,7 @@ export function stopStrings(model: NeoXModel, stop: unknown): string[] {
   return texts;
 }
 
-function endTokens(model: NeoXModel, options: SamplingOptions): Int32Array {
+function endTokens(model: LoadedModel, options: SamplingOptions): Int32Array {
   const { eosTokenIds } = options;
   if (checkBoolean('ignoreEos', options.ignoreEos ?? false)) {
     if (eosTokenIds !== undefined) throw refusal('ignoreEos: true and eosTokenIds contradict each other', 'give one of them');
@@ -142,7 +142,7 @@ function endTokens(model: NeoXModel, options: SamplingOptions): Int32Array {
   return checkIds('eosTokenIds', eosTokenIds, model.config);
 }
 
-function biases(model: NeoXModel, logitBias: unknown): { biasedIds: Int32Array; biases: Float32Array } {
+function biases(model: LoadedModel, logitBias: unknown): { biasedIds: Int32Array; biases: Float32Array } {
   if (logitBias === undefined) return { biasedIds: new Int32Array(0), biases: new Float32Array(0) };
   const isRecord = typeof logitBias === 'object' && logitBias !== null && !Array.isArray(logitBias) && !ArrayBuffer.isView(logitBias);
   if (!isRecord) throw badArgument('logitBias', 'a map from token ids to numbers', logitBias);
@@ -161,7 +161,7 @@ function biases(model: NeoXModel, logitBias: unknown): { biasedIds: Int32Array; 
 }
 
 /** Token sequences, each once, without those that are nothing but an end token: as Hugging Face has it, badWords cannot ban the end. */
-function badWords(model: NeoXModel, words: unknown, endIds: Int32Array): Int32Array[] {
+function badWords(model: LoadedModel, words: unknown, endIds: Int32Array): Int32Array[] {
   if (words === undefined) return [];
   if (!Array.isArray(words) || typeof words[0] === 'number') throw badArgument('badWords', 'an array of strings and of token ids', words);
   const forms = words.flatMap((word: unknown, i) => {
@@ -174,7 +174,7 @@ function badWords(model: NeoXModel, words: unknown, endIds: Int32Array): Int32Ar
 }
 
 /** A word as the tokenizer writes it at the start of a text, behind a space, and behind other text. */
-function formsOf(model: NeoXModel, word: string): Int32Array[] {
+function formsOf(model: LoadedModel, word: string): Int32Array[] {
   const { tokenizer } = model;
   const forms = [tokenizer.encode(word), tokenizer.encode(` ${word}`)];
   for (const other of ['。', 'a', '\n']) {

@@ -1,10 +1,10 @@
-import { badArgument, checkInteger, checkOptions, checkSignal } from '../arguments';
-import type { NeoXModel } from '../model/neox-model';
+import { native } from '../addon/addon';
+import { runNative } from '../addon/call';
+import { badArgument, checkInteger, checkOptions, checkSignal } from '../base/arguments';
+import type { LoadedModel } from '../model/loaded-model';
 import { checkIds, checkLength, isTokenIds, maxPositions, packRows } from '../model/rows';
-import { native } from '../native';
-import { runNative } from '../native-call';
 import { PrefixWeights } from '../prefix/weights';
-import { promptIds, type Prompt } from './generate';
+import { type Prompt, promptIds } from './request';
 import { refusal } from './sampling-options';
 
 /** How to score. */
@@ -49,7 +49,7 @@ export interface PerplexityResult {
 }
 
 export async function score(
-  model: NeoXModel,
+  model: LoadedModel,
   prompt: Prompt,
   continuations: readonly Prompt[],
   options: ScoreOptions,
@@ -85,7 +85,7 @@ export async function score(
   }));
 }
 
-export async function perplexity(model: NeoXModel, text: Prompt, options: PerplexityOptions): Promise<PerplexityResult> {
+export async function perplexity(model: LoadedModel, text: Prompt, options: PerplexityOptions): Promise<PerplexityResult> {
   checkOptions('options', options, ['prefix', 'window', 'stride', 'signal']);
   const { prefix, signal } = checkScoring(model, options);
   const room = maxPositions(model.config) - (prefix?.prefixLength ?? 0);
@@ -122,7 +122,7 @@ export async function perplexity(model: NeoXModel, text: Prompt, options: Perple
   return { perplexity: Math.exp(total / tokens), loss: total / tokens, tokens };
 }
 
-function checkScoring(model: NeoXModel, options: ScoreOptions): { prefix: PrefixWeights | undefined; signal: AbortSignal | undefined } {
+function checkScoring(model: LoadedModel, options: ScoreOptions): { prefix: PrefixWeights | undefined; signal: AbortSignal | undefined } {
   const { prefix } = options;
   if (prefix !== undefined && !(prefix instanceof PrefixWeights)) throw badArgument('prefix', 'PrefixWeights', prefix);
   prefix?.checkFits(model.config, model.fingerprint);
@@ -134,7 +134,7 @@ function checkScoring(model: NeoXModel, options: ScoreOptions): { prefix: Prefix
  * behind the prompt's own is the continuation, and spaces at the end of the prompt belong to it. Where the two grow into one token, and where
  * the prompt is token ids or empty, a continuation is encoded by itself.
  */
-function encodePairs(model: NeoXModel, prompt: Prompt, continuations: readonly unknown[]): { context: Int32Array; rest: Int32Array[] } {
+function encodePairs(model: LoadedModel, prompt: Prompt, continuations: readonly unknown[]): { context: Int32Array; rest: Int32Array[] } {
   const text = typeof prompt === 'string' ? prompt.trimEnd() : '';
   const context = promptIds(model, typeof prompt === 'string' ? text : prompt, 'prompt');
   const spaces = typeof prompt === 'string' ? prompt.slice(text.length) : '';

@@ -1,12 +1,12 @@
 import { randomInt } from 'node:crypto';
-import { badArgument, checkInteger, checkOptions } from '../arguments';
-import type { NeoXModel } from '../model/neox-model';
-import { checkIds, isTokenIds, type TokenIds } from '../model/rows';
-import { native } from '../native';
-import { runNativeNow } from '../native-call';
 import type * as Native from '../../types/native';
-import { SAMPLING_OPTIONS, samplingSettings, type SamplingOptions } from './sampling-options';
-import { scoredTokens, type ScoredToken } from './token-scores';
+import { native } from '../addon/addon';
+import { runNativeNow } from '../addon/call';
+import { badArgument, checkInteger, checkOptions } from '../base/arguments';
+import type { LoadedModel } from '../model/loaded-model';
+import { checkIds, isTokenIds, type TokenIds } from '../model/rows';
+import { SAMPLING_OPTIONS, type SamplingOptions, samplingSettings } from './sampling-options';
+import { type ScoredToken, scoredTokens } from './token-scores';
 
 /** {@link SamplingOptions} but for those that are no matter of a single token. */
 export interface TokenSamplerOptions extends Omit<SamplingOptions, 'maxNewTokens' | 'stop'> {
@@ -39,7 +39,7 @@ export class TokenSampler {
 
   /** @internal */
   constructor(
-    private readonly model: NeoXModel,
+    private readonly model: LoadedModel,
     options: TokenSamplerOptions,
     prompt: TokenIds,
   ) {

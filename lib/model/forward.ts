@@ -1,8 +1,8 @@
-import { badArgument, checkInteger, checkOneOf, checkOptions, checkSignal } from '../arguments';
-import { runNative } from '../native-call';
+import { runNative } from '../addon/call';
+import { badArgument, checkInteger, checkOneOf, checkOptions, checkSignal } from '../base/arguments';
 import { PrefixWeights } from '../prefix/weights';
 import { KVCache } from './kv-cache';
-import type { NeoXModel } from './neox-model';
+import type { LoadedModel } from './loaded-model';
 import { checkIds, checkLength, isTokenIds, packRows, type TokenIds } from './rows';
 
 /** What goes through the model in one forward pass. */
@@ -62,7 +62,7 @@ interface PaddedRow {
   positions: number[];
 }
 
-export async function forward(model: NeoXModel, options: ForwardOptions): Promise<ForwardResult> {
+export async function forward(model: LoadedModel, options: ForwardOptions): Promise<ForwardResult> {
   if (options === undefined) throw badArgument('options', 'an object', options);
   checkOptions('options', options, ['inputIds', 'attentionMask', 'pastKeyValues', 'logits', 'hiddenStates', 'signal']);
   const signal = checkSignal('signal', options.signal);
@@ -116,7 +116,7 @@ export function rowPrefixes(
   });
 }
 
-function checkRows(model: NeoXModel, inputIds: unknown, attentionMask: unknown): PaddedRow[] {
+function checkRows(model: LoadedModel, inputIds: unknown, attentionMask: unknown): PaddedRow[] {
   if (!Array.isArray(inputIds) || inputIds.length === 0) throw badArgument('inputIds', 'a non-empty array of rows of token ids', inputIds);
   if (attentionMask !== undefined && (!Array.isArray(attentionMask) || attentionMask.length !== inputIds.length)) {
     throw badArgument('attentionMask', `an array of ${inputIds.length} rows, as inputIds has,`, attentionMask);
@@ -140,7 +140,7 @@ function checkRows(model: NeoXModel, inputIds: unknown, attentionMask: unknown):
 }
 
 /** A layer of hidden states; below 0 it counts from the last. */
-export function checkLayer(name: string, layer: unknown, model: NeoXModel): number {
+export function checkLayer(name: string, layer: unknown, model: LoadedModel): number {
   const { numLayers } = model.config;
   const checked = checkInteger(name, layer, -numLayers - 1, numLayers);
   return checked < 0 ? checked + numLayers + 1 : checked;

@@ -1,11 +1,11 @@
 import { inspect } from 'node:util';
-import { badArgument, checkInteger } from '../arguments';
-import { NeoXPrefixError } from '../errors';
-import { native } from '../native';
-import { runNative } from '../native-call';
-import type { PrefixWeights } from '../prefix/weights';
 import type * as Native from '../../types/native';
-import type { NeoXModel } from './neox-model';
+import { native } from '../addon/addon';
+import { runNative } from '../addon/call';
+import { badArgument, checkInteger } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
+import type { PrefixWeights } from '../prefix/weights';
+import type { LoadedModel } from './loaded-model';
 
 /**
  * The keys and values of a batch of rows, as {@link NeoXModel.forward} returns them. A cache is never changed: going on from it gives a
@@ -19,7 +19,7 @@ export class KVCache {
   /** @internal */
   constructor(
     /** The model that made it and can go on from it. */
-    readonly model: NeoXModel,
+    readonly model: LoadedModel,
     handle: Native.Cache,
     /** What stands in front of each row's tokens; undefined: nothing. */
     readonly prefixes: readonly (PrefixWeights | undefined)[],

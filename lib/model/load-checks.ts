@@ -1,11 +1,11 @@
-// What NeoXModel.load checks and decides before the addon loads.
-import { checkOneOf, checkString } from '../arguments';
-import type { Checkpoint } from '../checkpoint/checkpoint';
-import type { GPTNeoXConfig, HiddenAct } from '../checkpoint/config';
-import { NeoXPrefixError } from '../errors';
-import { native } from '../native';
+// What LoadedModel.load checks and decides before the addon loads.
 import type * as Native from '../../types/native';
-import type { ComputeDType } from './neox-model';
+import { native } from '../addon/addon';
+import type { GPTNeoXConfig, HiddenAct } from '../architecture/config';
+import { checkOneOf, checkString } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
+import type { Checkpoint } from '../checkpoint/checkpoint';
+import type { ComputeDType } from './loaded-model';
 import { maxPositions } from './rows';
 
 export function checkDevice(device: unknown): string {

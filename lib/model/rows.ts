@@ -1,6 +1,6 @@
-import { badArgument } from '../arguments';
-import { NeoXPrefixError } from '../errors';
-import type { GPTNeoXConfig } from '../checkpoint/config';
+import type { GPTNeoXConfig } from '../architecture/config';
+import { badArgument } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
 
 /** Token ids. */
 export type TokenIds = readonly number[] | Int32Array;

@@ -1,20 +1,20 @@
 import { extname } from 'node:path';
 import { inspect } from 'node:util';
 
-import { badArgument, checkBoolean, checkInteger, checkOneOf, checkOptions, checkPath, checkString } from '../arguments';
-import type { GPTNeoXConfig } from '../checkpoint/config';
-import { isObject } from '../checkpoint/json';
-import { writeSafetensors } from '../checkpoint/safetensors';
-import { writeTorchTensor } from '../checkpoint/torch-writer';
-import { NeoXPrefixError } from '../errors';
-import { kindOf, sha256 } from '../files';
-import { shapeOf, widthOf, type PrefixGeometry } from './formats/geometry';
+import type { GPTNeoXConfig } from '../architecture/config';
+import { badArgument, checkBoolean, checkInteger, checkOneOf, checkOptions, checkPath, checkString } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
+import { kindOf, sha256 } from '../base/files';
+import { isObject } from '../formats/json';
+import { writeSafetensors } from '../formats/safetensors';
+import { writeTorchTensor } from '../formats/torch-writer';
+import { type PrefixGeometry, shapeOf, widthOf } from './formats/geometry';
 import { checkMetadata, FORMAT_VERSION, metadataToStrings, type PrefixMetadata } from './formats/metadata';
 import { writeAdapter } from './formats/peft';
-import { PREFIX_TENSOR, readPrefixFile, type PrefixFile, type PrefixFormat } from './formats/read';
+import { PREFIX_TENSOR, type PrefixFile, type PrefixFormat, readPrefixFile } from './formats/read';
 
 export type { PrefixGeometry } from './formats/geometry';
-export { describeBaseModel, type BaseModelSummary, type JsonValue, type PrefixMetadata } from './formats/metadata';
+export { type BaseModelSummary, describeBaseModel, type JsonValue, type PrefixMetadata } from './formats/metadata';
 export type { PrefixFormat } from './formats/read';
 
 /** Shape of a tensor that becomes a prefix, and what the prefix shall remember. */

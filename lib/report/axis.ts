@@ -1,4 +1,4 @@
-import { formatBytes, formatNumber } from '../format';
+import { formatBytes, formatNumber } from '../base/quantities';
 import type { Chart, Curve, Unit } from './charts';
 import { quantile } from './points';
 

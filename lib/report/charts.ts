@@ -1,5 +1,5 @@
 import type { History, Value } from './history';
-import { decimate, smooth, smoothingSpan, type Points } from './points';
+import { decimate, type Points, smooth, smoothingSpan } from './points';
 
 /** How the numbers of an axis are written. */
 export type Unit = 'number' | 'bytes' | 'share';

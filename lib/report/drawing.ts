@@ -1,7 +1,7 @@
 import { formatTicks, limits, logTicks, ticks } from './axis';
 import type { Chart, Curve } from './charts';
 import type { EventOf, Value } from './history';
-import { markup, verbatim, type Html } from './html';
+import { type Html, markup, verbatim } from './html';
 import { decimate } from './points';
 
 /** Of a drawing's own units; the page scales it. */

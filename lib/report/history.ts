@@ -1,4 +1,4 @@
-import type { TrainingEvent } from '../training/events';
+import type { TrainingEvent } from '../runs/events';
 
 export type EventOf<Type extends TrainingEvent['type']> = Extract<TrainingEvent, { type: Type }>;
 

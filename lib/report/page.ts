@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { packageVersion } from '../doctor';
+import { packageVersion } from '../base/package';
 import type { Chart } from './charts';
-import { drawChart, drawHeatMap, drawKey, stretchOf, type HeatMap } from './drawing';
+import { drawChart, drawHeatMap, drawKey, type HeatMap, stretchOf } from './drawing';
 import type { History } from './history';
-import { json, markup, verbatim, type Html } from './html';
+import { type Html, json, markup, verbatim } from './html';
 import { decimate } from './points';
 import { count, swatch } from './tables';
 

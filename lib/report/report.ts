@@ -1,16 +1,15 @@
-import { badArgument, checkInteger, checkNumber, checkOptions, checkString } from '../arguments';
-import { isObject } from '../checkpoint/json';
-import { formatCount } from '../format';
-import type { EvaluationResult } from '../training/evaluate';
-import type { TrainingEvent } from '../training/events';
-import { problemOf } from '../training/read-events';
+import { badArgument, checkInteger, checkNumber, checkOptions, checkString } from '../base/arguments';
+import { formatCount } from '../base/quantities';
+import { isObject } from '../formats/json';
+import type { EvaluationResult, TrainingEvent } from '../runs/events';
+import { problemOf } from '../runs/read-events';
 import { comparisonCharts, runCharts } from './charts';
 import { heatMaps } from './drawing';
 import { historyOf } from './history';
-import { markup, type Html } from './html';
+import { type Html, markup } from './html';
 import { curves, page } from './page';
 import { comparedSamples, samplePairs } from './samples';
-import { progressTable, recipeComparison, runTable, statusOf, tiles, valueTable, type TableRun } from './tables';
+import { progressTable, recipeComparison, runTable, statusOf, type TableRun, tiles, valueTable } from './tables';
 
 /** What {@link renderReport} shows of the base model. */
 export interface ReportBase {

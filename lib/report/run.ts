@@ -1,11 +1,11 @@
 import { join, resolve } from 'node:path';
-import { parseJsonObject, type JsonObject } from '../checkpoint/json';
-import { readSafetensorsHeader } from '../checkpoint/safetensors';
-import { isNeoXPrefixError, NeoXPrefixError } from '../errors';
-import { kindOf, readSmallFile, writeFileAtomic } from '../files';
+import { isNeoXPrefixError, NeoXPrefixError } from '../base/errors';
+import { kindOf, readSmallFile, writeFileAtomic } from '../base/files';
+import { type JsonObject, parseJsonObject } from '../formats/json';
+import { readSafetensorsHeader } from '../formats/safetensors';
 import { metadataFromStrings } from '../prefix/formats/metadata';
-import type { TrainingEvent } from '../training/events';
-import { readEvents } from '../training/read-events';
+import type { TrainingEvent } from '../runs/events';
+import { readEvents } from '../runs/read-events';
 import { renderReport, type ReportBase, type ReportOptions } from './report';
 
 /** What a report tells besides recipe and events; in the folder of a run it is `about.json`. */

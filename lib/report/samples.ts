@@ -1,5 +1,5 @@
 import type { EventOf } from './history';
-import { markup, type Html } from './html';
+import { type Html, markup } from './html';
 import { count } from './tables';
 
 type Sample = EventOf<'samples'>['samples'][number];

@@ -1,7 +1,7 @@
-import { formatBytes, formatCount, formatNumber, formatSeconds, plural } from '../format';
+import { formatBytes, formatCount, formatNumber, formatSeconds, plural } from '../base/quantities';
 import { lookOf } from './charts';
 import { finite, type History, type Value } from './history';
-import { markup, type Html } from './html';
+import { type Html, markup } from './html';
 
 export interface TableRun {
   name: string;

@@ -1,11 +1,11 @@
 import { createRequire } from 'node:module';
-import { show } from '../arguments';
-import { NeoXPrefixError } from '../errors';
+import { show } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
+import { isObject, type JsonObject } from '../formats/json';
 import type { TokenizerBackend } from './backend';
-import { isObject, type JsonObject } from '../checkpoint/json';
 import { checkParts } from './byte-level-parts';
-import { checkAddedCount, checkContent, MAX_TOKEN_ID } from './settings';
 import type { TokenizerSettings } from './settings';
+import { checkAddedCount, checkContent, MAX_TOKEN_ID } from './settings';
 import type { Stream } from './streams';
 
 /** The part of @huggingface/tokenizers that is used here. */

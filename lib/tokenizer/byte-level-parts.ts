@@ -1,6 +1,6 @@
-import { show } from '../arguments';
-import { isObject } from '../checkpoint/json';
-import { NeoXPrefixError } from '../errors';
+import { show } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
+import { isObject } from '../formats/json';
 
 /** Parts of a tokenizer.json that take time and memory in proportion to the text, whatever the file says. */
 const NORMALIZERS = ['NFC', 'NFD', 'NFKC', 'NFKD', 'Lowercase', 'Strip', 'StripAccents'];

@@ -1,5 +1,5 @@
-import { NeoXPrefixError } from '../errors';
-import { BYTES, ProtobufError, ProtobufReader } from './protobuf';
+import { NeoXPrefixError } from '../base/errors';
+import { BYTES, ProtobufError, ProtobufReader } from '../formats/protobuf';
 
 /** Piece types of sentencepiece_model.proto. */
 export const PieceType = { NORMAL: 1, UNKNOWN: 2, CONTROL: 3, USER_DEFINED: 4, UNUSED: 5, BYTE: 6 } as const;

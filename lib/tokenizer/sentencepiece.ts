@@ -1,9 +1,9 @@
-import { NeoXPrefixError } from '../errors';
+import { NeoXPrefixError } from '../base/errors';
 import { Charsmap } from './charsmap';
 import { Normalizer } from './normalizer';
 import { PieceTrie } from './piece-trie';
-import { PieceType, parseSentencePieceModel } from './sentencepiece-model';
 import type { SentencePieceModel } from './sentencepiece-model';
+import { PieceType, parseSentencePieceModel } from './sentencepiece-model';
 import { charLength } from './utf8';
 
 /** Below the worst piece's score by this much: what an unknown character costs (kUnkPenalty). */

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
-import { isObject, parseJsonObject } from '../checkpoint/json';
-import { NeoXPrefixError } from '../errors';
-import { kindOf, readSmallFile } from '../files';
+import { NeoXPrefixError } from '../base/errors';
+import { kindOf, readSmallFile } from '../base/files';
+import { isObject, parseJsonObject } from '../formats/json';
 
 /** A token that is found in the text before the model sees it (tokenizers' AddedToken). */
 export interface AddedToken {

@@ -3,8 +3,8 @@ import { PieceDecoder } from './piece-decoder';
 import type { SentencePiece } from './sentencepiece';
 import { PieceType } from './sentencepiece-model';
 import type { AddedToken, TokenizerSettings } from './settings';
-import { StripStream, trimEndAsPython, trimStartAsPython } from './streams';
 import type { Stream } from './streams';
+import { StripStream, trimEndAsPython, trimStartAsPython } from './streams';
 
 const SPACE_SYMBOL = '\u2581';
 

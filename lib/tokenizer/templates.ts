@@ -1,5 +1,5 @@
-import { badArgument, checkOptions } from '../arguments';
-import { NeoXPrefixError } from '../errors';
+import { badArgument, checkOptions } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
 
 /** One turn of a conversation. */
 export interface InstructionTurn {

@@ -1,16 +1,16 @@
 import { dirname, join } from 'node:path';
 import { inspect } from 'node:util';
-import { badArgument, checkBoolean, checkOptions, checkPath } from '../arguments';
-import { parseJsonObject } from '../checkpoint/json';
-import { NeoXPrefixError } from '../errors';
-import { kindOf, listFolder, readSmallFile, sha256 } from '../files';
+import { badArgument, checkBoolean, checkOptions, checkPath } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
+import { kindOf, listFolder, readSmallFile, sha256 } from '../base/files';
+import { parseJsonObject } from '../formats/json';
 import type { TokenizerBackend } from './backend';
 import { ByteLevelBackend } from './byte-level-bpe';
 import { SentencePiece } from './sentencepiece';
-import { plainToken, readSettings, SPECIAL_TOKEN_NAMES } from './settings';
 import type { AddedToken, SpecialTokenName, TokenizerSettings } from './settings';
-import { CleanUpStream } from './streams';
+import { plainToken, readSettings, SPECIAL_TOKEN_NAMES } from './settings';
 import type { Stream } from './streams';
+import { CleanUpStream } from './streams';
 import { T5Backend } from './t5';
 
 /** How to turn text into ids. */

@@ -1,8 +1,8 @@
+import { NeoXPrefixError } from '../base/errors';
 import { eventLoopTurns, type Row, type RowOptions, type Sample, type TokenizedSample } from '../data/sample';
 import { positionsOf } from '../data/sample-codec';
 import { TokenizedDataset } from '../data/tokenized-dataset';
-import { NeoXPrefixError } from '../errors';
-import type { NeoXModel } from '../model/neox-model';
+import type { LoadedModel } from '../model/loaded-model';
 import { checkLength, maxPositions, packRows } from '../model/rows';
 
 /** A sample's rows, checked against the model. */
@@ -24,7 +24,7 @@ export interface CheckOptions {
 }
 
 /** What a model wants around a row. @throws NEOX_BAD_CONFIG for a model without begin or end id */
-export function rowOptions(model: NeoXModel, twoRows: boolean): Required<RowOptions> {
+export function rowOptions(model: LoadedModel, twoRows: boolean): Required<RowOptions> {
   const bosId = model.config.bosTokenId;
   const eosId = model.config.eosTokenIds[0];
   if (bosId === null || eosId === undefined) {
@@ -42,7 +42,7 @@ export function rowOptions(model: NeoXModel, twoRows: boolean): Required<RowOpti
 
 /** Samples as they are given to training and evaluation, as a dataset. `name` is what errors call them. */
 export async function asDataset(
-  model: NeoXModel,
+  model: LoadedModel,
   samples: readonly Sample[] | TokenizedDataset,
   name: string,
   signal?: AbortSignal,
@@ -58,7 +58,7 @@ export async function asDataset(
  * @throws NEOX_TOO_LONG, NEOX_BAD_DATA for an id outside the vocabulary, each naming the sample
  */
 export async function checkDataset(
-  model: NeoXModel,
+  model: LoadedModel,
   dataset: TokenizedDataset,
   { what, prefixLength, signal }: CheckOptions,
 ): Promise<void> {
@@ -84,11 +84,11 @@ export function packBatch(samples: readonly SampleRows[]): PackedBatch {
   return { ...packRows(rows.map(({ inputs }) => inputs)), targets: packRows(rows.map(({ targets }) => targets)).tokens };
 }
 
-function exceeds(model: NeoXModel, positions: number): boolean {
+function exceeds(model: LoadedModel, positions: number): boolean {
   return positions > maxPositions(model.config);
 }
 
-function checkSample(model: NeoXModel, sample: TokenizedSample, name: string, prefixLength: number): void {
+function checkSample(model: LoadedModel, sample: TokenizedSample, name: string, prefixLength: number): void {
   const { vocabSize } = model.config;
   checkLength(name, positionsOf(sample) + prefixLength, model.config);
   for (const { prompt, completion } of [sample, ...(sample.turns ?? [])]) {

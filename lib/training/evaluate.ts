@@ -1,12 +1,13 @@
-import { badArgument, checkBoolean, checkFunction, checkInteger, checkOptions, checkSignal } from '../arguments';
+import { NOT_FINITE_HINT, runNative } from '../addon/call';
+import { badArgument, checkBoolean, checkFunction, checkInteger, checkOptions, checkSignal } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
 import type { Sample } from '../data/sample';
 import type { TokenizedDataset } from '../data/tokenized-dataset';
-import { NeoXPrefixError } from '../errors';
-import { checkModel, type NeoXModel } from '../model/neox-model';
-import { NOT_FINITE_HINT, runNative } from '../native-call';
+import { checkModel, type LoadedModel } from '../model/loaded-model';
 import { PrefixWeights } from '../prefix/weights';
-import { checkMetrics, generationMetrics, type GenerationMetric } from './generation-metrics';
+import { type EvaluationResult } from '../runs/events';
 import { packBatch, type SampleRows } from './batches';
+import { checkMetrics, type GenerationMetric, generationMetrics } from './generation-metrics';
 import { RowSource } from './row-source';
 
 interface SharedOptions {
@@ -35,19 +36,6 @@ export interface EvaluatePrefixesOptions extends SharedOptions {
   prefixes: Readonly<Record<string, PrefixWeights | undefined>>;
 }
 
-export interface EvaluationResult {
-  /** Mean over all target tokens of -log p(target), in nats. */
-  loss: number;
-  /** exp(loss). */
-  perplexity: number;
-  /** Share of target tokens that were the model's most likely one. */
-  accuracy: number;
-  /** Target tokens. */
-  tokens: number;
-  /** What the functions of `metrics` said, by name. */
-  metrics?: Record<string, number>;
-}
-
 const SHARED = ['batchSize', 'twoRows', 'metrics', 'signal', 'onProgress'] as const;
 
 /**
@@ -55,7 +43,7 @@ const SHARED = ['batchSize', 'twoRows', 'metrics', 'signal', 'onProgress'] as co
  * @throws NEOX_BAD_ARGUMENT, NEOX_BAD_DATA, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_NOT_FINITE, NEOX_DISPOSED; the reason of `signal`
  */
 export async function evaluate(
-  model: NeoXModel,
+  model: LoadedModel,
   samples: readonly Sample[] | TokenizedDataset,
   options: EvaluateOptions = {},
 ): Promise<EvaluationResult> {
@@ -72,7 +60,7 @@ export async function evaluate(
  * @throws as evaluate
  */
 export async function evaluatePrefixes<Name extends string>(
-  model: NeoXModel,
+  model: LoadedModel,
   samples: readonly Sample[] | TokenizedDataset,
   options: EvaluatePrefixesOptions & { prefixes: Readonly<Record<Name, PrefixWeights | undefined>> },
 ): Promise<Record<Name, EvaluationResult>> {
@@ -93,7 +81,7 @@ export async function evaluatePrefixes<Name extends string>(
 }
 
 async function evaluateAll(
-  model: NeoXModel,
+  model: LoadedModel,
   samples: readonly Sample[] | TokenizedDataset,
   prefixes: readonly (PrefixWeights | undefined)[],
   options: SharedOptions,
@@ -122,7 +110,7 @@ interface SourceOptions {
 
 /** The evaluation itself, of rows that are checked. */
 export async function evaluateSource(
-  model: NeoXModel,
+  model: LoadedModel,
   source: RowSource,
   prefixes: readonly (PrefixWeights | undefined)[],
   { batchSize, signal, onProgress }: SourceOptions,

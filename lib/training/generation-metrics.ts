@@ -1,6 +1,8 @@
-import { badArgument, checkFunction } from '../arguments';
-import { NeoXPrefixError } from '../errors';
-import type { NeoXModel } from '../model/neox-model';
+import { badArgument, checkFunction } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
+import { generate } from '../engine/call';
+import { type GenerateResult } from '../generation/output';
+import type { LoadedModel } from '../model/loaded-model';
 import type { PrefixWeights } from '../prefix/weights';
 import type { RowSource } from './row-source';
 
@@ -31,7 +33,7 @@ export function checkMetrics(metrics: unknown): void {
 
 /** A function that gives the means of all metrics for a prefix; undefined where there is no metric. */
 export function generationMetrics(
-  model: NeoXModel,
+  model: LoadedModel,
   source: RowSource,
   metrics: Readonly<Record<string, GenerationMetric>> | undefined,
   signal: AbortSignal | undefined,
@@ -44,10 +46,11 @@ export function generationMetrics(
       const indices = Array.from({ length: Math.min(BATCH, source.length - first) }, (_, i) => first + i);
       const samples = await source.dataset.get(indices);
       const room = Math.max(16, Math.ceil(1.25 * Math.max(...samples.map(({ completion }) => completion.length))));
-      const results = await model.generate(
+      const results = (await generate(
+        model,
         samples.map(({ prompt }) => prompt),
         { prefix, temperature: 0, maxNewTokens: room, ...(signal === undefined ? {} : { signal }) },
-      );
+      )) as GenerateResult[];
       for (const [i, { prompt, completion }] of samples.entries()) {
         const decode = (ids: Int32Array): string => model.tokenizer.decode(ids, { skipSpecialTokens: true });
         const generated = { index: first + i, prompt: decode(prompt), reference: decode(completion), text: results[i]?.text ?? '' };

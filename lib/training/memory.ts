@@ -1,8 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { availableParallelism, freemem } from 'node:os';
 import { join } from 'node:path';
-import type { NeoXModel } from '../model/neox-model';
-import { native } from '../native';
+import { native } from '../addon/addon';
+import type { LoadedModel } from '../model/loaded-model';
 
 /** What training takes of the memory of the model's device, in bytes. */
 export interface TrainingMemory {
@@ -39,7 +39,7 @@ const QUERY_TILE = 48;
  * Predicts the memory of a training from the sizes of its tensors. Not in it: the process itself (Node and libtorch, some 200 MB), and copies of
  * the encoder's state while it is saved.
  */
-export function predictTrainingMemory(model: NeoXModel, shape: TrainingShape): TrainingMemory {
+export function predictTrainingMemory(model: LoadedModel, shape: TrainingShape): TrainingMemory {
   const { computeDtype, backend, rowBytes, weightBytes, backwardBytes, leastBackwardBytes } = native().modelInfo(model.native);
   const { hiddenSize, numLayers, numHeads, headSize, intermediateSize, vocabSize, useParallelResidual } = model.config;
   const { tokens, longestRow, prefixLength, projection, inputDim, hiddenDim, checkpointing, copyWeights } = shape;
@@ -93,7 +93,7 @@ const COPIES_SHARE = 1 / 8;
  * Whether a training may keep second copies of the weights for the gradients. They save a few percent of the time; a large model would take
  * twice its memory for them.
  */
-export function affordsCopies(model: NeoXModel): boolean {
+export function affordsCopies(model: LoadedModel): boolean {
   return native().modelInfo(model.native).backwardBytes <= availableMemory() * COPIES_SHARE;
 }
 

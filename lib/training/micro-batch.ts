@@ -1,6 +1,6 @@
-import { NeoXPrefixError } from '../errors';
-import type { NeoXModel } from '../model/neox-model';
-import type { PrefixEncoder } from '../prefix/encoder';
+import { NeoXPrefixError } from '../base/errors';
+import type { LoadedModel } from '../model/loaded-model';
+import type { PrefixEncoder } from './encoder';
 import { availableMemory, predictTrainingMemory, type TrainingMemory } from './memory';
 import type { Recipe } from './recipe';
 import type { RowSource } from './row-source';
@@ -21,7 +21,7 @@ const SHARE = 0.8;
  * @throws NEOX_OUT_OF_MEMORY where not even one sample fits
  */
 export function chooseMicroBatch(
-  model: NeoXModel,
+  model: LoadedModel,
   encoder: PrefixEncoder,
   train: RowSource,
   recipe: Recipe,

@@ -1,23 +1,23 @@
-import { badArgument, checkBoolean, checkFunction, checkOptions, checkPath, checkSignal } from '../arguments';
+import { runNative } from '../addon/call';
+import { badArgument, checkBoolean, checkFunction, checkOptions, checkPath, checkSignal } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
 import type { Sample } from '../data/sample';
 import type { TokenizedDataset } from '../data/tokenized-dataset';
-import { NeoXPrefixError } from '../errors';
-import type { Prompt } from '../generation/generate';
-import { checkModel, type NeoXModel } from '../model/neox-model';
-import { runNative } from '../native-call';
-import { checkEncoderOptions, ENCODER_OPTIONS, PrefixEncoder, type PrefixEncoderOptions } from '../prefix/encoder';
-import { RowSource } from './row-source';
-import type { TrainingEvent } from './events';
-import { checkMetrics, generationMetrics, type GenerationMetric } from './generation-metrics';
+import type { Prompt } from '../generation/request';
+import { checkModel, type LoadedModel } from '../model/loaded-model';
+import type { TrainingEvent } from '../runs/events';
+import { checkEncoderOptions, ENCODER_OPTIONS, PrefixEncoder, type PrefixEncoderOptions } from './encoder';
+import { checkMetrics, type GenerationMetric, generationMetrics } from './generation-metrics';
 import { LossScale } from './loss-scale';
 import { affordsCopies } from './memory';
 import { chooseMicroBatch, type MicroBatch } from './micro-batch';
 import { startOfRun } from './progress';
-import { CHANGEABLE, resolveRecipe, type Recipe, type TrainerOptions } from './recipe';
-import { RunFolder, type OpenedRun } from './run-folder';
+import { CHANGEABLE, type Recipe, resolveRecipe, type TrainerOptions } from './recipe';
+import { RowSource } from './row-source';
+import { type OpenedRun, RunFolder } from './run-folder';
 import type { RunIdentity, RunState } from './run-state';
 import { checkPrompts, promptsOf, writeSamples } from './samples';
-import { TrainingRun, type RunParts, type TrainingResult } from './training-run';
+import { type RunParts, type TrainingResult, TrainingRun } from './training-run';
 
 export interface TrainingData {
   /** Samples to train on, in memory, or opened with {@link openDataset}. */
@@ -69,7 +69,7 @@ export class PrefixTrainer {
   /** @throws NEOX_BAD_ARGUMENT */
   constructor(
     /** The base model. */
-    readonly model: NeoXModel,
+    readonly model: LoadedModel,
     options: TrainerOptions = {},
   ) {
     checkModel(model);

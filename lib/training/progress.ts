@@ -1,4 +1,4 @@
-import type { EvaluationResult } from './evaluate';
+import type { EvaluationResult } from '../runs/events';
 import type { LossScaleState } from './loss-scale';
 
 export interface EpochMetrics {

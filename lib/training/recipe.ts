@@ -1,5 +1,5 @@
-import { badArgument, checkBoolean, checkInteger, checkNumber, checkOneOf, checkOptions, checkString } from '../arguments';
-import { ENCODER_OPTIONS, type PrefixEncoder, type PrefixEncoderOptions } from '../prefix/encoder';
+import { badArgument, checkBoolean, checkInteger, checkNumber, checkOneOf, checkOptions, checkString } from '../base/arguments';
+import { ENCODER_OPTIONS, type PrefixEncoder, type PrefixEncoderOptions } from './encoder';
 
 /** The forms that the learning rate takes behind the warm-up. */
 export const SCHEDULES = ['linear', 'cosine', 'constant'] as const;

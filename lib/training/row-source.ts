@@ -1,7 +1,7 @@
-import { sampleRows, type RowOptions, type Sample } from '../data/sample';
+import { type RowOptions, type Sample, sampleRows } from '../data/sample';
 import type { TokenizedDataset } from '../data/tokenized-dataset';
-import type { NeoXModel } from '../model/neox-model';
-import { asDataset, checkDataset, rowOptions, type CheckOptions, type SampleRows } from './batches';
+import type { LoadedModel } from '../model/loaded-model';
+import { asDataset, checkDataset, type CheckOptions, rowOptions, type SampleRows } from './batches';
 
 export interface RowSourceOptions extends CheckOptions {
   twoRows: boolean;
@@ -18,7 +18,7 @@ export class RowSource {
    * Tokenizes samples that are not, and checks every one: what is wrong with the last is found before the first step.
    * @throws NEOX_BAD_DATA for samples that cannot train anything, NEOX_TOO_LONG, each naming the sample; NEOX_BAD_CONFIG
    */
-  static async open(model: NeoXModel, data: readonly Sample[] | TokenizedDataset, options: RowSourceOptions): Promise<RowSource> {
+  static async open(model: LoadedModel, data: readonly Sample[] | TokenizedDataset, options: RowSourceOptions): Promise<RowSource> {
     const { what, signal } = options;
     const rows = rowOptions(model, options.twoRows);
     const dataset = await asDataset(model, data, what === 'evaluation' ? 'samples' : `data.${what}`, signal);

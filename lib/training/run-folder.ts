@@ -1,17 +1,17 @@
-import { open, rm, stat, truncate, type FileHandle } from 'node:fs/promises';
+import { type FileHandle, open, rm, stat, truncate } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { badArgument } from '../arguments';
-import { isNeoXPrefixError, NeoXPrefixError } from '../errors';
-import { fileError, kindOf, listFolder, makeFolder, readSmallFile, sha256File, writeFileAtomic } from '../files';
-import type { PrefixEncoder } from '../prefix/encoder';
+import { badArgument } from '../base/arguments';
+import { isNeoXPrefixError, NeoXPrefixError } from '../base/errors';
+import { fileError, kindOf, listFolder, makeFolder, readSmallFile, sha256File, writeFileAtomic } from '../base/files';
 import type { PrefixWeights } from '../prefix/weights';
-import { writeReport, type ReportAbout } from '../report/run';
-import type { TrainingEvent } from './events';
-import { readEvents } from './read-events';
+import { type ReportAbout, writeReport } from '../report/run';
+import type { TrainingEvent } from '../runs/events';
+import { readEvents } from '../runs/read-events';
+import { RunLock } from '../runs/run-lock';
+import { TensorBoardWriter } from '../runs/tensorboard';
+import type { PrefixEncoder } from './encoder';
 import type { Recipe } from './recipe';
-import { RunLock } from './run-lock';
-import { TensorBoardWriter } from './tensorboard';
-import { describeDifference, readRunState, writeRunState, type RunIdentity, type RunState } from './run-state';
+import { describeDifference, readRunState, type RunIdentity, type RunState, writeRunState } from './run-state';
 
 const RECIPE = 'recipe.json';
 const METRICS = 'metrics.jsonl';

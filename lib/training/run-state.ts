@@ -1,10 +1,10 @@
-import { readSafetensorsHeader, writeSafetensors, type TensorToWrite } from '../checkpoint/safetensors';
-import { get, isObject, parseJsonObject } from '../checkpoint/json';
-import { readTensor } from '../checkpoint/values';
-import { NeoXPrefixError } from '../errors';
-import { sha256 } from '../files';
-import type { PrefixEncoderState } from '../prefix/encoder';
 import type { TrainerState } from '../../types/native';
+import { NeoXPrefixError } from '../base/errors';
+import { sha256 } from '../base/files';
+import { get, isObject, parseJsonObject } from '../formats/json';
+import { readSafetensorsHeader, type TensorToWrite, writeSafetensors } from '../formats/safetensors';
+import { readTensor } from '../formats/values';
+import type { PrefixEncoderState } from './encoder';
 import type { Progress } from './progress';
 
 /** What makes two runs the same one: plain data, compared field by field by {@link describeDifference}. */

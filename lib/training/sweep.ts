@@ -1,11 +1,11 @@
 import { join } from 'node:path';
-import { badArgument, checkFunction, checkOptions } from '../arguments';
-import { kindOf } from '../files';
-import { checkModel, type NeoXModel } from '../model/neox-model';
+import { badArgument, checkFunction, checkOptions } from '../base/arguments';
+import { kindOf } from '../base/files';
+import { checkModel, type LoadedModel } from '../model/loaded-model';
+import type { TrainingEvent } from '../runs/events';
 import { PrefixTrainer, type TrainingData, type TrainOptions } from './prefix-trainer';
 import { TRAINER_OPTIONS, type TrainerOptions } from './recipe';
 import { hasRun, hasRunAlready } from './run-folder';
-import type { TrainingEvent } from './events';
 import type { TrainingResult } from './training-run';
 
 /** The options that take several values, each with its values. */
@@ -47,7 +47,7 @@ export interface SweepResult {
  *
  * @throws as {@link PrefixTrainer.train}
  */
-export async function sweep(model: NeoXModel, data: TrainingData, options: SweepOptions): Promise<SweepResult> {
+export async function sweep(model: LoadedModel, data: TrainingData, options: SweepOptions): Promise<SweepResult> {
   checkModel(model);
   checkOptions('options', options, ['base', 'grid', 'onEvent', 'signal', 'resume', 'overwrite', 'metrics', 'samplePrompts']);
   const { base = {}, grid, onEvent, ...shared } = options;

@@ -1,6 +1,6 @@
-import { badArgument, checkFunction, checkOneOf, checkOptions } from '../arguments';
-import { checkModel, type NeoXModel } from '../model/neox-model';
-import type { TrainingEvent } from './events';
+import { badArgument, checkFunction, checkOneOf, checkOptions } from '../base/arguments';
+import { checkModel, type LoadedModel } from '../model/loaded-model';
+import type { TrainingEvent } from '../runs/events';
 import { PrefixTrainer, type TrainingData, type TrainOptions } from './prefix-trainer';
 import type { TrainerOptions } from './recipe';
 import type { TrainingResult } from './training-run';
@@ -30,7 +30,7 @@ export interface TrainTasksOptions extends Omit<TrainOptions, 'onEvent'> {
  * @throws as {@link PrefixTrainer.train}; the first task that fails stops the others
  */
 export async function trainTasks<Name extends string>(
-  model: NeoXModel,
+  model: LoadedModel,
   tasks: Readonly<Record<Name, TrainingTask>>,
   options: TrainTasksOptions = {},
 ): Promise<Record<Name, TrainingResult>> {

@@ -1,19 +1,19 @@
 import { basename } from 'node:path';
-import { BatchPlan } from '../data/batch-plan';
-import { NeoXPrefixError } from '../errors';
-import type { NeoXModel } from '../model/neox-model';
-import { runNative } from '../native-call';
-import type { PrefixEncoder } from '../prefix/encoder';
-import { describeBaseModel, PrefixWeights, type JsonValue } from '../prefix/weights';
 import type * as Native from '../../types/native';
+import { runNative } from '../addon/call';
+import { NeoXPrefixError } from '../base/errors';
+import { BatchPlan } from '../data/batch-plan';
+import type { LoadedModel } from '../model/loaded-model';
+import { describeBaseModel, type JsonValue, PrefixWeights } from '../prefix/weights';
+import type { EvaluationResult, TrainingEvent } from '../runs/events';
 import { packBatch, type SampleRows } from './batches';
-import type { RowSource } from './row-source';
-import { evaluateSource, type EvaluationResult } from './evaluate';
-import type { TrainingEvent } from './events';
+import type { PrefixEncoder } from './encoder';
+import { evaluateSource } from './evaluate';
 import { LossScale } from './loss-scale';
 import { meanNorms } from './prefix-norms';
 import type { EndReason, EpochMetrics, Progress } from './progress';
 import type { Recipe } from './recipe';
+import type { RowSource } from './row-source';
 import type { OpenedRun, RunFolder } from './run-folder';
 import type { RunIdentity } from './run-state';
 import { learningRateAt } from './schedule';
@@ -41,7 +41,7 @@ export interface TrainingResult {
 
 /** What a run consists of, prepared and checked. */
 export interface RunParts {
-  model: NeoXModel;
+  model: LoadedModel;
   recipe: Recipe;
   encoder: PrefixEncoder;
   trainer: Native.Trainer;

@@ -143,7 +143,8 @@ def prefixes():
     torch.save((weight * 1).view(3, 4, 2, 4), OUT / 'prefix.4d.checkpoint')
     torch.save(torch.nn.Parameter(weight.detach()), OUT / 'prefix.legacy.weight', _use_new_zipfile_serialization=False)
     archive = (OUT / 'prefix.checkpoint').read_bytes()
-    # Saved from another device (a name as long, of a device that torch knows), so that the archive stays whole. Readers do not check CRCs.
+    # Saved from another device (a name as long, of a device that torch knows), so that the archive stays whole. Readers
+    # do not check CRCs.
     (OUT / 'prefix.device.checkpoint').write_bytes(archive.replace(b'X\x03\x00\x00\x00cpu', b'X\x03\x00\x00\x00hpu'))
     expected['prefix'] = values(weight)
     peft_model = get_peft_model(model(), PrefixTuningConfig(task_type='CAUSAL_LM', num_virtual_tokens=3))

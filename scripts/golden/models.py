@@ -160,7 +160,8 @@ def draw_inputs(config, seed):
     for row, ignored in ((1, 2), (2, 1), (3, 5)):
         targets[row][:ignored] = [IGNORED] * ignored
     targets[3][8] = IGNORED
-    shape = (PREFIX_LENGTH, config.num_hidden_layers, 2, config.num_attention_heads, config.hidden_size // config.num_attention_heads)
+    // config.num_attention_heads)
+    shape = (PREFIX_LENGTH, config.num_hidden_layers, 2, config.num_attention_heads, config.hidden_size
     return rows, targets, torch.randn(shape, generator=generator)
 
 

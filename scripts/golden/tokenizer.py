@@ -25,7 +25,8 @@ THINGS = "カレー うどん 古い小説 赤い傘 時計 手袋 写真 自転
 DEEDS = "を食べました。|を買った。|をもらったよ！|を見つけましたか？|を忘れてしまった。|について、友人と話した。".split("|")
 WHEN = "今日は、|昨日|来週の月曜日に|午後3時から|2024年5月|寒い朝、|Monday morning, ".split("|")
 
-# Texts that have gone wrong somewhere: width forms, combining marks, joiners, controls, white space, special tokens, bytes of many lengths.
+# Texts that have gone wrong somewhere: width forms, combining marks, joiners, controls, white space, special tokens,
+# bytes of many lengths.
 EDGES = [
     "", " ", "  ", "\n", "\n\n", "\t", "\u3000", " \u3000\t\n ", "a", "あ", "。", "😃", "😃😃", " 😃", "😃 ", "今日は晴れ 😃", "今日は晴れ😃\n明日は雨 😃",
     "\n今日は", "今日は\n", "一行目\n二行目\r\n三行目\r四行目", "a\tb", "a  b   c", "  前後の空白  ", "全角　空白", "行\u2028区切り\u2029段落",

@@ -3,9 +3,9 @@ import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { openCheckpoint } from '../../lib/checkpoint/checkpoint';
-import { FTExporter } from '../../lib/export/ft-exporter';
-import { NeoXModel } from '../../lib/model/neox-model';
+import { openCheckpoint } from '../../lib/checkpoint/open';
+import { FTExporter } from '../../lib/export/exporter';
+import { NeoXModel } from '../../lib/neox-model';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { TOLERANCES } from '../tolerances';
 import {

@@ -3,8 +3,8 @@ import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { openCheckpoint } from '../../lib/checkpoint/checkpoint';
-import { FTExporter } from '../../lib/export/ft-exporter';
+import { openCheckpoint } from '../../lib/checkpoint/open';
+import { FTExporter } from '../../lib/export/exporter';
 import { FASTER_TRANSFORMER_CASES, GOLDEN_DIRECTORY, loadGoldenFasterTransformer } from './fixtures';
 
 const DTYPES = { fp16: 'float16', fp32: 'float32' } as const;

@@ -4,7 +4,7 @@
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { NeoXModel } from '../../lib/model/neox-model';
+import type { NeoXModel } from '../../lib/neox-model';
 import { PrefixWeights } from '../../lib/prefix/weights';
 
 export const GOLDEN_DIRECTORY = join(__dirname, '..', 'fixtures', 'golden');

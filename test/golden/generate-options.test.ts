@@ -1,8 +1,8 @@
 import { GenerationEngine } from '../../lib/engine/engine';
 import type { EngineRequest } from '../../lib/engine/request';
-import type { GenerateOptions } from '../../lib/generation/generate';
-import type { GenerateResult } from '../../lib/generation/run';
-import type { NeoXModel } from '../../lib/model/neox-model';
+import type { GenerateOptions } from '../../lib/generation/request';
+import type { GenerateResult } from '../../lib/generation/output';
+import type { NeoXModel } from '../../lib/neox-model';
 import type { PrefixWeights } from '../../lib/prefix/weights';
 import { loadModel, packedBackendsFor } from '../helpers';
 import { generationFixture, goldenPrefix, loadGoldenModel, type GoldenKind } from './fixtures';

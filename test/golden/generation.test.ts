@@ -1,6 +1,6 @@
 import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { NeoXModel } from '../../lib/model/neox-model';
+import type { NeoXModel } from '../../lib/neox-model';
 import type { PrefixWeights } from '../../lib/prefix/weights';
 import { backendsFor, loadModel, temporaryFolder } from '../helpers';
 import { GOLDEN_KINDS, goldenModelNames, goldenPrefix, loadGoldenModel } from './fixtures';

@@ -1,8 +1,8 @@
 import { join } from 'node:path';
-import type { NeoXModel } from '../../lib/model/neox-model';
-import { PrefixEncoder, type PrefixEncoderState } from '../../lib/prefix/encoder';
+import type { NeoXModel } from '../../lib/neox-model';
+import { PrefixEncoder, type PrefixEncoderState } from '../../lib/training/encoder';
 import { evaluate } from '../../lib/training/evaluate';
-import type { TrainingEvent } from '../../lib/training/events';
+import type { TrainingEvent } from '../../lib/runs/events';
 import { PrefixTrainer, type TrainingData } from '../../lib/training/prefix-trainer';
 import type { TrainerOptions } from '../../lib/training/recipe';
 import type { TrainingResult } from '../../lib/training/training-run';

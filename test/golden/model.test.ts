@@ -1,5 +1,5 @@
-import type { NeoXModel } from '../../lib/model/neox-model';
-import { native } from '../../lib/native';
+import type { NeoXModel } from '../../lib/neox-model';
+import { native } from '../../lib/addon/addon';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import type { Logits } from '../../lib/model/forward';
 import { backendsFor, loadModel } from '../helpers';

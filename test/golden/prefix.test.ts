@@ -1,6 +1,6 @@
-import type { NeoXModel } from '../../lib/model/neox-model';
-import { native } from '../../lib/native';
-import { PrefixEncoder } from '../../lib/prefix/encoder';
+import type { NeoXModel } from '../../lib/neox-model';
+import { native } from '../../lib/addon/addon';
+import { PrefixEncoder } from '../../lib/training/encoder';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { backendsFor, loadModel } from '../helpers';
 import { FIT_TOLERANCE, TOLERANCES } from '../tolerances';

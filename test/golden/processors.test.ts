@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { TokenSamplerOptions } from '../../lib/generation/token-sampler';
-import type { NeoXModel } from '../../lib/model/neox-model';
+import type { NeoXModel } from '../../lib/neox-model';
 import { drawLogits, EXAMPLE_MODEL, loadModel } from '../helpers';
 import { generationFixture } from './fixtures';
 

@@ -1,4 +1,4 @@
-import type { NeoXModel } from '../../lib/model/neox-model';
+import type { NeoXModel } from '../../lib/neox-model';
 import type { PrefixWeights } from '../../lib/prefix/weights';
 import { backendsFor, loadModel } from '../helpers';
 import { TOLERANCES } from '../tolerances';

@@ -1,8 +1,8 @@
-import type { NeoXModel } from '../../lib/model/neox-model';
-import { native } from '../../lib/native';
-import { PrefixEncoder, type PrefixEncoderState } from '../../lib/prefix/encoder';
+import type { NeoXModel } from '../../lib/neox-model';
+import { native } from '../../lib/addon/addon';
+import { PrefixEncoder, type PrefixEncoderState } from '../../lib/training/encoder';
 import { evaluate } from '../../lib/training/evaluate';
-import type { TrainingEvent } from '../../lib/training/events';
+import type { TrainingEvent } from '../../lib/runs/events';
 import { PrefixTrainer } from '../../lib/training/prefix-trainer';
 import type { TrainingResult } from '../../lib/training/training-run';
 import { backendsFor, loadModel, NATIVE_TRAINER } from '../helpers';

@@ -1,7 +1,7 @@
 import { mkdirSync, readdirSync } from 'node:fs';
-import { FTExporter } from '../../lib/export/ft-exporter';
-import { NeoXModel } from '../../lib/model/neox-model';
-import { PrefixEncoder } from '../../lib/prefix/encoder';
+import { FTExporter } from '../../lib/export/exporter';
+import { NeoXModel } from '../../lib/neox-model';
+import { PrefixEncoder } from '../../lib/training/encoder';
 import { evaluate } from '../../lib/training/evaluate';
 import { PrefixTrainer } from '../../lib/training/prefix-trainer';
 import { failureOf, loadModel, Random, temporaryFolder, writeRandomModel } from '../helpers';

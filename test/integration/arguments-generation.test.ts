@@ -1,5 +1,5 @@
-import type { GenerateOptions } from '../../lib/generation/generate';
-import type { NeoXModel } from '../../lib/model/neox-model';
+import type { GenerateOptions } from '../../lib/generation/request';
+import type { NeoXModel } from '../../lib/neox-model';
 import { expectRefusal, loadModel, randomPrefix, temporaryFolder, writeRandomModel, wrong, type Refusal } from '../helpers';
 
 const folder = temporaryFolder();

@@ -1,7 +1,7 @@
 import { mkdirSync } from 'node:fs';
 import * as api from '../../lib/index';
 import type { NeoXModel, PrefixEncoder, PrefixWeights } from '../../lib/index';
-import { native } from '../../lib/native';
+import { native } from '../../lib/addon/addon';
 import type * as Native from '../../types/native';
 import { expectRefusal, failureOf, loadModel, randomPrefix, temporaryFolder, writeRandomModel, wrong, type Refusal } from '../helpers';
 

@@ -1,7 +1,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import * as api from '../../lib/index';
 import type { NeoXModel, PrefixWeights } from '../../lib/index';
-import { native } from '../../lib/native';
+import { native } from '../../lib/addon/addon';
 import { expectRefusal, failureOf, loadModel, randomPrefix, temporaryFolder, writeRandomModel, wrong, type Refusal } from '../helpers';
 
 const folder = temporaryFolder();

@@ -1,8 +1,8 @@
 import { mkdirSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { readSafetensorsHeader } from '../../lib/checkpoint/safetensors';
-import { readTensor } from '../../lib/checkpoint/values';
-import { PACKAGE_ROOT } from '../../lib/libtorch';
+import { readSafetensorsHeader } from '../../lib/formats/safetensors';
+import { readTensor } from '../../lib/formats/values';
+import { PACKAGE_ROOT } from '../../lib/base/package';
 import { temporaryFolder, writeRandomModel } from '../helpers';
 import { runTypeScript, type ExampleRun } from './run-example';
 

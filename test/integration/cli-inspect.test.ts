@@ -1,6 +1,6 @@
 import { cpSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { RunLock } from '../../lib/training/run-lock';
+import { RunLock } from '../../lib/runs/run-lock';
 import { temporaryFolder } from '../helpers';
 import { cli, jsonLines } from '../unit/cli-helpers';
 import { MODEL, trainSmile } from './cli-run';

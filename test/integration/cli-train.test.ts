@@ -1,6 +1,6 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { PrefixEncoder } from '../../lib/prefix/encoder';
+import { PrefixEncoder } from '../../lib/training/encoder';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { loadModel, temporaryFolder, writeRandomModel } from '../helpers';
 import { cli, fakeIO, jsonLines, type CliResult } from '../unit/cli-helpers';

@@ -1,7 +1,7 @@
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { PACKAGE_ROOT } from '../../lib/libtorch';
+import { PACKAGE_ROOT } from '../../lib/base/package';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { example, runTypeScript } from './run-example';
 

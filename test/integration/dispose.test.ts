@@ -1,6 +1,6 @@
 import { mkdirSync } from 'node:fs';
-import type { NeoXModel } from '../../lib/model/neox-model';
-import { PrefixEncoder } from '../../lib/prefix/encoder';
+import type { NeoXModel } from '../../lib/neox-model';
+import { PrefixEncoder } from '../../lib/training/encoder';
 import { evaluate } from '../../lib/training/evaluate';
 import { PrefixTrainer } from '../../lib/training/prefix-trainer';
 import { failureOf, loadModel, Random, randomPrefix, temporaryFolder, writeRandomModel } from '../helpers';

@@ -3,9 +3,9 @@ import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import ts from 'typescript';
 import * as api from '../../lib';
-import { ERROR_CODES } from '../../lib/errors';
-import { GENERATE_OPTIONS } from '../../lib/generation/generate';
-import { PACKAGE_ROOT } from '../../lib/libtorch';
+import { ERROR_CODES } from '../../lib/base/errors';
+import { GENERATE_OPTIONS } from '../../lib/generation/request';
+import { PACKAGE_ROOT } from '../../lib/base/package';
 import { resolveRecipe, TRAINER_OPTIONS } from '../../lib/training/recipe';
 import { runTypeScript } from './run-example';
 

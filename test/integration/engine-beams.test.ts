@@ -1,5 +1,5 @@
-import type { GenerateResult } from '../../lib/generation/run';
-import type { NeoXModel } from '../../lib/model/neox-model';
+import type { GenerateResult } from '../../lib/generation/output';
+import type { NeoXModel } from '../../lib/neox-model';
 import {
   EXAMPLE_MODEL,
   expectRefusal,

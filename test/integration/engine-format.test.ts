@@ -1,8 +1,8 @@
 import { join } from 'node:path';
 import { Constraint } from '../../lib/generation/format/constraint';
 import type { OutputFormat } from '../../lib/generation/format/format';
-import { PACKAGE_ROOT } from '../../lib/libtorch';
-import type { NeoXModel } from '../../lib/model/neox-model';
+import { PACKAGE_ROOT } from '../../lib/base/package';
+import type { NeoXModel } from '../../lib/neox-model';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer';
 import { EXAMPLE_MODEL, expectRefusal, failureOf, loadModel, Random, randomPrefix, temporaryFolder, wrong, type Refusal } from '../helpers';
 import { alone, answerOf, drawRequests, GenerationEngine, pause, somePrefixes, writeModel } from './engine-helpers';

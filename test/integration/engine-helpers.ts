@@ -3,8 +3,8 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { GenerationEngine } from '../../lib/engine/engine';
 import type { EngineRequest } from '../../lib/engine/request';
-import type { GenerateResult } from '../../lib/generation/run';
-import type { NeoXModel } from '../../lib/model/neox-model';
+import type { GenerateResult } from '../../lib/generation/output';
+import type { NeoXModel } from '../../lib/neox-model';
 import type { PrefixWeights } from '../../lib/prefix/weights';
 import { Random, randomPrefix, writeRandomModel, type ConfigJson } from '../helpers';
 

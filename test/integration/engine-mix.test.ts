@@ -1,4 +1,4 @@
-import type { NeoXModel } from '../../lib/model/neox-model';
+import type { NeoXModel } from '../../lib/neox-model';
 import { loadModel, packedBackendsFor, Random, randomPrefix, temporaryFolder } from '../helpers';
 import { alone, answerOf, drawRequests, GenerationEngine, pause, somePrefixes, writeModel } from './engine-helpers';
 

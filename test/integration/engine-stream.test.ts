@@ -1,7 +1,7 @@
 import { join } from 'node:path';
-import type { StreamPiece } from '../../lib/generation/stream';
-import { PACKAGE_ROOT } from '../../lib/libtorch';
-import type { NeoXModel } from '../../lib/model/neox-model';
+import type { StreamPiece } from '../../lib/generation/output';
+import { PACKAGE_ROOT } from '../../lib/base/package';
+import type { NeoXModel } from '../../lib/neox-model';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer';
 import { failureOf, loadModel, Random, temporaryFolder } from '../helpers';
 import { alone, collectGarbage, GenerationEngine, pause, until, writeModel } from './engine-helpers';

@@ -1,4 +1,4 @@
-import type { NeoXModel } from '../../lib/model/neox-model';
+import type { NeoXModel } from '../../lib/neox-model';
 import { evaluate } from '../../lib/training/evaluate';
 import {
   EXAMPLE_MODEL,

@@ -1,13 +1,14 @@
 /** A base model in int8: how near it is to float32, that it trains with the numbers that it computes with, and what it refuses. */
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { readSafetensorsHeader } from '../../lib/checkpoint/safetensors';
+import { readSafetensorsHeader } from '../../lib/formats/safetensors';
 import { GenerationEngine } from '../../lib/engine/engine';
-import { FTExporter } from '../../lib/export/ft-exporter';
-import type { LoadOptions, NeoXModel } from '../../lib/model/neox-model';
-import { native } from '../../lib/native';
-import { PrefixEncoder } from '../../lib/prefix/encoder';
-import { PrefixStore } from '../../lib/prefix/store';
+import { FTExporter } from '../../lib/export/exporter';
+import type { LoadOptions } from '../../lib/model/load-options';
+import type { NeoXModel } from '../../lib/neox-model';
+import { native } from '../../lib/addon/addon';
+import { PrefixEncoder } from '../../lib/training/encoder';
+import { PrefixStore } from '../../lib/engine/prefix-store';
 import type { PrefixWeights } from '../../lib/prefix/weights';
 import { evaluate } from '../../lib/training/evaluate';
 import { PrefixTrainer } from '../../lib/training/prefix-trainer';

@@ -1,6 +1,6 @@
 import { mkdirSync } from 'node:fs';
 import type { KVCache } from '../../lib/model/kv-cache';
-import type { NeoXModel } from '../../lib/model/neox-model';
+import type { NeoXModel } from '../../lib/neox-model';
 import {
   expectRefusal,
   failureOf,

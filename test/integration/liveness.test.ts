@@ -1,5 +1,5 @@
 import { mkdirSync } from 'node:fs';
-import type { NeoXModel } from '../../lib/model/neox-model';
+import type { NeoXModel } from '../../lib/neox-model';
 import { PrefixTrainer } from '../../lib/training/prefix-trainer';
 import { loadModel, Random, runProgram, temporaryFolder, watchEventLoop, writeRandomModel, type Liveness } from '../helpers';
 

@@ -1,8 +1,8 @@
 /** The addon's trainer: exact resumption, dropout, weight decay, loss scaling, and training a prefix without a projection. */
 import { mkdirSync } from 'node:fs';
-import type { NeoXModel } from '../../lib/model/neox-model';
-import { native } from '../../lib/native';
-import { PrefixEncoder, type PrefixEncoderOptions } from '../../lib/prefix/encoder';
+import type { NeoXModel } from '../../lib/neox-model';
+import { native } from '../../lib/addon/addon';
+import { PrefixEncoder, type PrefixEncoderOptions } from '../../lib/training/encoder';
 import type * as Native from '../../types/native';
 import { difference, relativeDifference } from '../golden/fixtures';
 import { backendsFor, expectRefusal, failureOf, loadModel, NATIVE_TRAINER, Random, temporaryFolder, writeRandomModel } from '../helpers';

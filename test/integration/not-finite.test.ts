@@ -1,11 +1,11 @@
 import { copyFileSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { readSafetensorsHeader } from '../../lib/checkpoint/safetensors';
+import { readSafetensorsHeader } from '../../lib/formats/safetensors';
 import { GenerationEngine } from '../../lib/engine/engine';
-import type { NeoXPrefixError } from '../../lib/errors';
+import type { NeoXPrefixError } from '../../lib/base/errors';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { evaluate } from '../../lib/training/evaluate';
-import type { NeoXModel } from '../../lib/model/neox-model';
+import type { NeoXModel } from '../../lib/neox-model';
 import { expectRefusal, loadModel, temporaryFolder, writeRandomModel } from '../helpers';
 
 const HINT =

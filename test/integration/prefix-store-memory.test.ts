@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, renameSync, writeFileSync } from 'node:fs';
-import type { NeoXModel } from '../../lib/model/neox-model';
-import { native } from '../../lib/native';
-import { PrefixStore } from '../../lib/prefix/store';
+import type { NeoXModel } from '../../lib/neox-model';
+import { native } from '../../lib/addon/addon';
+import { PrefixStore } from '../../lib/engine/prefix-store';
 import type { PrefixWeights } from '../../lib/prefix/weights';
 import { expectRefusal, failureOf, loadModel, randomPrefix, temporaryFolder } from '../helpers';
 import { alone, answerOf, forgetValues, GenerationEngine, writeModel } from './engine-helpers';

@@ -1,7 +1,7 @@
 import { renameSync } from 'node:fs';
 import { relative } from 'node:path';
-import type { NeoXModel } from '../../lib/model/neox-model';
-import { PrefixStore } from '../../lib/prefix/store';
+import type { NeoXModel } from '../../lib/neox-model';
+import { PrefixStore } from '../../lib/engine/prefix-store';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { expectRefusal, failureOf, loadModel, randomPrefix, temporaryFolder, wrong, type Refusal } from '../helpers';
 import { alone, answerOf, forgetValues, GenerationEngine, writeModel } from './engine-helpers';

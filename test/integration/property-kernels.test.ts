@@ -1,4 +1,4 @@
-import { native } from '../../lib/native';
+import { native } from '../../lib/addon/addon';
 import { difference, relativeDifference } from '../golden/fixtures';
 import { packedBackendsFor, runProgram, temporaryFolder, writeRandomModel } from '../helpers';
 import { TOLERANCES } from '../tolerances';

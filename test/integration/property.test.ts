@@ -1,8 +1,9 @@
 import { mkdirSync } from 'node:fs';
 import type { Logits } from '../../lib/model/forward';
-import type { ModelDType, NeoXModel } from '../../lib/model/neox-model';
-import { native } from '../../lib/native';
-import { PrefixEncoder } from '../../lib/prefix/encoder';
+import type { ModelDType } from '../../lib/model/loaded-model';
+import type { NeoXModel } from '../../lib/neox-model';
+import { native } from '../../lib/addon/addon';
+import { PrefixEncoder } from '../../lib/training/encoder';
 import type { PrefixWeights } from '../../lib/prefix/weights';
 import { PrefixTrainer } from '../../lib/training/prefix-trainer';
 import { difference, relativeDifference } from '../golden/fixtures';

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
-import { PACKAGE_ROOT } from '../../lib/libtorch';
+import { PACKAGE_ROOT } from '../../lib/base/package';
 
 export interface ExampleRun {
   code: number | null;

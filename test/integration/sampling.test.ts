@@ -1,7 +1,7 @@
 import { mkdirSync } from 'node:fs';
-import type { StreamPiece } from '../../lib/generation/stream';
-import type { NeoXModel } from '../../lib/model/neox-model';
-import { native } from '../../lib/native';
+import type { StreamPiece } from '../../lib/generation/output';
+import type { NeoXModel } from '../../lib/neox-model';
+import { native } from '../../lib/addon/addon';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { drawLogits, EXAMPLE_MODEL, failureOf, loadModel, randomPrefix, temporaryFolder, writeRandomModel } from '../helpers';
 

@@ -1,8 +1,8 @@
 import { mkdirSync, readdirSync } from 'node:fs';
-import type { NeoXModel } from '../../lib/model/neox-model';
-import { PrefixEncoder } from '../../lib/prefix/encoder';
+import type { NeoXModel } from '../../lib/neox-model';
+import { PrefixEncoder } from '../../lib/training/encoder';
 import { evaluate, evaluatePrefixes } from '../../lib/training/evaluate';
-import type { TrainingEvent } from '../../lib/training/events';
+import type { TrainingEvent } from '../../lib/runs/events';
 import { PrefixTrainer, type TrainOptions } from '../../lib/training/prefix-trainer';
 import type { TrainerOptions } from '../../lib/training/recipe';
 import { sweep } from '../../lib/training/sweep';

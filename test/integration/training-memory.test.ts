@@ -1,8 +1,8 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { freemem } from 'node:os';
 import { dirname } from 'node:path';
-import { native } from '../../lib/native';
-import { PrefixEncoder } from '../../lib/prefix/encoder';
+import { native } from '../../lib/addon/addon';
+import { PrefixEncoder } from '../../lib/training/encoder';
 import { availableMemory, availableMemoryBelow, predictTrainingMemory } from '../../lib/training/memory';
 import { backendsFor, loadModel, NATIVE_TRAINER, Random, temporaryFolder, writeRandomModel } from '../helpers';
 

@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { PACKAGE_ROOT } from '../../lib/libtorch';
+import { PACKAGE_ROOT } from '../../lib/base/package';
 
 const RELEASE = join(PACKAGE_ROOT, 'build', 'Release');
 const OBJECTS = join(PACKAGE_ROOT, 'build', 'cmake', 'CMakeFiles');
@@ -12,24 +12,37 @@ function dynamicEntries(name: string, tag: string): string[] {
 }
 
 test('the addon names libtorch without a path, and nothing of CUDA or OpenMP', () => {
-  expect(dynamicEntries('neox_prefix.node', 'NEEDED')).toEqual(expect.arrayContaining(['libtorch_cpu.so', 'libc10.so']));
-  expect(dynamicEntries('neox_prefix.node', 'NEEDED').filter((name) => /cuda|gomp|libtorch\.so/.test(name))).toEqual([]);
-  expect([...dynamicEntries('neox_prefix.node', 'RPATH'), ...dynamicEntries('neox_prefix.node', 'RUNPATH')]).toEqual([]);
+  expect(dynamicEntries('neox_prefix.node', 'NEEDED')).toEqual(
+    expect.arrayContaining(['libtorch_cpu.so', 'libc10.so']),
+  );
+  expect(dynamicEntries('neox_prefix.node', 'NEEDED').filter((name) => /cuda|gomp|libtorch\.so/.test(name))).toEqual(
+    [],
+  );
+  expect([...dynamicEntries('neox_prefix.node', 'RPATH'), ...dynamicEntries('neox_prefix.node', 'RUNPATH')]).toEqual(
+    [],
+  );
 });
 
 test('the preload addon needs the C library alone', () => {
-  expect(dynamicEntries('neox_preload.node', 'NEEDED').filter((name) => !/^(libc|libdl|ld-linux.*)\.so/.test(name))).toEqual([]);
+  expect(
+    dynamicEntries('neox_preload.node', 'NEEDED').filter((name) => !/^(libc|libdl|ld-linux.*)\.so/.test(name)),
+  ).toEqual([]);
 });
 
 test('the addon shows nothing but its entry points', () => {
-  const text = execFileSync('nm', ['-D', '--defined-only', '-C', join(RELEASE, 'neox_prefix.node')], { encoding: 'utf8' });
+  const text = execFileSync('nm', ['-D', '--defined-only', '-C', join(RELEASE, 'neox_prefix.node')], {
+    encoding: 'utf8',
+  });
   const strong = text
     .split('\n')
     .filter((line) => / [TDB] /.test(line))
     .map((line) => line.split(' ').slice(2).join(' '));
   expect(
     strong.filter(
-      (name) => !/^(napi_register_module_v1|node_api_module_get_api_version_v1|_init|_fini|_edata|_end|__bss_start|)$/.test(name),
+      (name) =>
+        !/^(napi_register_module_v1|node_api_module_get_api_version_v1|_init|_fini|_edata|_end|__bss_start|)$/.test(
+          name,
+        ),
     ),
   ).toEqual([]);
 });

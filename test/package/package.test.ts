@@ -1,8 +1,17 @@
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  mkdirSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { PACKAGE_ROOT } from '../../lib/libtorch';
+import { PACKAGE_ROOT } from '../../lib/base/package';
 
 interface Manifest {
   bin: Record<string, string>;
@@ -118,7 +127,10 @@ test('loading the package loads neither libtorch nor the addon', () => {
 
 test('only the entry and package.json can be imported', () => {
   expect(() =>
-    node('-e', "try { require('neox-prefix/dist/native.js') } catch (error) { console.log(error.code); process.exit(3) }"),
+    node(
+      '-e',
+      "try { require('neox-prefix/dist/addon/addon.js') } catch (error) { console.log(error.code); process.exit(3) }",
+    ),
   ).toThrow(/status|failed/);
   expect(node('-p', "require('neox-prefix/package.json').name")).toBe('neox-prefix');
 });
@@ -162,10 +174,14 @@ test('the types fit a strict program, as an ES module and as CommonJS', () => {
 
 test('no dependency runs an install script, and what the code imports is declared', () => {
   for (const name of Object.keys(manifest.dependencies)) {
-    const { scripts = {} } = JSON.parse(readFileSync(join(PACKAGE_ROOT, 'node_modules', name, 'package.json'), 'utf8')) as {
+    const { scripts = {} } = JSON.parse(
+      readFileSync(join(PACKAGE_ROOT, 'node_modules', name, 'package.json'), 'utf8'),
+    ) as {
       scripts?: Record<string, string>;
     };
-    expect(Object.keys(scripts).filter((script) => ['preinstall', 'install', 'postinstall'].includes(script))).toEqual([]);
+    expect(Object.keys(scripts).filter((script) => ['preinstall', 'install', 'postinstall'].includes(script))).toEqual(
+      [],
+    );
   }
   const used = new Set<string>();
   for (const path of packed.filter((name) => /^dist\/.*\.js$/.test(name))) {
@@ -173,7 +189,8 @@ test('no dependency runs an install script, and what the code imports is declare
       /(?:require|import)\("([^."][^"]*)"\)/g,
     )) {
       const name = match[1]!;
-      if (!name.startsWith('node:')) used.add(name.startsWith('@') ? name.split('/').slice(0, 2).join('/') : name.split('/')[0]!);
+      if (!name.startsWith('node:'))
+        used.add(name.startsWith('@') ? name.split('/').slice(0, 2).join('/') : name.split('/')[0]!);
     }
   }
   for (const name of used) expect(Object.keys(manifest.dependencies)).toContain(name);

@@ -11,8 +11,8 @@ import {
   checkString,
   nearest,
   show,
-} from '../../lib/arguments';
-import { NeoXPrefixError } from '../../lib/errors';
+} from '../../lib/base/arguments';
+import { NeoXPrefixError } from '../../lib/base/errors';
 
 class Thing {
   readonly name = 'thing';

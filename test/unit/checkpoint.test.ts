@@ -2,10 +2,11 @@ import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { openCheckpoint, type Checkpoint } from '../../lib/checkpoint/checkpoint';
-import { writeSafetensors, type TensorToWrite } from '../../lib/checkpoint/safetensors';
-import type { TensorEntry } from '../../lib/checkpoint/tensor';
-import { readTensor } from '../../lib/checkpoint/values';
+import type { Checkpoint } from '../../lib/checkpoint/checkpoint';
+import { openCheckpoint } from '../../lib/checkpoint/open';
+import { writeSafetensors, type TensorToWrite } from '../../lib/formats/safetensors';
+import type { TensorEntry } from '../../lib/formats/tensor';
+import { readTensor } from '../../lib/formats/values';
 import { expectedValues, failure, fixture, mutate, ours } from './files-helpers';
 
 const FORMS = [

@@ -1,6 +1,6 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { NeoXPrefixError } from '../../lib/errors';
+import { NeoXPrefixError } from '../../lib/base/errors';
 import { run as fetchLibtorch } from '../../lib/cli/commands/fetch-libtorch';
 import { inOptionNames, reportError, UsageError } from '../../lib/cli/errors';
 import { shellWord } from '../../lib/cli/format';
@@ -8,9 +8,9 @@ import { collectTasks, integer, number } from '../../lib/cli/options';
 import { createProgram } from '../../lib/cli/program';
 import { Interrupted, OutputLost } from '../../lib/cli/io';
 import { Ui } from '../../lib/cli/ui';
-import { describe as describeLibtorch, findLibtorch, type Libtorch } from '../../lib/libtorch';
+import { describe as describeLibtorch, findLibtorch, type Libtorch } from '../../lib/addon/libtorch';
 import { resolveRecipe } from '../../lib/training/recipe';
-import { packageVersion } from '../../lib/doctor';
+import { packageVersion } from '../../lib/base/package';
 import { temporaryFolder } from '../helpers';
 import { cli, fakeIO, jsonLines } from './cli-helpers';
 

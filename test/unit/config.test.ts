@@ -1,8 +1,8 @@
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { resolveConfig } from '../../lib/checkpoint/config';
-import { isNeoXPrefixError, type NeoXPrefixError } from '../../lib/errors';
+import { resolveConfig } from '../../lib/architecture/config';
+import { isNeoXPrefixError, type NeoXPrefixError } from '../../lib/base/errors';
 
 /** The smallest config.json of transformers 4.21 to 4.30. */
 const BASE = {

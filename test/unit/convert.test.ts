@@ -2,9 +2,9 @@ import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { type openCheckpoint } from '../../lib/checkpoint/checkpoint';
-import { FTExporter } from '../../lib/export/ft-exporter';
-import { convertPrefix, type ConvertOptions } from '../../lib/prefix/convert';
+import type { openCheckpoint } from '../../lib/checkpoint/open';
+import { FTExporter } from '../../lib/export/exporter';
+import { convertPrefix, type ConvertOptions } from '../../lib/export/convert';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { cli } from './cli-helpers';
 import { wholeNumberPrefix, writeCheckpoint } from './export-helpers';

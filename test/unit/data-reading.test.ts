@@ -4,9 +4,10 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { openDataset, readDataset, type OpenDatasetOptions } from '../../lib/data/dataset';
 import { readLines } from '../../lib/data/lines';
-import { Problems, badLine } from '../../lib/data/problems';
+import { Problems } from '../../lib/data/problems';
+import { badLine } from '../../lib/formats/bad-line';
 import type { TokenizedSample } from '../../lib/data/sample';
-import type { NeoXPrefixError } from '../../lib/errors';
+import type { NeoXPrefixError } from '../../lib/base/errors';
 import { expectRefusal, failureOf, runProgram, temporaryFolder, watchEventLoop, wrong } from '../helpers';
 
 const folder = temporaryFolder();

@@ -1,5 +1,5 @@
-import { doctor, formatDoctorReport, type DoctorReport } from '../../lib/doctor';
-import { loadAddon } from '../../lib/native';
+import { doctor, formatDoctorReport, type DoctorReport } from '../../lib/addon/doctor';
+import { loadAddon } from '../../lib/addon/addon';
 
 const status = (report: DoctorReport): Record<string, string> =>
   Object.fromEntries(report.checks.map((check) => [check.name, check.status]));

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { FTExporter } from '../../lib/export/ft-exporter';
+import { FTExporter } from '../../lib/export/exporter';
 import { values, writeCheckpoint, type Bits } from './export-helpers';
 
 let root: string;

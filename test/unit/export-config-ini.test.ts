@@ -1,4 +1,4 @@
-import { ConfigIni, checkModelName, checkTaskName } from '../../lib/export/config-ini';
+import { ConfigIni, checkModelName, checkTaskName } from '../../lib/fastertransformer/config-ini';
 
 describe('ConfigIni', () => {
   it("writes as Python's configparser does", () => {

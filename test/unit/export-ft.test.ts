@@ -2,7 +2,8 @@ import { mkdir, mkdtemp, open, readFile, readdir, rm, stat, truncate, writeFile 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { FTExporter, type ExportOptions, type ExportProgress } from '../../lib/export/ft-exporter';
+import { FTExporter, type ExportOptions } from '../../lib/export/exporter';
+import type { ExportProgress } from '../../lib/export/native-files';
 import type { PrefixWeights } from '../../lib/prefix/weights';
 import { wholeNumberPrefix, writeCheckpoint, type SmallCheckpoint } from './export-helpers';
 

@@ -1,10 +1,11 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
-import { openCheckpoint, type Checkpoint } from '../../lib/checkpoint/checkpoint';
-import { resolveConfig } from '../../lib/checkpoint/config';
-import { expectedShapes } from '../../lib/checkpoint/names';
-import { writeSafetensors } from '../../lib/checkpoint/safetensors';
+import type { Checkpoint } from '../../lib/checkpoint/checkpoint';
+import { openCheckpoint } from '../../lib/checkpoint/open';
+import { resolveConfig } from '../../lib/architecture/config';
+import { expectedShapes } from '../../lib/architecture/names';
+import { writeSafetensors } from '../../lib/formats/safetensors';
 import { PrefixWeights } from '../../lib/prefix/weights';
 
 /** A model that FasterTransformer computes as it is: no warnings. */

@@ -1,8 +1,8 @@
-import { resolveConfig, type GPTNeoXConfig } from '../../lib/checkpoint/config';
-import { expectedShapes } from '../../lib/checkpoint/names';
-import type { TensorEntry } from '../../lib/checkpoint/tensor';
-import { incompatibilities, startAndEndIds } from '../../lib/export/compatibility';
-import { planBaseModel, planPrefix, type FilePlan } from '../../lib/export/layout';
+import { resolveConfig, type GPTNeoXConfig } from '../../lib/architecture/config';
+import { expectedShapes } from '../../lib/architecture/names';
+import type { TensorEntry } from '../../lib/formats/tensor';
+import { incompatibilities, startAndEndIds } from '../../lib/fastertransformer/compatibility';
+import { planBaseModel, planPrefix, type FilePlan } from '../../lib/fastertransformer/file-plan';
 
 const SMALL = {
   model_type: 'gpt_neox',

@@ -2,10 +2,12 @@ import { appendFile, copyFile, mkdir, mkdtemp, readFile, readdir, rename, rm, tr
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { openCheckpoint, type Checkpoint } from '../../lib/checkpoint/checkpoint';
-import { readTensor } from '../../lib/checkpoint/values';
-import { FTExporter, type ExportOptions } from '../../lib/export/ft-exporter';
-import { NeoXModel, type LoadOptions } from '../../lib/model/neox-model';
+import type { Checkpoint } from '../../lib/checkpoint/checkpoint';
+import { openCheckpoint } from '../../lib/checkpoint/open';
+import { readTensor } from '../../lib/formats/values';
+import { FTExporter, type ExportOptions } from '../../lib/export/exporter';
+import { NeoXModel } from '../../lib/neox-model';
+import type { LoadOptions } from '../../lib/model/load-options';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { PrefixTrainer } from '../../lib/training/prefix-trainer';
 import { Random, TINY_CONFIG, backendsFor, randomPrefix, writeRandomModel, type ConfigJson } from '../helpers';

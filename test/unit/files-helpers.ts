@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { isNeoXPrefixError, type NeoXPrefixError } from '../../lib/errors';
+import { isNeoXPrefixError, type NeoXPrefixError } from '../../lib/base/errors';
 
 const FOLDER = join(__dirname, '..', 'fixtures', 'files');
 

@@ -3,9 +3,9 @@ import fs from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { isNeoXPrefixError, type NeoXPrefixError } from '../../lib/errors';
-import { fromNative } from '../../lib/native-call';
-import { fileError, FileReader, kindOf, makeFolder, readSmallFile, sha256, sha256File, writeFileAtomic } from '../../lib/files';
+import { isNeoXPrefixError, type NeoXPrefixError } from '../../lib/base/errors';
+import { fromNative } from '../../lib/addon/call';
+import { fileError, FileReader, kindOf, makeFolder, readSmallFile, sha256, sha256File, writeFileAtomic } from '../../lib/base/files';
 
 let folder: string;
 beforeEach(() => (folder = mkdtempSync(join(tmpdir(), 'neox-files-'))));

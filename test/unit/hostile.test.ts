@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, rmSync } from 'node:fs';
 
 import { ABUSE } from '../../fuzz/corpus';
-import type { NeoXPrefixError } from '../../lib/errors';
+import type { NeoXPrefixError } from '../../lib/base/errors';
 import { FORMATS, TARGETS, openFolder, writeFiles } from '../../fuzz/targets';
 import { temporaryFolder } from '../helpers';
 import { ours } from './files-helpers';

@@ -1,7 +1,7 @@
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { describe as describeLibtorch, findLibtorch, librariesToOpen, nvidiaLibraries, sameMinor } from '../../lib/libtorch';
+import { describe as describeLibtorch, findLibtorch, librariesToOpen, nvidiaLibraries, sameMinor } from '../../lib/addon/libtorch';
 
 let folder: string;
 

@@ -1,8 +1,8 @@
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { PACKAGE_ROOT } from '../../lib/libtorch';
-import type * as NativeLoading from '../../lib/native';
+import { PACKAGE_ROOT } from '../../lib/base/package';
+import type * as NativeLoading from '../../lib/addon/addon';
 
 const BUILT = join(PACKAGE_ROOT, 'build', 'Release');
 
@@ -23,7 +23,7 @@ function freshNative(): typeof NativeLoading {
   let module: typeof NativeLoading | undefined;
   jest.isolateModules(() => {
     // eslint-disable-next-line @typescript-eslint/no-require-imports -- isolateModules works with require alone
-    module = require('../../lib/native') as typeof NativeLoading;
+    module = require('../../lib/addon/addon') as typeof NativeLoading;
   });
   return module!;
 }

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import ts from 'typescript';
-import { native } from '../../lib/native';
+import { native } from '../../lib/addon/addon';
 
 const path = join(__dirname, '..', '..', 'types', 'native.d.ts');
 const source = ts.createSourceFile(path, readFileSync(path, 'utf8'), ts.ScriptTarget.ES2022, true);

@@ -3,9 +3,9 @@ import fs from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { resolveConfig, type GPTNeoXConfig } from '../../lib/checkpoint/config';
-import { readSafetensorsHeader, writeSafetensors } from '../../lib/checkpoint/safetensors';
-import { writeTorchTensor } from '../../lib/checkpoint/torch-writer';
+import { resolveConfig, type GPTNeoXConfig } from '../../lib/architecture/config';
+import { readSafetensorsHeader, writeSafetensors } from '../../lib/formats/safetensors';
+import { writeTorchTensor } from '../../lib/formats/torch-writer';
 import { describeBaseModel, PrefixWeights, type PrefixLoadOptions } from '../../lib/prefix/weights';
 import { failure, fixture, mutate, ours } from './files-helpers';
 

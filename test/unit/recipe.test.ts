@@ -5,7 +5,7 @@ import { epochOrder } from '../../lib/data/order';
 import { LossScale } from '../../lib/training/loss-scale';
 import { resolveRecipe, TRAINER_OPTIONS, type Recipe } from '../../lib/training/recipe';
 import { learningRateAt } from '../../lib/training/schedule';
-import { ENCODER_OPTIONS } from '../../lib/prefix/encoder';
+import { ENCODER_OPTIONS } from '../../lib/training/encoder';
 
 /** The options of an interface and the default that each one's docstring states, if any. */
 function documented(file: string, name: string): Map<string, string | undefined> {

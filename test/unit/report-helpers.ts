@@ -1,5 +1,5 @@
 import type { Chart } from '../../lib/report/charts';
-import type { TrainingEvent } from '../../lib/training/events';
+import type { TrainingEvent } from '../../lib/runs/events';
 import { Random } from '../helpers';
 
 interface RunOptions {

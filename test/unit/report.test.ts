@@ -5,7 +5,7 @@ import { comparisonCharts, runCharts } from '../../lib/report/charts';
 import { historyOf } from '../../lib/report/history';
 import { decimate, smooth, smoothingSpan } from '../../lib/report/points';
 import { renderComparison, renderReport, type ReportOptions } from '../../lib/report/report';
-import type { TrainingEvent } from '../../lib/training/events';
+import type { TrainingEvent } from '../../lib/runs/events';
 import { expectRefusal, wrong } from '../helpers';
 import { cellsOf, chartOf, dataOf, runEvents } from './report-helpers';
 

@@ -1,5 +1,5 @@
 import { readdirSync, writeFileSync } from 'node:fs';
-import { RunLock } from '../../lib/training/run-lock';
+import { RunLock } from '../../lib/runs/run-lock';
 import { temporaryFolder } from '../helpers';
 
 const folder = temporaryFolder();

@@ -2,9 +2,9 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { readSafetensorsHeader, writeSafetensors } from '../../lib/checkpoint/safetensors';
-import type { TensorEntry } from '../../lib/checkpoint/tensor';
-import { readTensor } from '../../lib/checkpoint/values';
+import { readSafetensorsHeader, writeSafetensors } from '../../lib/formats/safetensors';
+import type { TensorEntry } from '../../lib/formats/tensor';
+import { readTensor } from '../../lib/formats/values';
 import { expectedValues, failure, fixture, mutate, ours } from './files-helpers';
 
 let folder: string;

@@ -4,7 +4,7 @@ import { builtinModules } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { PACKAGE_ROOT } from '../../lib/libtorch';
+import { PACKAGE_ROOT } from '../../lib/base/package';
 
 const SCRIPTS = join(PACKAGE_ROOT, 'scripts');
 

@@ -1,9 +1,9 @@
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { basename } from 'node:path';
-import type { TrainingEvent } from '../../lib/training/events';
-import { TensorBoardWriter } from '../../lib/training/tensorboard';
-import { crc32c } from '../../lib/training/tfevents';
+import type { TrainingEvent } from '../../lib/runs/events';
+import { TensorBoardWriter } from '../../lib/runs/tensorboard';
+import { crc32c } from '../../lib/runs/tfevents';
 import { expectRefusal, failureOf, temporaryFolder, wrong } from '../helpers';
 
 const folder = temporaryFolder();

@@ -2,12 +2,12 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { type PickleDict, type PickleList, type PickleTuple } from '../../lib/checkpoint/pickle';
-import type { TensorEntry } from '../../lib/checkpoint/tensor';
-import { readStateDict, readTorchFile } from '../../lib/checkpoint/torch-file';
-import { type TorchTensor } from '../../lib/checkpoint/torch-objects';
-import { writeTorchTensor } from '../../lib/checkpoint/torch-writer';
-import { readTensor } from '../../lib/checkpoint/values';
+import { type PickleDict, type PickleList, type PickleTuple } from '../../lib/formats/pickle';
+import type { TensorEntry } from '../../lib/formats/tensor';
+import { readStateDict, readTorchFile } from '../../lib/formats/torch-file';
+import { type TorchTensor } from '../../lib/formats/torch-objects';
+import { writeTorchTensor } from '../../lib/formats/torch-writer';
+import { readTensor } from '../../lib/formats/values';
 import { expectedValues, failure, fixture, mutate, ours } from './files-helpers';
 
 let folder: string;

@@ -2,8 +2,9 @@ import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { openCheckpoint, type Checkpoint } from '../../lib/checkpoint/checkpoint';
-import { FTExporter } from '../../lib/export/ft-exporter';
+import type { Checkpoint } from '../../lib/checkpoint/checkpoint';
+import { openCheckpoint } from '../../lib/checkpoint/open';
+import { FTExporter } from '../../lib/export/exporter';
 import { exportTritonRepository, type TritonOptions } from '../../lib/export/triton-repository';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { cli } from './cli-helpers';

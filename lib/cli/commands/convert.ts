@@ -1,10 +1,10 @@
 import type { Command } from 'commander';
-import { openCheckpoint } from '../../checkpoint/checkpoint';
-import { NeoXPrefixError, isNeoXPrefixError } from '../../errors';
-import { convertPrefix, type ConvertOptions } from '../../prefix/convert';
+import { NeoXPrefixError, isNeoXPrefixError } from '../../base/errors';
+import { openCheckpoint } from '../../checkpoint/open';
+import { type ConvertOptions, convertPrefix } from '../../export/convert';
+import type { Act } from '../command';
 import { UsageError } from '../errors';
 import { addOptions, given, integer, option, unwrap } from '../options';
-import type { Act } from '../program';
 import type { Ui } from '../ui';
 
 export interface ConvertFlags {

@@ -1,13 +1,13 @@
 import { Argument, type Command } from 'commander';
-import { openCheckpoint } from '../../checkpoint/checkpoint';
+import { openCheckpoint } from '../../checkpoint/open';
 import type { TokenizedDataset } from '../../data/tokenized-dataset';
 import { maxPositions } from '../../model/rows';
 import { Tokenizer } from '../../tokenizer/tokenizer';
-import { checkData, readingOptions, readSamples, type ReadingFlags } from '../data';
+import type { Act } from '../command';
+import { checkData, type ReadingFlags, readingOptions, readSamples } from '../data';
 import { fields } from '../format';
 import { MODEL_DIR, PREFIX_LENGTH } from '../model';
 import { addOptions, integer, option, unwrap } from '../options';
-import type { Act } from '../program';
 import type { Ui } from '../ui';
 
 export interface DataCommandFlags extends ReadingFlags {

@@ -1,12 +1,13 @@
 import type { Command } from 'commander';
-import { NeoXPrefixError } from '../../errors';
-import { evaluatePrefixes, type EvaluationResult } from '../../training/evaluate';
-import { checkData, dataOptions, readSamples, type DataFlags } from '../data';
+import { NeoXPrefixError } from '../../base/errors';
+import type { EvaluationResult } from '../../runs/events';
+import { evaluatePrefixes } from '../../training/evaluate';
+import type { Act } from '../command';
+import { checkData, type DataFlags, dataOptions, readSamples } from '../data';
 import { UsageError } from '../errors';
 import { formatCount, formatNumber, table } from '../format';
-import { checkPrefixes, loadModel, loadPrefixes, modelOptions, type ModelFlags, type PrefixFlags } from '../model';
+import { checkPrefixes, loadModel, loadPrefixes, type ModelFlags, modelOptions, type PrefixFlags } from '../model';
 import { addOptions, collect, given, integer, option, unwrap } from '../options';
-import type { Act } from '../program';
 import type { Ui } from '../ui';
 
 export interface EvaluateFlags extends ModelFlags, DataFlags, PrefixFlags {

@@ -1,15 +1,17 @@
 import type { Command, Option } from 'commander';
-import { openCheckpoint, type Checkpoint } from '../../checkpoint/checkpoint';
-import type { ExportDType } from '../../export/export-folder';
-import { FTExporter, type ExportReport } from '../../export/ft-exporter';
-import type { DenseBiasRule } from '../../export/layout';
-import type { VerifiedFile, VerifyReport } from '../../export/verify';
+import type { Checkpoint } from '../../checkpoint/checkpoint';
+import { openCheckpoint } from '../../checkpoint/open';
+import { type ExportReport, FTExporter } from '../../export/exporter';
+import type { VerifiedFile } from '../../export/native-files';
+import type { VerifyReport } from '../../export/verify';
+import type { DenseBiasRule } from '../../fastertransformer/file-plan';
+import type { ExportDType } from '../../fastertransformer/folder';
 import { PrefixWeights } from '../../prefix/weights';
+import type { Act } from '../command';
 import { UsageError } from '../errors';
 import { formatBytes, plural } from '../format';
 import { MODEL_DIR } from '../model';
-import { addOptions, collectTasks, given, integer, option, type NamedFile, unwrap } from '../options';
-import type { Act } from '../program';
+import { addOptions, collectTasks, given, integer, type NamedFile, option, unwrap } from '../options';
 import type { Ui } from '../ui';
 
 export interface ExportFtFlags {

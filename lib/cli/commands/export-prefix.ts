@@ -1,10 +1,10 @@
 import type { Command } from 'commander';
-import { openCheckpoint } from '../../checkpoint/checkpoint';
-import { kindOf } from '../../files';
-import { PrefixWeights, type PrefixFormat } from '../../prefix/weights';
+import { kindOf } from '../../base/files';
+import { openCheckpoint } from '../../checkpoint/open';
+import { type PrefixFormat, PrefixWeights } from '../../prefix/weights';
+import type { Act } from '../command';
 import { UsageError } from '../errors';
 import { addOptions, given, integer, option } from '../options';
-import type { Act } from '../program';
 import type { Ui } from '../ui';
 
 export interface ExportPrefixFlags {

@@ -1,12 +1,12 @@
 import type { Command } from 'commander';
-import { openCheckpoint } from '../../checkpoint/checkpoint';
-import type { ExportDType } from '../../export/export-folder';
-import type { DenseBiasRule } from '../../export/layout';
+import { openCheckpoint } from '../../checkpoint/open';
 import { exportTritonRepository, type TritonReport } from '../../export/triton-repository';
+import type { DenseBiasRule } from '../../fastertransformer/file-plan';
+import type { ExportDType } from '../../fastertransformer/folder';
+import type { Act } from '../command';
 import { formatBytes, plural } from '../format';
 import { MODEL_DIR } from '../model';
-import { addOptions, given, integer, option, type NamedFile, unwrap } from '../options';
-import type { Act } from '../program';
+import { addOptions, given, integer, type NamedFile, option, unwrap } from '../options';
 import type { Ui } from '../ui';
 import { loadTasks, taskOptions } from './export-ft';
 

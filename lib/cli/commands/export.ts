@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
+import type { Act } from '../command';
 import { unwrap } from '../options';
-import type { Act } from '../program';
 import * as ft from './export-ft';
 import * as prefix from './export-prefix';
 import * as triton from './export-triton';

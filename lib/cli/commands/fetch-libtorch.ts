@@ -1,9 +1,10 @@
-import { join } from 'node:path';
 import type { Command } from 'commander';
-import { fetchLibtorch, type FetchLibtorchOptions } from '../../fetch-libtorch';
-import { LIBTORCH_VERSION, PACKAGE_ROOT, describe } from '../../libtorch';
+import { join } from 'node:path';
+import { fetchLibtorch, type FetchLibtorchOptions } from '../../addon/fetch-libtorch';
+import { describe, LIBTORCH_VERSION } from '../../addon/libtorch';
+import { PACKAGE_ROOT } from '../../base/package';
+import type { Act } from '../command';
 import { addOptions, given, option, unwrap } from '../options';
-import type { Act } from '../program';
 import type { Ui } from '../ui';
 
 export interface FetchFlags {

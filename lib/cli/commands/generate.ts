@@ -1,16 +1,16 @@
-import { randomInt } from 'node:crypto';
 import type { Command } from 'commander';
+import { randomInt } from 'node:crypto';
 import { readLines } from '../../data/lines';
-import type { GenerateOptions } from '../../generation/generate';
-import type { GenerateResult } from '../../generation/run';
-import type { NeoXModel } from '../../model/neox-model';
-import { padEnd, displayWidth } from '../format';
-import { checkPrefixes, loadModel, loadPrefixes, modelOptions, type ModelFlags, type NamedPrefix, type PrefixFlags } from '../model';
-import { addOptions, collect, integer, option, refuseOptions, unwrap } from '../options';
+import type { GenerateResult } from '../../generation/output';
+import type { GenerateOptions } from '../../generation/request';
+import type { NeoXModel } from '../../neox-model';
+import type { Act } from '../command';
 import { UsageError } from '../errors';
-import type { Act } from '../program';
+import { displayWidth, padEnd } from '../format';
+import { checkPrefixes, loadModel, loadPrefixes, type ModelFlags, modelOptions, type NamedPrefix, type PrefixFlags } from '../model';
+import { addOptions, collect, integer, option, refuseOptions, unwrap } from '../options';
 import { promptLoop } from '../prompt-loop';
-import { samplingFlags, samplingOptions, type SamplingFlags } from '../sampling';
+import { samplingFlags, type SamplingFlags, samplingOptions } from '../sampling';
 import type { Ui } from '../ui';
 
 export interface GenerateFlags extends ModelFlags, PrefixFlags, SamplingFlags {

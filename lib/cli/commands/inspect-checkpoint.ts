@@ -1,9 +1,9 @@
-import { openCheckpoint } from '../../checkpoint/checkpoint';
-import { DTYPE_BYTES, elementCount } from '../../checkpoint/tensor';
-import { NeoXPrefixError } from '../../errors';
+import { NeoXPrefixError } from '../../base/errors';
+import { openCheckpoint } from '../../checkpoint/open';
+import { DTYPE_BYTES, elementCount } from '../../formats/tensor';
 import { Tokenizer } from '../../tokenizer/tokenizer';
 import { fields, formatBytes, formatCount, table } from '../format';
-import type { Finding, InspectFlags } from './inspect';
+import type { Finding, InspectFlags } from './finding';
 
 export async function inspectCheckpoint(path: string, flags: InspectFlags): Promise<Finding> {
   const { directory, config, tensors, format, fingerprint, warnings } = await openCheckpoint(path);

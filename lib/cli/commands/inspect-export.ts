@@ -1,8 +1,8 @@
 import { join } from 'node:path';
-import { openExport, type ExportFolder } from '../../export/export-folder';
-import { kindOf, listFolder, readSmallFile } from '../../files';
+import { kindOf, listFolder, readSmallFile } from '../../base/files';
+import { type ExportFolder, openExport } from '../../fastertransformer/folder';
 import { fields, plural, table } from '../format';
-import type { Finding, InspectFlags } from './inspect';
+import type { Finding, InspectFlags } from './finding';
 
 export async function inspectExport(path: string, flags: InspectFlags): Promise<Finding> {
   const { directory, dtype, tensorParallel, tasks, ini } = await openExport(path);

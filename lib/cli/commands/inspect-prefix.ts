@@ -1,11 +1,11 @@
-import { openCheckpoint } from '../../checkpoint/checkpoint';
-import { readSafetensorsHeader } from '../../checkpoint/safetensors';
-import { NeoXPrefixError } from '../../errors';
+import { NeoXPrefixError } from '../../base/errors';
+import { openCheckpoint } from '../../checkpoint/open';
+import { readSafetensorsHeader } from '../../formats/safetensors';
 import { readPrefixFile } from '../../prefix/formats/read';
 import { PrefixWeights } from '../../prefix/weights';
 import { fields, formatCount, formatNumber, inline, shellWord, table } from '../format';
 import { given } from '../options';
-import type { Finding, InspectFlags } from './inspect';
+import type { Finding, InspectFlags } from './finding';
 
 const FORMATS = {
   safetensors: 'safetensors of neox-prefix',

@@ -1,15 +1,15 @@
 import { stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { parseJsonObject } from '../../checkpoint/json';
-import { isNeoXPrefixError } from '../../errors';
-import { kindOf, listFolder, readSmallFile, sha256File } from '../../files';
-import { finite, historyOf, type History } from '../../report/history';
+import { isNeoXPrefixError } from '../../base/errors';
+import { kindOf, listFolder, readSmallFile, sha256File } from '../../base/files';
+import { parseJsonObject } from '../../formats/json';
+import { finite, type History, historyOf } from '../../report/history';
 import { peakMemory, statusOf, throughput } from '../../report/tables';
-import { readEvents } from '../../training/read-events';
-import { LOCK, newestState, readManifest, type ManifestEntry } from '../../training/run-folder';
-import { holderOf } from '../../training/run-lock';
+import { readEvents } from '../../runs/read-events';
+import { holderOf } from '../../runs/run-lock';
+import { LOCK, type ManifestEntry, newestState, readManifest } from '../../training/run-folder';
 import { fields, formatBytes, formatNumber, formatSeconds, inline, table } from '../format';
-import type { Finding } from './inspect';
+import type { Finding } from './finding';
 
 /** The folder that `train --out` made. */
 export async function inspectRun(path: string): Promise<Finding> {

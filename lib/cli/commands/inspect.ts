@@ -1,35 +1,19 @@
-import { basename } from 'node:path';
 import type { Command } from 'commander';
-import { NeoXPrefixError } from '../../errors';
-import { foreignFormat } from '../../checkpoint/safetensors';
-import { FileReader, kindOf, listFolder } from '../../files';
+import { basename } from 'node:path';
+import { NeoXPrefixError } from '../../base/errors';
+import { FileReader, kindOf, listFolder } from '../../base/files';
+import { foreignFormat } from '../../formats/safetensors';
 import { Tokenizer } from '../../tokenizer/tokenizer';
+import type { Act } from '../command';
 import { reportError } from '../errors';
 import { fields } from '../format';
 import { addOptions, integer, option, unwrap } from '../options';
-import type { Act } from '../program';
 import type { Ui } from '../ui';
+import { type Finding, type InspectFlags } from './finding';
 import { inspectCheckpoint } from './inspect-checkpoint';
 import { inspectExport, inspectTriton, inspectTritonRepository, tritonModels } from './inspect-export';
 import { inspectPrefix } from './inspect-prefix';
 import { inspectRun } from './inspect-run';
-
-export interface InspectFlags {
-  args: string[];
-  model?: string;
-  prefixSeqLen?: number;
-  tensors?: boolean;
-}
-
-/** What was found, for --json and for people. */
-export interface Finding {
-  kind: 'prefix' | 'encoder' | 'checkpoint' | 'fastertransformer' | 'triton' | 'triton-repository' | 'run' | 'tokenizer';
-  path: string;
-  /** For --json. */
-  data: object;
-  text: string;
-  warnings?: readonly string[];
-}
 
 const DESCRIPTION = `Shows what a file or folder holds: a prefix of any format, an encoder, a checkpoint folder, a tokenizer, a training run, a FasterTransformer export, a Triton model or a repository of them.
 

@@ -1,10 +1,10 @@
-import { basename, join, resolve } from 'node:path';
 import type { Command } from 'commander';
-import { writeFileAtomic } from '../../files';
+import { basename, join, resolve } from 'node:path';
+import { writeFileAtomic } from '../../base/files';
 import { renderComparison, renderReport } from '../../report/report';
 import { readRun } from '../../report/run';
+import type { Act } from '../command';
 import { addOptions, option, unwrap } from '../options';
-import type { Act } from '../program';
 import type { Ui } from '../ui';
 
 export interface ReportFlags {

@@ -1,12 +1,12 @@
+import { type Command, InvalidArgumentError, type Option } from 'commander';
 import { join } from 'node:path';
-import { InvalidArgumentError, type Command, type Option } from 'commander';
 import { combinations, firstWithRun, sweep, type SweepGrid, type SweepRunResult } from '../../training/sweep';
+import type { Act } from '../command';
 import type { DataFlags } from '../data';
 import { UsageError } from '../errors';
 import { formatNumber, formatSeconds, plural, table } from '../format';
-import { loadModel, PREFIX_LENGTH, type ModelFlags } from '../model';
+import { loadModel, type ModelFlags, PREFIX_LENGTH } from '../model';
 import { addOptions, integer, number, option, unwrap } from '../options';
-import type { Act } from '../program';
 import type { Ui } from '../ui';
 import { EventView } from './train-events';
 import { addTrainingOptions, trainerOptions, type TrainingFlags } from './train-options';

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import type { TrainingEvent } from '../../training/events';
+import type { TrainingEvent } from '../../runs/events';
 import { formatBytes, formatCount, formatNumber, formatSeconds, plural, shellWord } from '../format';
 import type { Progress } from '../progress';
 import type { Ui } from '../ui';

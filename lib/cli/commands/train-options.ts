@@ -1,6 +1,6 @@
 import type { Command, Option } from 'commander';
-import { PREFIX_INITS, type PrefixInit } from '../../prefix/encoder';
-import { resolveRecipe, SCHEDULES, type Schedule, type TrainerOptions } from '../../training/recipe';
+import { PREFIX_INITS, type PrefixInit } from '../../training/encoder';
+import { resolveRecipe, type Schedule, SCHEDULES, type TrainerOptions } from '../../training/recipe';
 import { dataOptions } from '../data';
 import { modelOptions, PREFIX_LENGTH } from '../model';
 import { addOptions, collect, given, integer, number, option, refuseOptions } from '../options';

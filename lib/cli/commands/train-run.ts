@@ -1,10 +1,10 @@
+import { NeoXPrefixError } from '../../base/errors';
+import { kindOf } from '../../base/files';
 import { splitDataset } from '../../data/split';
 import type { TokenizedDataset } from '../../data/tokenized-dataset';
-import { NeoXPrefixError } from '../../errors';
-import { kindOf } from '../../files';
-import type { NeoXModel } from '../../model/neox-model';
+import type { NeoXModel } from '../../neox-model';
 import type { TrainingData, TrainOptions } from '../../training/prefix-trainer';
-import { checkData, readSamples, type DataFlags } from '../data';
+import { checkData, type DataFlags, readSamples } from '../data';
 import { UsageError } from '../errors';
 import { plural } from '../format';
 import { given } from '../options';

@@ -1,13 +1,13 @@
 import type { Command } from 'commander';
-import { PrefixEncoder } from '../../prefix/encoder';
+import { PrefixEncoder } from '../../training/encoder';
 import { PrefixTrainer } from '../../training/prefix-trainer';
 import { hasRun, hasRunWithoutState } from '../../training/run-folder';
 import type { TrainingResult } from '../../training/training-run';
+import type { Act } from '../command';
 import type { DataFlags } from '../data';
 import { formatNumber, formatSeconds, plural, shellWord } from '../format';
-import { loadModel, PREFIX_LENGTH, type ModelFlags } from '../model';
+import { loadModel, type ModelFlags, PREFIX_LENGTH } from '../model';
 import { given, unwrap } from '../options';
-import type { Act } from '../program';
 import type { Ui } from '../ui';
 import { EventView } from './train-events';
 import { addTrainingOptions, trainerOptions, type TrainingFlags } from './train-options';

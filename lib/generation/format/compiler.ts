@@ -1,13 +1,13 @@
-import { show } from '../../arguments';
-import { NeoXPrefixError } from '../../errors';
-import type { NeoXModel } from '../../model/neox-model';
+import { show } from '../../base/arguments';
+import { NeoXPrefixError } from '../../base/errors';
+import type { LoadedModel } from '../../model/loaded-model';
 import { byteLevelText } from '../../tokenizer/byte-level-bpe';
 import { Constraint } from './constraint';
 import type { OutputFormat } from './format';
 import { xgrammarSchema } from './json-schema';
 import { xgrammarRegex } from './regex';
 import { FormatVocabulary } from './vocabulary';
-import { XGrammar, type CompiledGrammar, type Grammar, type GrammarCompiler, type XGrammarApi } from './xgrammar';
+import { type CompiledGrammar, type Grammar, type GrammarCompiler, XGrammar, type XGrammarApi } from './xgrammar';
 
 /** Formats that one instance compiles, before a new one takes its place. */
 const MOST_FORMATS = 64;
@@ -28,13 +28,13 @@ interface CompiledFormat {
   api: XGrammarApi;
 }
 
-const compilers = new WeakMap<NeoXModel, FormatCompiler>();
+const compilers = new WeakMap<LoadedModel, FormatCompiler>();
 
 /**
  * Makes a row keep to a format.
  * @throws NEOX_BAD_ARGUMENT for a format that is wrong or not supported; NEOX_UNSUPPORTED where no text of the vocabulary has it
  */
-export async function startConstraint(model: NeoXModel, format: OutputFormat, endIds: Int32Array): Promise<Constraint> {
+export async function startConstraint(model: LoadedModel, format: OutputFormat, endIds: Int32Array): Promise<Constraint> {
   let compiler = compilers.get(model);
   if (compiler === undefined) {
     compiler = new FormatCompiler(model);
@@ -60,7 +60,7 @@ class FormatCompiler {
   /** The end of the last compilation: one at a time, so that what is printed belongs to it. */
   private last: Promise<unknown> = Promise.resolve();
 
-  constructor({ tokenizer, config }: NeoXModel) {
+  constructor({ tokenizer, config }: LoadedModel) {
     this.vocabulary = new FormatVocabulary(tokenizer, config.vocabSize);
   }
 

@@ -1,5 +1,5 @@
-import { NeoXPrefixError } from '../../errors';
-import { setBit, type FormatVocabulary } from './vocabulary';
+import { NeoXPrefixError } from '../../base/errors';
+import { type FormatVocabulary, setBit } from './vocabulary';
 import type { GrammarMatcher } from './xgrammar';
 
 /** Follows the text of one row: which tokens may come next. */

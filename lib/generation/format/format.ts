@@ -1,4 +1,4 @@
-import { badArgument, checkOptions, show } from '../../arguments';
+import { badArgument, checkOptions, show } from '../../base/arguments';
 
 /**
  * What a text must be. One of: a JSON value that is valid by a schema; a text that a regular expression matches from its beginning to its end;

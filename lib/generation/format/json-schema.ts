@@ -1,4 +1,4 @@
-import { NeoXPrefixError } from '../../errors';
+import { NeoXPrefixError } from '../../base/errors';
 import { xgrammarRegex } from './regex';
 
 type Json = Readonly<Record<string, unknown>>;

@@ -1,5 +1,5 @@
-import { badArgument } from '../../arguments';
-import { NeoXPrefixError } from '../../errors';
+import { badArgument } from '../../base/arguments';
+import { NeoXPrefixError } from '../../base/errors';
 
 type Range = readonly [low: number, high: number];
 

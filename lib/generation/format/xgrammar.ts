@@ -1,8 +1,8 @@
 // XGrammar (https://github.com/mlc-ai/xgrammar) as WebAssembly: which tokens may come next where a text must match a grammar.
+import type * as Api from '@mlc-ai/web-xgrammar' with { 'resolution-mode': 'import' };
 import { readFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 import { compileFunction } from 'node:vm';
-import type * as Api from '@mlc-ai/web-xgrammar' with { 'resolution-mode': 'import' };
 
 export type XGrammarApi = typeof Api;
 export type { CompiledGrammar, Grammar, GrammarCompiler, GrammarMatcher } from '@mlc-ai/web-xgrammar' with { 'resolution-mode': 'import' };

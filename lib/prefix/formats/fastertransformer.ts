@@ -1,12 +1,12 @@
 import { basename, dirname } from 'node:path';
 
-import { badArgument } from '../../arguments';
-import { checkFiles, geometryOf } from '../../checkpoint/fastertransformer';
-import { joinPrefix } from '../../checkpoint/fastertransformer-layout';
-import type { TensorEntry } from '../../checkpoint/tensor';
-import { NeoXPrefixError } from '../../errors';
-import { isExportFolder, openExport, type ExportFolder, type ExportTask } from '../../export/export-folder';
-import { planPrefix } from '../../export/layout';
+import { badArgument } from '../../base/arguments';
+import { NeoXPrefixError } from '../../base/errors';
+import { planPrefix } from '../../fastertransformer/file-plan';
+import { type ExportFolder, type ExportTask, isExportFolder, openExport } from '../../fastertransformer/folder';
+import { checkFiles, geometryOf } from '../../fastertransformer/folder-checks';
+import { joinPrefix } from '../../fastertransformer/joined-tensors';
+import type { TensorEntry } from '../../formats/tensor';
 import type { PrefixGeometry } from './geometry';
 
 /** A task of a FasterTransformer folder: by its name, or by the id that requests send. */

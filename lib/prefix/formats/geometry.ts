@@ -1,5 +1,5 @@
-import type { GPTNeoXConfig } from '../../checkpoint/config';
-import { NeoXPrefixError } from '../../errors';
+import type { GPTNeoXConfig } from '../../architecture/config';
+import { NeoXPrefixError } from '../../base/errors';
 
 /** The sizes of a prefix: P, L, N and D of its [P, L, 2, N, D]. */
 export interface PrefixGeometry {

@@ -1,7 +1,7 @@
-import { badArgument, checkInteger, checkOptions } from '../../arguments';
-import type { GPTNeoXConfig } from '../../checkpoint/config';
-import { isObject, parseJsonObject } from '../../checkpoint/json';
-import { NeoXPrefixError } from '../../errors';
+import type { GPTNeoXConfig } from '../../architecture/config';
+import { badArgument, checkInteger, checkOptions } from '../../base/arguments';
+import { NeoXPrefixError } from '../../base/errors';
+import { isObject, parseJsonObject } from '../../formats/json';
 
 /** Of our safetensors files; a reader refuses a higher one. */
 export const FORMAT_VERSION = 1;

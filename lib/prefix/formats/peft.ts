@@ -1,12 +1,12 @@
 import { rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
-import { show } from '../../arguments';
-import { get, parseJsonObject, type JsonObject } from '../../checkpoint/json';
-import { writeSafetensors } from '../../checkpoint/safetensors';
-import { NeoXPrefixError } from '../../errors';
-import { kindOf, makeFolder, readSmallFile, removeEmptyFolders, writeFileAtomic } from '../../files';
-import { widthOf, type GeometryHints, type PrefixGeometry } from './geometry';
+import { show } from '../../base/arguments';
+import { NeoXPrefixError } from '../../base/errors';
+import { kindOf, makeFolder, readSmallFile, removeEmptyFolders, writeFileAtomic } from '../../base/files';
+import { get, type JsonObject, parseJsonObject } from '../../formats/json';
+import { writeSafetensors } from '../../formats/safetensors';
+import { type GeometryHints, type PrefixGeometry, widthOf } from './geometry';
 import { metadataToStrings, type PrefixMetadata } from './metadata';
 
 export const ADAPTER_CONFIG = 'adapter_config.json';

@@ -1,16 +1,16 @@
 import { resolve } from 'node:path';
 
-import { badArgument } from '../../arguments';
-import { PickleDict } from '../../checkpoint/pickle';
-import { readSafetensorsHeader } from '../../checkpoint/safetensors';
-import { elementCount, type TensorEntry } from '../../checkpoint/tensor';
-import { readTorchFile } from '../../checkpoint/torch-file';
-import { TorchTensor } from '../../checkpoint/torch-objects';
-import { readTensor } from '../../checkpoint/values';
-import { NeoXPrefixError } from '../../errors';
-import { FileReader, kindOf } from '../../files';
+import { badArgument } from '../../base/arguments';
+import { NeoXPrefixError } from '../../base/errors';
+import { FileReader, kindOf } from '../../base/files';
+import { PickleDict } from '../../formats/pickle';
+import { readSafetensorsHeader } from '../../formats/safetensors';
+import { elementCount, type TensorEntry } from '../../formats/tensor';
+import { readTorchFile } from '../../formats/torch-file';
+import { TorchTensor } from '../../formats/torch-objects';
+import { readTensor } from '../../formats/values';
 import { findTaskFolder, findTaskPrefix, type TaskKey } from './fastertransformer';
-import { resolveGeometry, type GeometryHints, type PrefixGeometry } from './geometry';
+import { type GeometryHints, type PrefixGeometry, resolveGeometry } from './geometry';
 import { FORMAT_VERSION, metadataFromStrings, type PrefixMetadata } from './metadata';
 import { ADAPTER_TENSOR, findAdapterFolder, readAdapter } from './peft';
 

@@ -1,7 +1,8 @@
 // `kernels.ts MODEL`: prints what this process's kernels compute with each packed backend and dtype: logits, loss and gradients.
-import { NeoXModel, type LoadOptions } from '../../../lib/model/neox-model';
-import { native } from '../../../lib/native';
-import { PrefixEncoder } from '../../../lib/prefix/encoder';
+import { NeoXModel } from '../../../lib/neox-model';
+import type { LoadOptions } from '../../../lib/model/load-options';
+import { native } from '../../../lib/addon/addon';
+import { PrefixEncoder } from '../../../lib/training/encoder';
 
 async function compute(folder: string, options: LoadOptions): Promise<object> {
   await using model = await NeoXModel.load(folder, { threads: 1, ...options });

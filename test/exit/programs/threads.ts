@@ -1,7 +1,7 @@
 // `threads.ts MODEL`: prints how many threads each of three models starts: told to use one, told nothing, told two.
 import { readdirSync } from 'node:fs';
-import { NeoXModel } from '../../../lib/model/neox-model';
-import { native } from '../../../lib/native';
+import { NeoXModel } from '../../../lib/neox-model';
+import { native } from '../../../lib/addon/addon';
 
 void (async () => {
   const [folder = ''] = process.argv.slice(2);

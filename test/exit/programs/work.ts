@@ -1,6 +1,6 @@
 // `work.ts MODEL WAY`: starts native work and ends the process in one of several ways.
 import { GenerationEngine } from '../../../lib/engine/engine';
-import { NeoXModel } from '../../../lib/model/neox-model';
+import { NeoXModel } from '../../../lib/neox-model';
 import { PrefixTrainer } from '../../../lib/training/prefix-trainer';
 
 const [folder = '', way = ''] = process.argv.slice(2);

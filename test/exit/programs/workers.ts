@@ -1,8 +1,8 @@
 // `workers.ts MODEL WAY`: the library in worker threads.
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { GenerationEngine } from '../../../lib/engine/engine';
-import { NeoXModel } from '../../../lib/model/neox-model';
-import { native } from '../../../lib/native';
+import { NeoXModel } from '../../../lib/neox-model';
+import { native } from '../../../lib/addon/addon';
 import { PrefixTrainer } from '../../../lib/training/prefix-trainer';
 
 interface Task {

@@ -1,0 +1,156 @@
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { NeoXPrefixError } from '../base/errors';
+import { PACKAGE_ROOT } from '../base/package';
+
+/** The libtorch that the package is built and tested with. `fetch-libtorch` takes this one. */
+export const LIBTORCH_VERSION = '2.13.0';
+
+/** Where a libtorch was found, in the order of the search. */
+export type LibtorchSource = 'NEOX_PREFIX_LIBTORCH' | 'LIBTORCH' | 'package' | 'python';
+
+/** A libtorch that was found. */
+export interface Libtorch {
+  /** The folder that holds `lib/` and, where one can build against it, `include/`. */
+  root: string;
+  source: LibtorchSource;
+  /** For example `2.13.0+cpu`; `unknown` when nothing in the folder tells. */
+  version: string;
+  /** True when it has the headers that building the addon needs. */
+  headers: boolean;
+  /** True when it has the CUDA backend. */
+  cuda: boolean;
+}
+
+/** Where to look. */
+export interface FindLibtorchOptions {
+  /** Defaults to `process.env`. */
+  env?: NodeJS.ProcessEnv;
+  /** The folder whose `.libtorch/` is looked at. Defaults to the package's own. */
+  packageRoot?: string;
+}
+
+export const FETCH_HINT =
+  'run `npx neox-prefix fetch-libtorch`, or set NEOX_PREFIX_LIBTORCH to a folder with libtorch (the one that holds lib/ and include/)';
+
+/**
+ * Finds libtorch: `NEOX_PREFIX_LIBTORCH`, `LIBTORCH`, the package's `.libtorch/`, the `torch` of `python3`; the first hit wins.
+ * A variable that is set and points to no libtorch is an error rather than passed over. The torch of python3 is taken only
+ * when it has the same minor version as {@link LIBTORCH_VERSION}, because libtorch's ABI is not stable across minor versions.
+ *
+ * @throws NeoXPrefixError `NEOX_LIBTORCH_NOT_FOUND` with every place that was looked at.
+ */
+export function findLibtorch(options: FindLibtorchOptions = {}): Libtorch {
+  const env = options.env ?? process.env;
+  const packageFolder = join(options.packageRoot ?? PACKAGE_ROOT, '.libtorch');
+  const misses: string[] = [];
+  for (const variable of ['NEOX_PREFIX_LIBTORCH', 'LIBTORCH'] as const) {
+    const value = env[variable];
+    if (value === undefined || value === '') {
+      misses.push(`${variable}: not set`);
+      continue;
+    }
+    const found = describe(resolve(value), variable);
+    if (found !== undefined) return found;
+    throw new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', `${variable} is set to '${value}', which has no lib/libtorch_cpu.so`, {
+      path: resolve(value),
+      hint: `point it to the folder that holds libtorch's lib/, or unset it and ${FETCH_HINT}`,
+    });
+  }
+  const own = describe(packageFolder, 'package');
+  if (own !== undefined) return own;
+  misses.push(`${packageFolder}: no lib/libtorch_cpu.so`);
+
+  const python = pythonTorch(env);
+  if (python.root === undefined) {
+    misses.push(`torch of python3: ${python.reason}`);
+  } else {
+    const found = describe(python.root, 'python');
+    if (found !== undefined && sameMinor(found.version, LIBTORCH_VERSION)) return found;
+    misses.push(
+      `torch of python3: ${found === undefined ? `no lib/libtorch_cpu.so in ${python.root}` : `version ${found.version}, not ${LIBTORCH_VERSION}`}`,
+    );
+  }
+  throw new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', `libtorch ${LIBTORCH_VERSION} was not found:\n  ${misses.join('\n  ')}`, {
+    hint: FETCH_HINT,
+  });
+}
+
+/** True when two versions share major and minor number: `2.13.0` and `2.13.1+cpu`. */
+export function sameMinor(a: string, b: string): boolean {
+  const minor = (version: string): string => version.split('.').slice(0, 2).join('.');
+  return minor(a) === minor(b);
+}
+
+/** What lies in a folder, or undefined when it is no libtorch. */
+export function describe(root: string, source: LibtorchSource): Libtorch | undefined {
+  if (!existsSync(join(root, 'lib', 'libtorch_cpu.so'))) return undefined;
+  return {
+    root,
+    source,
+    version: versionOf(root),
+    headers: existsSync(join(root, 'include', 'ATen', 'core', 'Tensor.h')),
+    cuda: existsSync(join(root, 'lib', 'libtorch_cuda.so')),
+  };
+}
+
+function versionOf(root: string): string {
+  // The zip files of libtorch and `fetch-libtorch` have build-version, the wheels version.py, all of them the header.
+  const buildVersion = read(join(root, 'build-version')).trim();
+  if (buildVersion !== '') return buildVersion;
+  const python = /^__version__ = '([^']+)'/m.exec(read(join(root, 'version.py')));
+  if (python?.[1] !== undefined) return python[1];
+  for (const header of ['torch/headeronly/version.h', 'torch/csrc/api/include/torch/version.h']) {
+    const text = read(join(root, 'include', header));
+    const numbers = ['MAJOR', 'MINOR', 'PATCH'].map((part) => new RegExp(`#define TORCH_VERSION_${part} (\\d+)`).exec(text)?.[1]);
+    if (!numbers.includes(undefined)) return numbers.join('.');
+  }
+  return 'unknown';
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+/** The folder of python3's torch, without importing it (which would take seconds). */
+function pythonTorch(env: NodeJS.ProcessEnv): { root?: string; reason?: string } {
+  const program = "import importlib.util as u; s = u.find_spec('torch'); print(s.origin if s else '')";
+  const result = spawnSync('python3', ['-c', program], { encoding: 'utf8', env, timeout: 20_000 });
+  if (result.error !== undefined) return { reason: 'python3 did not run' };
+  const origin = result.stdout.trim().split('\n').at(-1) ?? '';
+  return origin === '' ? { reason: 'no torch installed' } : { root: dirname(origin) };
+}
+
+/** A library to open before the addon. A missing optional one is passed over. */
+export interface LibraryToOpen {
+  path: string;
+  optional: boolean;
+}
+
+/**
+ * The libraries to open, in order. The OpenMP runtime comes first so that the addon and libtorch share its threads.
+ */
+export function librariesToOpen(libtorch: Libtorch): LibraryToOpen[] {
+  const lib = join(libtorch.root, 'lib');
+  const openmp = readdirSync(lib).filter((name) => /^libgomp.*\.so/.test(name));
+  const required = [...openmp, 'libc10.so', 'libtorch_cpu.so'].map((name) => ({ path: join(lib, name), optional: false }));
+  const cuda = libtorch.cuda ? [{ path: join(lib, 'libtorch_cuda.so'), optional: true }] : [];
+  return [...required, ...cuda, { path: join(lib, 'libtorch.so'), optional: libtorch.cuda }];
+}
+
+/** The NVIDIA libraries that a CUDA wheel keeps beside torch (site-packages/nvidia/NAME/lib). */
+export function nvidiaLibraries(libtorch: Libtorch): string[] {
+  const folder = join(dirname(libtorch.root), 'nvidia');
+  if (!existsSync(folder)) return [];
+  return readdirSync(folder)
+    .map((name) => join(folder, name, 'lib'))
+    .filter((lib) => existsSync(lib))
+    .flatMap((lib) => readdirSync(lib).map((name) => join(lib, name)))
+    .filter((path) => /\.so(\.\d+)*$/.test(path))
+    .sort();
+}
