@@ -55,11 +55,15 @@ export class Child {
     });
   }
 
-  /** Resident memory: the highest so far, and what of the present is not a view of a file. undefined where the system does not say. */
+  /**
+   * Resident memory: the highest so far, and what of the present is not a view of a file. undefined where the system
+   * does not say.
+   */
   memory(): { peak: number; anonymous: number } | undefined {
     try {
       const status = readFileSync(`/proc/${this.process.pid ?? 0}/status`, 'utf8');
-      const bytes = (name: string): number => 1024 * Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(status)?.[1]);
+      const bytes = (name: string): number =>
+        1024 * Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(status)?.[1]);
       const memory = { peak: bytes('VmHWM'), anonymous: bytes('RssAnon') };
       return Number.isFinite(memory.peak + memory.anonymous) ? memory : undefined;
     } catch {
@@ -102,7 +106,8 @@ export function firstLine([command = '', ...args]: readonly string[]): Promise<n
     child.on('error', reject);
     child.on('close', (code) => {
       if (code === 0 && seconds !== undefined) resolve(seconds);
-      else reject(new Error(`${[command, ...args].join(' ')} ended with status ${code ?? '?'}; it said: ${notes.trim()}`));
+      else
+        reject(new Error(`${[command, ...args].join(' ')} ended with status ${code ?? '?'}; it said: ${notes.trim()}`));
     });
   });
 }

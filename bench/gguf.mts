@@ -1,5 +1,5 @@
-// Writes a GPT-NeoX checkpoint as GGUF (version 3, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), so that llama.cpp can run the
-// same weights. The vocabulary is made up: what is measured goes by token ids.
+// Writes a GPT-NeoX checkpoint as GGUF (version 3, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), so that
+// llama.cpp can run the same weights. The vocabulary is made up: what is measured goes by token ids.
 //
 //   node scripts/run-typescript.mjs bench/gguf.mts MODEL_FOLDER OUT.gguf F16|BF16|Q8_0
 import { existsSync } from 'node:fs';
@@ -41,7 +41,10 @@ interface Tensor {
   shape: readonly number[];
   bytes: number;
   sourceType: 'F32' | 'BF16';
-  /** Where its values stand in the checkpoint: first element and number of elements, in the order in which they are written. */
+  /**
+   * Where its values stand in the checkpoint: first element and number of elements, in the order in which they are
+   * written.
+   */
   pieces: readonly (readonly [first: number, count: number])[];
   /** Of the tensor's data in the checkpoint's file. */
   offset: number;
@@ -133,7 +136,9 @@ async function listTensors(source: FileHandle, config: ShapeConfig, type: GgufTy
         shape,
         bytes: (count / BLOCK) * { F32: 128, F16: 64, BF16: 64, Q8_0: 34 }[tensorType],
         sourceType: dtype,
-        pieces: name.includes('query_key_value') ? queryKeyValuePieces(count, config.num_attention_heads) : [[0, count]],
+        pieces: name.includes('query_key_value')
+          ? queryKeyValuePieces(count, config.num_attention_heads)
+          : [[0, count]],
         offset: 8 + length + offsets[0],
       };
     });
@@ -149,7 +154,9 @@ function ggufName(name: string): string {
 /** The rows of the fused projection are [N, 3, D] in a checkpoint and [3, N, D] in GGUF. */
 function queryKeyValuePieces(count: number, heads: number): [number, number][] {
   const size = count / (3 * heads);
-  return [0, 1, 2].flatMap((part) => Array.from({ length: heads }, (_, head): [number, number] => [(head * 3 + part) * size, size]));
+  return [0, 1, 2].flatMap((part) =>
+    Array.from({ length: heads }, (_, head): [number, number] => [(head * 3 + part) * size, size]),
+  );
 }
 
 async function* readValues(source: FileHandle, { sourceType, pieces, offset }: Tensor): AsyncGenerator<Float32Array> {

@@ -1,5 +1,5 @@
-// What this machine can do at best, measured with libtorch and with the packed products of the core: the answers of one peer of the
-// benchmark (bench/protocol.mts), here in C++ because JavaScript has no access to a single product.
+// What this machine can do at best, measured with libtorch and with the packed products of the core: the answers of one
+// peer of the benchmark (bench/protocol.mts), here in C++ because JavaScript has no access to a single product.
 //
 //   node scripts/build.mjs --native --target neox_limits
 #include <ATen/Parallel.h>
@@ -25,7 +25,8 @@
 
 namespace {
 
-// Of the square matrices: the large ones where they take no more than a moment, which without instructions for the dtype they do.
+// Of the square matrices: the large ones where they take no more than a moment, which without instructions for the
+// dtype they do.
 constexpr int64_t kSmall = 512;
 constexpr int64_t kLarge = 2048;
 constexpr double kMoment = 0.02;                 // seconds for a small product

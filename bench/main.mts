@@ -17,11 +17,20 @@ import { workloads, type Limits } from './workloads.mts';
 const here = import.meta.dirname;
 const root = join(here, '..');
 
-/** Samples of the data by the recipe, as token ids. Which ids they are matters to nobody, so any tokenizer of a small vocabulary will do. */
+/**
+ * Samples of the data by the recipe, as token ids. Which ids they are matters to nobody, so any tokenizer of a small
+ * vocabulary will do.
+ */
 async function writeSamples({ data, samples }: Options, path: string): Promise<void> {
   const tokenizer = await Tokenizer.load(join(root, 'examples', 'models', 'tiny-ja-neox'));
   const file = data ?? join(root, 'examples', 'data', 'diary.jsonl');
-  const read = await readDataset(file, { packing: 'lines', suffix: ' 😃', maxLength: 64, keepRemainder: true, tokenizer });
+  const read = await readDataset(file, {
+    packing: 'lines',
+    suffix: ' 😃',
+    maxLength: 64,
+    keepRemainder: true,
+    tokenizer,
+  });
   const ids = read.slice(0, samples).map(({ completion }) => Array.from(completion as Int32Array));
   await writeFile(path, JSON.stringify(ids));
 }
@@ -63,7 +72,9 @@ async function measure(options: Options): Promise<Report> {
       const shape = SHAPES[name];
       settings.say(`${name}: writing the model, where it is not there yet`);
       const folder = await provideModel(cache, shape);
-      const list = workloads(shape, { everything: i === 0, quick: options.quick }).filter(({ group }) => options.groups.has(group));
+      const list = workloads(shape, { everything: i === 0, quick: options.quick }).filter(({ group }) =>
+        options.groups.has(group),
+      );
       const taking = peers.filter(({ large }) => large || name !== 'rinna-3.6b');
       const measured = await measureModel(shape, folder, taking, list, limits, settings);
       all.results.push(...measured.results);
@@ -71,7 +82,16 @@ async function measure(options: Options): Promise<Report> {
       all.failures.push(...measured.failures);
     }
     const { rounds, threads, quick } = options;
-    return { date: new Date().toISOString(), machine: await machine(options), rounds, threads, quick, limits, missing, ...all };
+    return {
+      date: new Date().toISOString(),
+      machine: await machine(options),
+      rounds,
+      threads,
+      quick,
+      limits,
+      missing,
+      ...all,
+    };
   } finally {
     await rm(scratch, { recursive: true, force: true });
   }

@@ -1,4 +1,5 @@
-// Runs workloads in rounds: in each round every peer has its turn, so that what else happens on the machine meets all of them.
+// Runs workloads in rounds: in each round every peer has its turn, so that what else happens on the machine meets all
+// of them.
 import { mkdir, mkdtemp, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Child, firstLine } from './child.mts';
@@ -106,7 +107,10 @@ interface Run extends Settings {
   readonly measured: Measured;
 }
 
-/** Measures one model. The peers run side by side, each with the model loaded, where memory allows, and else one after the other. */
+/**
+ * Measures one model. The peers run side by side, each with the model loaded, where memory allows, and else one after
+ * the other.
+ */
 export async function measureModel(
   shape: ModelShape,
   folder: string,
@@ -130,7 +134,8 @@ export async function measureModel(
   });
   const together = fitting.reduce((sum, peer) => sum + expectedMemory(shape, peer), 0) <= settings.memory;
   if (!together) settings.say(`${shape.name}: the peers do not fit in memory together, so they do not take turns`);
-  for (const group of together ? [fitting] : fitting.map((peer) => [peer])) await measureGroup(run, group, list, expected);
+  for (const group of together ? [fitting] : fitting.map((peer) => [peer]))
+    await measureGroup(run, group, list, expected);
   return measured;
 }
 
@@ -143,10 +148,18 @@ function expectedMemory(shape: ModelShape, peer: Peer): number {
 function questions(shape: ModelShape): Operations['check'][0] {
   const random = new Random(1);
   const { vocab_size: vocabulary } = shape.config;
-  return { prompts: [3, 8, 16, 24].map((length) => random.ids(length, vocabulary)), probes: random.ids(32, vocabulary) };
+  return {
+    prompts: [3, 8, 16, 24].map((length) => random.ids(length, vocabulary)),
+    probes: random.ids(32, vocabulary),
+  };
 }
 
-async function measureGroup(run: Run, peers: readonly Peer[], list: readonly Workload[], expected: Operations['check'][1]): Promise<void> {
+async function measureGroup(
+  run: Run,
+  peers: readonly Peer[],
+  list: readonly Workload[],
+  expected: Operations['check'][1],
+): Promise<void> {
   const { measured, shape } = run;
   const children = new Map<Peer, Child>();
   const attempt = async (peer: Peer, what: string, action: () => Promise<void>): Promise<void> => {
@@ -168,7 +181,9 @@ async function measureGroup(run: Run, peers: readonly Peer[], list: readonly Wor
       });
     }
     // A peer that computes something else would be quick for nothing.
-    const ready = peers.filter((peer) => measured.agreements.some((a) => a.model === shape.name && a.peer === peer.name && a.agrees));
+    const ready = peers.filter((peer) =>
+      measured.agreements.some((a) => a.model === shape.name && a.peer === peer.name && a.agrees),
+    );
     const stage: Stage = {
       warm: (peer) => children.get(peer) as Child,
       fresh: (peer, action) => fresh(run, peer, action),
@@ -205,7 +220,11 @@ function takesPart(peer: Peer, operations: readonly string[]): boolean {
   return operations.every((operation) => (peer.operations as readonly string[]).includes(operation));
 }
 
-async function fresh<T>(run: Run, peer: Peer, action: (child: Child, load: () => Promise<Work>) => Promise<T>): Promise<T> {
+async function fresh<T>(
+  run: Run,
+  peer: Peer,
+  action: (child: Child, load: () => Promise<Work>) => Promise<T>,
+): Promise<T> {
   const scratch = await newFolder(run);
   const child = new Child(peer.name, peer.command);
   try {
@@ -220,7 +239,12 @@ async function newFolder({ scratch }: Settings): Promise<string> {
   return mkdtemp(join(scratch, 'peer-'));
 }
 
-function agreement(shape: ModelShape, peer: Peer, found: Operations['check'][1], expected: Operations['check'][1]): Agreement {
+function agreement(
+  shape: ModelShape,
+  peer: Peer,
+  found: Operations['check'][1],
+  expected: Operations['check'][1],
+): Agreement {
   const same = found.tokens.filter((token, i) => token === expected.tokens[i]).length;
   const differences = found.logProbabilities.flatMap((row, i) =>
     row.map((value, k) => Math.abs(value - (expected.logProbabilities[i]?.[k] ?? NaN))),

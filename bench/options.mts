@@ -3,7 +3,18 @@ import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
 import { SHAPES, type ShapeName } from './shapes.mts';
 
-export const GROUPS = ['limits', 'train', 'epoch', 'prefill', 'decode', 'start', 'swap', 'export', 'memory', 'overhead'] as const;
+export const GROUPS = [
+  'limits',
+  'train',
+  'epoch',
+  'prefill',
+  'decode',
+  'start',
+  'swap',
+  'export',
+  'memory',
+  'overhead',
+] as const;
 export type Group = (typeof GROUPS)[number];
 
 export const HELP = `npm run bench -- [OPTIONS]
@@ -80,8 +91,13 @@ export function parseOptions(args: string[]): Options {
   if (values.large) models.push('rinna-3.6b');
   return {
     quick: values.quick,
-    models: values.model === undefined ? models : values.model.map((name) => oneOf('--model', name, Object.keys(SHAPES) as ShapeName[])),
-    groups: new Set(values.only === undefined ? GROUPS : values.only.split(',').map((name) => oneOf('--only', name.trim(), GROUPS))),
+    models:
+      values.model === undefined
+        ? models
+        : values.model.map((name) => oneOf('--model', name, Object.keys(SHAPES) as ShapeName[])),
+    groups: new Set(
+      values.only === undefined ? GROUPS : values.only.split(',').map((name) => oneOf('--only', name.trim(), GROUPS)),
+    ),
     peers: values.peers?.split(',').map((name) => name.trim()),
     rounds: count('--rounds', values.rounds, values.quick ? 1 : 5),
     threads: count('--threads', values.threads, availableParallelism()),

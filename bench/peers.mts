@@ -56,15 +56,28 @@ function neox(dtype: 'float32' | 'bfloat16' | 'int8', backend: 'auto' | 'aten'):
     precision: dtype === 'float32' ? 'float32' : 'half',
     products: dtype,
     command: [...runTypeScript, join(here, 'peers', 'neox.mts'), dtype, backend],
-    firstToken: (model, threads) => [process.execPath, join(here, 'first-token', 'neox.mjs'), model, dtype, backend, String(threads)],
-    operations: dtype === 'int8' ? [...INFERENCE, 'train', 'epoch'] : isDefault ? [...OWN, 'export', 'stream', 'lateness'] : OWN,
+    firstToken: (model, threads) => [
+      process.execPath,
+      join(here, 'first-token', 'neox.mjs'),
+      model,
+      dtype,
+      backend,
+      String(threads),
+    ],
+    operations:
+      dtype === 'int8' ? [...INFERENCE, 'train', 'epoch'] : isDefault ? [...OWN, 'export', 'stream', 'lateness'] : OWN,
     bytesPerWeight: { float32: 4, bfloat16: 2, int8: 1 }[dtype],
     tolerance: { float32: 1e-3, bfloat16: 0.3, int8: 0.5 }[dtype],
     large: dtype !== 'float32' && isDefault,
   };
 }
 
-function python(path: string, kind: 'peft' | 'rinna', dtype: 'float32' | 'bfloat16', attention: 'eager' | 'sdpa'): Peer {
+function python(
+  path: string,
+  kind: 'peft' | 'rinna',
+  dtype: 'float32' | 'bfloat16',
+  attention: 'eager' | 'sdpa',
+): Peer {
   return {
     name: kind === 'peft' ? `transformers + PEFT ${dtype}, ${attention}` : `rinna's recipe ${dtype}`,
     family: kind === 'peft' ? 'PEFT' : 'rinna',
@@ -74,7 +87,14 @@ function python(path: string, kind: 'peft' | 'rinna', dtype: 'float32' | 'bfloat
     ...(kind === 'rinna'
       ? { operations: ['load', 'check', 'train', 'epoch'] }
       : {
-          firstToken: (model, threads) => [path, join(here, 'first-token', 'reference.py'), model, dtype, attention, String(threads)],
+          firstToken: (model, threads) => [
+            path,
+            join(here, 'first-token', 'reference.py'),
+            model,
+            dtype,
+            attention,
+            String(threads),
+          ],
           operations: OWN,
         }),
     bytesPerWeight: dtype === 'float32' ? 4 : 2,
@@ -89,7 +109,12 @@ function llama(type: 'F16' | 'Q8_0'): Peer {
     family: 'llama.cpp',
     precision: 'half',
     command: [...runTypeScript, join(here, 'peers', 'llama.mts'), type],
-    firstToken: (model, threads) => [process.execPath, join(here, 'first-token', 'llama.mjs'), ggufPath(model, type), String(threads)],
+    firstToken: (model, threads) => [
+      process.execPath,
+      join(here, 'first-token', 'llama.mjs'),
+      ggufPath(model, type),
+      String(threads),
+    ],
     operations: INFERENCE,
     bytesPerWeight: type === 'F16' ? 2 : 34 / 32,
     // llama.cpp's GELU is the tanh form, from a table in float16.
@@ -100,13 +125,22 @@ function llama(type: 'F16' | 'Q8_0'): Peer {
 
 export function findPeers(options: Options): Roster {
   const roster: Roster = {
-    peers: [neox('float32', 'auto'), neox('float32', 'aten'), neox('bfloat16', 'auto'), neox('bfloat16', 'aten'), neox('int8', 'auto')],
+    peers: [
+      neox('float32', 'auto'),
+      neox('float32', 'aten'),
+      neox('bfloat16', 'auto'),
+      neox('bfloat16', 'aten'),
+      neox('int8', 'auto'),
+    ],
     limits: [],
     missing: [],
   };
   const limits = join(root, 'build', 'cmake', 'neox_limits');
   if (existsSync(limits)) roster.limits.push({ name: 'libtorch and our kernels', command: [limits], limits: LIMITS });
-  else roster.missing.push('the limits by libtorch and our kernels: run `node scripts/build.mjs --native --target neox_limits`');
+  else
+    roster.missing.push(
+      'the limits by libtorch and our kernels: run `node scripts/build.mjs --native --target neox_limits`',
+    );
 
   const path = options.python;
   const why = path === undefined ? '--no-python' : whyNoPython(path);
@@ -136,13 +170,20 @@ export function findPeers(options: Options): Roster {
   if (peers !== undefined) {
     const names = roster.peers.map(({ name }) => name);
     // A whole name means that peer alone, also where it is the beginning of another one.
-    roster.peers = roster.peers.filter(({ name }) => peers.some((part) => (names.includes(part) ? name === part : name.includes(part))));
+    roster.peers = roster.peers.filter(({ name }) =>
+      peers.some((part) => (names.includes(part) ? name === part : name.includes(part))),
+    );
   }
   return roster;
 }
 
 function whyNoPython(path: string): string | undefined {
-  const { status, error, stderr } = spawnSync(path, ['-c', 'import torch, transformers, peft'], { encoding: 'utf8', timeout: 120_000 });
+  const { status, error, stderr } = spawnSync(path, ['-c', 'import torch, transformers, peft'], {
+    encoding: 'utf8',
+    timeout: 120_000,
+  });
   if (error !== undefined) return `${path} could not be run (${error.message}); --python PATH names another one`;
-  return status === 0 ? undefined : `${path}: ${stderr.trim().split('\n').at(-1) ?? ''}; --python PATH names another one`;
+  return status === 0
+    ? undefined
+    : `${path}: ${stderr.trim().split('\n').at(-1) ?? ''}; --python PATH names another one`;
 }

@@ -20,7 +20,8 @@ const VEGA_LITE: string = 'vega-lite';
 /** Readable on white and on black. */
 const COLORS = { 'neox-prefix': '#2f7ed8', PEFT: '#e08a1e', rinna: '#c2528b', 'llama.cpp': '#3fa66b' } as const;
 /** Text is dark on light pages and light on dark ones, as the system of the reader says. */
-const STYLE = '<style>text{fill:#1f2328;font-family:sans-serif}@media(prefers-color-scheme:dark){text{fill:#e6edf3}}</style>';
+const STYLE =
+  '<style>text{fill:#1f2328;font-family:sans-serif}@media(prefers-color-scheme:dark){text{fill:#e6edf3}}</style>';
 
 export const canPlot = existsSync(join(import.meta.dirname, 'node_modules', 'vega-lite'));
 
@@ -31,7 +32,11 @@ export async function plot(report: Report): Promise<string> {
   const { spec } = vegaLite.compile({
     $schema: 'https://vega.github.io/schema/vega-lite/v6.json',
     background: 'transparent',
-    config: { view: { stroke: null }, axis: { grid: false, domain: false, ticks: false, title: null }, font: 'sans-serif' },
+    config: {
+      view: { stroke: null },
+      axis: { grid: false, domain: false, ticks: false, title: null },
+      font: 'sans-serif',
+    },
     vconcat: tables(report.results)
       .filter((rows) => rows.length > 1)
       .map(panel),
@@ -61,7 +66,11 @@ function panel(rows: readonly Result[]): unknown {
         mark: { type: 'bar', height: 12 },
         encoding: {
           x: { ...x, field: 'median' },
-          color: { field: 'family', scale: { domain: Object.keys(COLORS), range: Object.values(COLORS) }, legend: null },
+          color: {
+            field: 'family',
+            scale: { domain: Object.keys(COLORS), range: Object.values(COLORS) },
+            legend: null,
+          },
         },
       },
       { mark: { type: 'rule', color: '#808080' }, encoding: { x: { ...x, field: 'min' }, x2: { field: 'max' } } },

@@ -15,15 +15,21 @@ export interface Operations {
   check: [args: { prompts: number[][]; probes: number[] }, answer: { tokens: number[]; logProbabilities: number[][] }];
   /** Training steps on rows of tokens that are all targets. Amount: tokens of the rows. */
   train: [args: { rows: number; length: number; steps: number }, answer: Work];
-  /** One pass over the samples (token ids) of a JSON file, by the recipe: batches of 4, each sample with and without its first token. */
+  /**
+   * One pass over the samples (token ids) of a JSON file, by the recipe: batches of 4, each sample with and without its
+   * first token.
+   */
   epoch: [args: { file: string }, answer: Work];
   /** One prompt up to the logits behind it. Amount: its tokens. */
   prefill: [args: { length: number }, answer: Work];
-  /** Greedy generation from prompts of one token, the rows with different prefixes where the peer can. Amount: new tokens. */
+  /**
+   * Greedy generation from prompts of one token, the rows with different prefixes where the peer can. Amount: new
+   * tokens.
+   */
   decode: [args: { rows: number; tokens: number }, answer: Work];
   /**
-   * Requests of one token in and one out. 'same': under one prefix; 'swap': under two that take turns; 'disk': each under a prefix that is
-   * read from its file for it. Amount: requests.
+   * Requests of one token in and one out. 'same': under one prefix; 'swap': under two that take turns; 'disk': each
+   * under a prefix that is read from its file for it. Amount: requests.
    */
   requests: [args: { prefix: 'same' | 'swap' | 'disk'; count: number }, answer: Work];
   /** The FasterTransformer export in float16. Amount: bytes written. */

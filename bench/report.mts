@@ -36,7 +36,10 @@ export function tables(results: readonly Result[]): Result[][] {
   return [...byTitle.values()];
 }
 
-/** How many times better we are than this result, by default in the same precision; undefined where there is nothing to compare. */
+/**
+ * How many times better we are than this result, by default in the same precision; undefined where there is nothing to
+ * compare.
+ */
 export function advantage(
   result: Result,
   table: readonly Result[],

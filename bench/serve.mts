@@ -21,7 +21,10 @@ export async function serve(handlers: Handlers): Promise<void> {
 }
 
 /** Times an action. */
-export async function timed(amount: number, action: () => Promise<unknown>): Promise<{ seconds: number; amount: number }> {
+export async function timed(
+  amount: number,
+  action: () => Promise<unknown>,
+): Promise<{ seconds: number; amount: number }> {
   const started = performance.now();
   await action();
   return { seconds: (performance.now() - started) / 1000, amount };

@@ -1,4 +1,5 @@
-// The models that are measured: known shapes, with weights that weights.mts draws. What is measured does not depend on what a model knows.
+// The models that are measured: known shapes, with weights that weights.mts draws. What is measured does not depend on
+// what a model knows.
 
 /** The keys of a config.json that a shape decides. */
 export interface ShapeConfig {
@@ -135,8 +136,9 @@ export function tensorShapes({ config }: ModelShape): [name: string, shape: read
 }
 
 /**
- * Weights that a token is multiplied with: those of the blocks, and those of the output projection. The embedding is only looked up. Where only
- * the logits of the last token are wanted, `end` of the blocks' weights are for that token alone: all of the last block but keys and values.
+ * Weights that a token is multiplied with: those of the blocks, and those of the output projection. The embedding is
+ * only looked up. Where only the logits of the last token are wanted, `end` of the blocks' weights are for that token
+ * alone: all of the last block but keys and values.
  */
 export function multipliedWeights({ config }: ModelShape): { blocks: number; end: number; output: number } {
   const { vocab_size: v, hidden_size: h, intermediate_size: f, num_hidden_layers: layers } = config;

@@ -54,11 +54,23 @@ async function writeWeights(path: string, shape: ModelShape): Promise<void> {
 }
 
 /** Weights that spread attention and logits as trained ones do, so that the likeliest token is a clear one. */
-async function writeTensor(file: FileHandle, shape: ModelShape, name: string, sizes: readonly number[], random: Random): Promise<void> {
+async function writeTensor(
+  file: FileHandle,
+  shape: ModelShape,
+  name: string,
+  sizes: readonly number[],
+  random: Random,
+): Promise<void> {
   const unit = shape.config.hidden_size ** -0.5;
   const isNorm = name.includes('norm');
   const deviation =
-    isNorm || name.endsWith('bias') ? 0.2 : name.includes('embed_in') ? 1 : name.includes('embed_out') ? 2.2 * unit : 1.2 * unit;
+    isNorm || name.endsWith('bias')
+      ? 0.2
+      : name.includes('embed_in')
+        ? 1
+        : name.includes('embed_out')
+          ? 2.2 * unit
+          : 1.2 * unit;
   const mean = isNorm && name.endsWith('weight') ? 1 : 0;
   const count = sizes.reduce((product, size) => product * size, 1);
   for (let done = 0; done < count; done += CHUNK) {

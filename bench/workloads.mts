@@ -54,7 +54,10 @@ function products(limits: Limits, peer: Peer): number | undefined {
 }
 
 /** The workloads of a model. Only one model goes through all of them. */
-export function workloads(shape: ModelShape, { everything, quick }: { everything: boolean; quick: boolean }): Workload[] {
+export function workloads(
+  shape: ModelShape,
+  { everything, quick }: { everything: boolean; quick: boolean },
+): Workload[] {
   return [
     ...training(shape, quick),
     ...generation(shape, quick),
@@ -90,7 +93,9 @@ function over(amount: number | undefined, divisor: number): number | undefined {
 function epoch(): Workload {
   return {
     group: 'epoch',
-    metrics: [{ title: 'an epoch by the recipe, batches of 4 samples, target tokens', unit: 'tokens/s', better: 'higher' }],
+    metrics: [
+      { title: 'an epoch by the recipe, batches of 4 samples, target tokens', unit: 'tokens/s', better: 'higher' },
+    ],
     operations: ['epoch'],
     maxRounds: 2,
     run: async (stage, peer) => [rate(await stage.warm(peer).ask('epoch', { file: stage.data }))],
@@ -176,7 +181,9 @@ function swaps(quick: boolean): Workload[] {
     group: 'swap',
     metrics: [{ title: titles[prefix], unit: 'ms', better: 'lower' }],
     operations: ['requests'],
-    run: async (stage, peer) => [1000 / rate(await stage.warm(peer).ask('requests', { prefix, count: quick ? 4 : 20 }))],
+    run: async (stage, peer) => [
+      1000 / rate(await stage.warm(peer).ask('requests', { prefix, count: quick ? 4 : 20 })),
+    ],
   }));
 }
 
@@ -184,7 +191,12 @@ function exporting(): Workload {
   return {
     group: 'export',
     metrics: [
-      { title: 'export to FasterTransformer in float16, written', unit: 'GB/s', better: 'higher', limit: ({ disk }) => over(disk, 1e9) },
+      {
+        title: 'export to FasterTransformer in float16, written',
+        unit: 'GB/s',
+        better: 'higher',
+        limit: ({ disk }) => over(disk, 1e9),
+      },
       { title: 'export to FasterTransformer, most memory beside the files', unit: 'MB', better: 'lower' },
     ],
     operations: ['export'],
@@ -230,7 +242,9 @@ function overhead(quick: boolean): Workload[] {
       group: 'overhead',
       metrics: [{ title: 'worst lateness of a timer of 50 ms during training', unit: 'ms', better: 'lower' }],
       operations: ['lateness'],
-      run: async (stage, peer) => [1000 * (await stage.warm(peer).ask('lateness', { rows: 8, length: quick ? 16 : 64, steps: 4 })).seconds],
+      run: async (stage, peer) => [
+        1000 * (await stage.warm(peer).ask('lateness', { rows: 8, length: quick ? 16 : 64, steps: 4 })).seconds,
+      ],
     },
   ];
 }

@@ -1,5 +1,6 @@
-// The whole road on Japanese text, in about a minute: two prefixes are trained over one frozen GPT-NeoX, used side by side in one
-// batch, and exported to FasterTransformer. It ends with an error when a prefix does not do what it was trained for.
+// The whole road on Japanese text, in about a minute: two prefixes are trained over one frozen GPT-NeoX, used side by
+// side in one batch, and exported to FasterTransformer. It ends with an error when a prefix does not do what it was
+// trained for.
 //
 //   npm run demo [-- --train 400 --epochs 3 --out examples/out/demo]
 import { mkdir, readFile, stat } from 'node:fs/promises';
@@ -30,7 +31,10 @@ const { values: options } = parseArgs({
 const TEXTS = 60; // sampled with and without each prefix
 const SAMPLING = { maxNewTokens: 60, topP: 0.95, topK: 50 };
 
-/** A task, and how to see in a sentence that it was learned. `tail` is what stands between the sentence's 。 and the next sentence. */
+/**
+ * A task, and how to see in a sentence that it was learned. `tail` is what stands between the sentence's 。 and the next
+ * sentence.
+ */
 interface Task {
   name: string;
   teaches: string;
@@ -79,7 +83,10 @@ function share(texts: readonly string[], task: Task): { done: number; of: number
 /** Shows where a training run is: a moving bar on a terminal, and a line for each epoch anywhere. */
 function progress(): { onEvent: (event: TrainingEvent) => void; stop: () => void } {
   const format = '  {bar} step {value}/{total} | loss {loss} | {rate} tokens/s | {eta_formatted} left';
-  const bar = new SingleBar({ format, stream: process.stderr, clearOnComplete: true, hideCursor: null }, Presets.shades_classic);
+  const bar = new SingleBar(
+    { format, stream: process.stderr, clearOnComplete: true, hideCursor: null },
+    Presets.shades_classic,
+  );
   let steps = 0;
   const onEvent = (event: TrainingEvent): void => {
     if (event.type === 'start') steps = event.totalSteps;
@@ -97,10 +104,18 @@ function progress(): { onEvent: (event: TrainingEvent) => void; stop: () => void
 }
 
 async function train(model: NeoXModel, task: Task): Promise<PrefixWeights> {
-  const packing = { packing: 'lines', suffix: task.suffix, maxLength: 64, keepRemainder: true, tokenizer: model.tokenizer } as const;
+  const packing = {
+    packing: 'lines',
+    suffix: task.suffix,
+    maxLength: 64,
+    keepRemainder: true,
+    tokenizer: model.tokenizer,
+  } as const;
   const samples: Sample[] = await readDataset(join(here, 'data', task.data), { ...packing, signal });
   const data = splitDataset(samples, { train: Number(options.train), validation: 40 });
-  console.log(`examples/data/${task.data}: ${data.train.length} samples to train on, ${data.validation.length} to validate`);
+  console.log(
+    `examples/data/${task.data}: ${data.train.length} samples to train on, ${data.validation.length} to validate`,
+  );
 
   const before = await evaluate(model, data.validation, { signal });
   console.log(`validation perplexity:\n  base model  ${before.perplexity.toFixed(3)}`);
@@ -123,8 +138,16 @@ async function train(model: NeoXModel, task: Task): Promise<PrefixWeights> {
   return best;
 }
 
-/** Samples the same prompts with the same seeds, with and without the prefix, and counts. Returns whether the task was learned. */
-async function compare(model: NeoXModel, task: Task, prefix: PrefixWeights, prompts: readonly string[]): Promise<boolean> {
+/**
+ * Samples the same prompts with the same seeds, with and without the prefix, and counts. Returns whether the task was
+ * learned.
+ */
+async function compare(
+  model: NeoXModel,
+  task: Task,
+  prefix: PrefixWeights,
+  prompts: readonly string[],
+): Promise<boolean> {
   const batch = Array.from({ length: TEXTS }, (_, i) => prompts[i % prompts.length] as string);
   const seed = batch.map((_, i) => i + 1);
   const texts: string[][] = [];
@@ -136,7 +159,8 @@ async function compare(model: NeoXModel, task: Task, prefix: PrefixWeights, prom
   console.log();
   for (const i of [0, 1, 2]) console.log(`  without  ${without[i]}\n  with     ${withPrefix[i]}\n`);
   const [low, high] = [share(without, task), share(withPrefix, task)];
-  const show = ({ done, of, percent }: typeof low): string => `${String(done).padStart(3)} of ${of}, ${percent.toFixed(1)} %`;
+  const show = ({ done, of, percent }: typeof low): string =>
+    `${String(done).padStart(3)} of ${of}, ${percent.toFixed(1)} %`;
   console.log(`Sentences that do it, in ${TEXTS} sampled texts:\n  without  ${show(low)}\n  with     ${show(high)}`);
   return high.percent >= 90 && low.percent < 10;
 }
@@ -144,8 +168,15 @@ async function compare(model: NeoXModel, task: Task, prefix: PrefixWeights, prom
 async function exportAll(model: NeoXModel, tasks: Record<string, PrefixWeights>): Promise<boolean> {
   const exporter = new FTExporter(model);
   const folder = join(options.out, 'fastertransformer');
-  const { directory, files, bytes, warnings } = await exporter.export(folder, { dtype: 'float16', tasks, overwrite: true, signal });
-  console.log(`${relative(process.cwd(), directory) || '.'}: ${files.length} files and config.ini, ${(bytes / 1e6).toFixed(1)} MB`);
+  const { directory, files, bytes, warnings } = await exporter.export(folder, {
+    dtype: 'float16',
+    tasks,
+    overwrite: true,
+    signal,
+  });
+  console.log(
+    `${relative(process.cwd(), directory) || '.'}: ${files.length} files and config.ini, ${(bytes / 1e6).toFixed(1)} MB`,
+  );
   const seen = new Set<string>();
   for (const { name, bytes: size } of files) {
     const pattern = name.replace(/layers\.\d+/, 'layers.*');
@@ -154,11 +185,15 @@ async function exportAll(model: NeoXModel, tasks: Record<string, PrefixWeights>)
     const times = files.filter((file) => file.name.replace(/layers\.\d+/, 'layers.*') === pattern).length;
     console.log(`  ${String(size).padStart(8)} bytes  ${pattern}${times > 1 ? `  (${times} layers)` : ''}`);
   }
-  console.log(`\nconfig.ini:\n${(await readFile(join(directory, 'config.ini'), 'utf8')).trimEnd().replace(/^(?=.)/gm, '  ')}`);
+  console.log(
+    `\nconfig.ini:\n${(await readFile(join(directory, 'config.ini'), 'utf8')).trimEnd().replace(/^(?=.)/gm, '  ')}`,
+  );
   for (const { message } of warnings) console.log(`\nnote: ${message}`);
   const check = await exporter.verify(folder, { tasks, signal });
   const equal = check.files.filter(({ status }) => status === 'equal').length;
-  console.log(`\nRead back and compared with the checkpoint and the prefixes: ${equal} of ${check.files.length} files equal bit by bit`);
+  console.log(
+    `\nRead back and compared with the checkpoint and the prefixes: ${equal} of ${check.files.length} files equal bit by bit`,
+  );
   return check.ok;
 }
 
@@ -191,14 +226,17 @@ async function main(): Promise<boolean> {
     { ...SAMPLING, prefix: rows.map(({ name }) => tasks[name]), seed: 1, signal },
   );
   results.forEach(({ text }, i) =>
-    console.log(`  ${rows[i]?.name.padEnd(8)}  ${rows[i]?.prompt}${text}${i % 3 === 2 && i < rows.length - 1 ? '\n' : ''}`),
+    console.log(
+      `  ${rows[i]?.name.padEnd(8)}  ${rows[i]?.prompt}${text}${i % 3 === 2 && i < rows.length - 1 ? '\n' : ''}`,
+    ),
   );
 
   heading('Export to FasterTransformer');
   const exported = await exportAll(model, tasks);
 
   console.log(`\nAll of it took ${((performance.now() - started) / 1000).toFixed(0)} s.`);
-  if (!learned) console.error('\nerror: a prefix does not do what it was trained for (90 % of the sentences are wanted)');
+  if (!learned)
+    console.error('\nerror: a prefix does not do what it was trained for (90 % of the sentences are wanted)');
   if (!exported) console.error('\nerror: the export differs from its source');
   return learned && exported;
 }

@@ -21,11 +21,14 @@ const data = {
   'text with ね': await validation('friendly.jsonl', ''),
 };
 
-// Weighted by tokens: exp(total loss / total target tokens). A prefix helps on its own task's text and harms on the other's.
+// Weighted by tokens: exp(total loss / total target tokens). A prefix helps on its own task's text and harms on the
+// other's.
 for (const [text, samples] of Object.entries(data)) {
   for (const [name, prefix] of Object.entries({ base: undefined, smile, friendly })) {
     const { perplexity, accuracy, tokens } = await evaluate(model, samples, { prefix });
     const percent = (100 * accuracy).toFixed(1);
-    console.log(`${text}  ${name.padEnd(8)}  perplexity ${perplexity.toFixed(3).padStart(8)}, ${percent} % of ${tokens} tokens foreseen`);
+    console.log(
+      `${text}  ${name.padEnd(8)}  perplexity ${perplexity.toFixed(3).padStart(8)}, ${percent} % of ${tokens} tokens foreseen`,
+    );
   }
 }

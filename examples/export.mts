@@ -1,4 +1,5 @@
-// Exports the model and its prefixes to NVIDIA FasterTransformer, adds a task later, and checks the result. Needs what train.mts leaves.
+// Exports the model and its prefixes to NVIDIA FasterTransformer, adds a task later, and checks the result. Needs what
+// train.mts leaves.
 //
 //   node scripts/run-typescript.mjs examples/export.mts [FOLDER OF train.mts]
 import { readFile } from 'node:fs/promises';
@@ -15,7 +16,12 @@ const friendly = await PrefixWeights.load(join(out, 'friendly', 'best.safetensor
 // Two GPUs share each layer: the weights are split by attention heads, and the folder is called 2-gpu.
 const exporter = new FTExporter(model);
 const target = join(out, 'fastertransformer');
-const report = await exporter.export(target, { dtype: 'float16', tensorParallel: 2, tasks: { smile }, overwrite: true });
+const report = await exporter.export(target, {
+  dtype: 'float16',
+  tensorParallel: 2,
+  tasks: { smile },
+  overwrite: true,
+});
 console.log(`${report.files.length} files, ${report.bytes} bytes, in ${report.directory}`);
 for (const { code, message } of report.warnings) console.log(`warning (${code}): ${message}`);
 
@@ -26,5 +32,7 @@ console.log(await readFile(join(report.directory, 'config.ini'), 'utf8'));
 
 // Reads everything back and compares it bit by bit with the checkpoint and the prefixes.
 const check = await exporter.verify(target, { tasks: { smile, friendly } });
-console.log(`verified: ${check.files.filter(({ status }) => status === 'equal').length} of ${check.files.length} files are equal`);
+console.log(
+  `verified: ${check.files.filter(({ status }) => status === 'equal').length} of ${check.files.length} files are equal`,
+);
 process.exitCode = check.ok ? 0 : 1;

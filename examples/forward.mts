@@ -1,5 +1,5 @@
-// One forward pass at a time, with key/value vectors injected in front of the text: a prefix, a KV cache, or the KV of another text.
-// Needs what train.mts leaves.
+// One forward pass at a time, with key/value vectors injected in front of the text: a prefix, a KV cache, or the KV of
+// another text. Needs what train.mts leaves.
 //
 //   node scripts/run-typescript.mjs examples/forward.mts [FOLDER OF train.mts]
 import { join } from 'node:path';
@@ -27,7 +27,11 @@ for (const pastKeyValues of [undefined, smile]) {
 }
 
 // 2. Going on from a cache: the prompt goes through the model once, then one token at a time.
-let { logits, pastKeyValues } = await model.forward({ inputIds: [tokenizer.encode('今日は')], pastKeyValues: smile, logits: 'last' });
+let { logits, pastKeyValues } = await model.forward({
+  inputIds: [tokenizer.encode('今日は')],
+  pastKeyValues: smile,
+  logits: 'last',
+});
 const start = pastKeyValues;
 const ids: number[] = [];
 while (logits !== null && ids.length < 40) {
@@ -55,5 +59,7 @@ const [prefixLength, numLayers, , numHeads, headSize] = shape;
 const fromText = PrefixWeights.fromTensor(data, { prefixLength, numLayers, numHeads, headSize });
 const behind = await model.forward({ inputIds: [text], pastKeyValues: fromText, logits: 'last' });
 const whole = await model.forward({ inputIds: [[...before, ...text]], logits: 'last' });
-const difference = Math.max(...(whole.logits?.data ?? []).map((value, i) => Math.abs(value - (behind.logits?.data[i] ?? NaN))));
+const difference = Math.max(
+  ...(whole.logits?.data ?? []).map((value, i) => Math.abs(value - (behind.logits?.data[i] ?? NaN))),
+);
 console.log(`a text as prefix, largest difference of a logit: ${difference < 1e-4 ? 'below 1e-4' : difference}`);

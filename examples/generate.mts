@@ -1,4 +1,5 @@
-// Generates with two prefixes over one model: by request, by row of one batch, and piece by piece. Needs what train.mts leaves.
+// Generates with two prefixes over one model: by request, by row of one batch, and piece by piece. Needs what train.mts
+// leaves.
 //
 //   node scripts/run-typescript.mjs examples/generate.mts [FOLDER OF train.mts]
 import { join } from 'node:path';
@@ -14,7 +15,10 @@ const friendly = await PrefixWeights.load(join(out, 'friendly', 'best.safetensor
 
 // A prefix is chosen by each request; nothing is switched in the model, so requests may run side by side.
 const options = { maxNewTokens: 60, temperature: 0.8, topP: 0.95, seed: 3 };
-const [plain, smiling] = await Promise.all([model.generate('昨日は', options), model.generate('昨日は', { ...options, prefix: smile })]);
+const [plain, smiling] = await Promise.all([
+  model.generate('昨日は', options),
+  model.generate('昨日は', { ...options, prefix: smile }),
+]);
 console.log(`base:      昨日は${plain.text}`);
 console.log(`smile:     昨日は${smiling.text}`);
 console.log(`           ${smiling.usage.completionTokens} tokens, finished by '${smiling.finishReason}'`);

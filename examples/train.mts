@@ -16,8 +16,8 @@ const tasks = [
 ];
 
 for (const { name, data, suffix } of tasks) {
-  // The reference recipe's packing: the suffix goes behind every line of a document, and lines are joined up to 64 tokens. These
-  // documents are shorter than that, so what is left at a document's end has to be kept.
+  // The reference recipe's packing: the suffix goes behind every line of a document, and lines are joined up to 64
+  // tokens. These documents are shorter than that, so what is left at a document's end has to be kept.
   const samples = await readDataset(join(folder, 'data', data), {
     packing: 'lines',
     suffix,
@@ -30,9 +30,12 @@ for (const { name, data, suffix } of tasks) {
   const trainer = new PrefixTrainer(model, { name, epochs: 1, learningRate: 5e-3, outputDir: join(out, name) });
   const result = await trainer.train(splitDataset(samples, { train: 400, validation: 40 }), {
     onEvent: (event) => {
-      if (event.type === 'start') console.log(`${name}: ${event.trainableParameters} parameters are trained in ${event.totalSteps} steps`);
-      if (event.type === 'step' && event.step % 25 === 0) console.log(`  step ${event.step}: loss ${event.loss.toFixed(3)}`);
-      if (event.type === 'evaluation') console.log(`  epoch ${event.epoch}: validation perplexity ${event.perplexity.toFixed(3)}`);
+      if (event.type === 'start')
+        console.log(`${name}: ${event.trainableParameters} parameters are trained in ${event.totalSteps} steps`);
+      if (event.type === 'step' && event.step % 25 === 0)
+        console.log(`  step ${event.step}: loss ${event.loss.toFixed(3)}`);
+      if (event.type === 'evaluation')
+        console.log(`  epoch ${event.epoch}: validation perplexity ${event.perplexity.toFixed(3)}`);
     },
   });
 

@@ -21,7 +21,9 @@ export function floats(...values: number[]): Buffer {
 
 /** A safetensors file; `length` overrides the stated length of the header. */
 export function safetensors(header: unknown, data: Buffer | number = 0, length?: bigint): Buffer {
-  const text = Buffer.isBuffer(header) ? header : Buffer.from(typeof header === 'string' ? header : JSON.stringify(header));
+  const text = Buffer.isBuffer(header)
+    ? header
+    : Buffer.from(typeof header === 'string' ? header : JSON.stringify(header));
   return join(le(length ?? text.length, 8), text, typeof data === 'number' ? Buffer.alloc(data) : data);
 }
 
@@ -66,7 +68,13 @@ export function tensorOps(options: TensorOps = {}): Buffer {
 
 /** A file of torch before 1.6 around the pickle of an object; `tail` is what stands behind. */
 export function legacyTorch(object: Buffer, tail: Buffer = legacyStorages()): Buffer {
-  return join(pickle('\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'), pickle('M\xe9\x03'), pickle('}'), object, tail);
+  return join(
+    pickle('\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'),
+    pickle('M\xe9\x03'),
+    pickle('}'),
+    object,
+    tail,
+  );
 }
 
 export function legacyStorages(count: number | bigint = 4, data: Buffer = floats(1, 2, 3, 4)): Buffer {
@@ -163,7 +171,11 @@ export function piece(content: string | Buffer, type = 1, score = -1): Buffer {
 export const UNKNOWN_PIECE = piece('<unk>', 2, 0);
 
 /** A charsmap with the rule 'a' -> `texts`; its units can be tampered with. */
-export function charsmap(change: (units: Uint32Array) => void = () => undefined, texts: Bytes = 'b\0', size = 512): Buffer {
+export function charsmap(
+  change: (units: Uint32Array) => void = () => undefined,
+  texts: Bytes = 'b\0',
+  size = 512,
+): Buffer {
   const units = new Uint32Array(size);
   if (size > 256) {
     units[0] = 256 << 10;

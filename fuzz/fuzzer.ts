@@ -28,8 +28,8 @@ export interface Finding {
 }
 
 /**
- * Opens folders that are made from good and bad ones, each a change of an earlier one. Inputs that reach code that none reached before
- * (when the library runs instrumented) are kept to go on from.
+ * Opens folders that are made from good and bad ones, each a change of an earlier one. Inputs that reach code that none
+ * reached before (when the library runs instrumented) are kept to go on from.
  */
 export class Fuzzer {
   runs = 0;

@@ -1,6 +1,6 @@
-// `node -r ./fuzz/instrument.cjs PROGRAM.ts`: runs TypeScript with its branches counted, for coverage-guided fuzzing. Every function,
-// branch, case, loop body and operand behind && || ?? of lib/ and of the tokenizers package gets a place in `neoxCoverage`, where the
-// number of passes is counted (up to 255).
+// `node -r ./fuzz/instrument.cjs PROGRAM.ts`: runs TypeScript with its branches counted, for coverage-guided fuzzing.
+// Every function, branch, case, loop body and operand behind && || ?? of lib/ and of the tokenizers package gets a
+// place in `neoxCoverage`, where the number of passes is counted (up to 255).
 const { readFileSync } = require('node:fs');
 const { join, sep } = require('node:path');
 const ts = require('typescript');
@@ -18,7 +18,9 @@ const factory = ts.factory;
 
 function pass() {
   const place = places++ % PLACES;
-  return factory.createCallExpression(factory.createIdentifier('neoxPass'), undefined, [factory.createNumericLiteral(place)]);
+  return factory.createCallExpression(factory.createIdentifier('neoxPass'), undefined, [
+    factory.createNumericLiteral(place),
+  ]);
 }
 
 function counted(block) {
@@ -27,7 +29,9 @@ function counted(block) {
 
 /** The value of an expression, counted when it is computed. */
 function countedValue(expression) {
-  return factory.createParenthesizedExpression(factory.createComma(pass(), factory.createParenthesizedExpression(expression)));
+  return factory.createParenthesizedExpression(
+    factory.createComma(pass(), factory.createParenthesizedExpression(expression)),
+  );
 }
 
 function asBlock(statement) {
@@ -41,7 +45,16 @@ function instrument(context) {
     const done = ts.visitEachChild(node, visit, context);
     if (ts.isFunctionDeclaration(done) && done.body) {
       const { modifiers, asteriskToken, name, typeParameters, parameters, type, body } = done;
-      return factory.updateFunctionDeclaration(done, modifiers, asteriskToken, name, typeParameters, parameters, type, prefixed(body));
+      return factory.updateFunctionDeclaration(
+        done,
+        modifiers,
+        asteriskToken,
+        name,
+        typeParameters,
+        parameters,
+        type,
+        prefixed(body),
+      );
     }
     if (ts.isMethodDeclaration(done) && done.body) {
       const { modifiers, asteriskToken, name, questionToken, typeParameters, parameters, type, body } = done;
@@ -58,18 +71,34 @@ function instrument(context) {
       );
     }
     if (ts.isIfStatement(done)) {
-      const otherwise = done.elseStatement === undefined ? counted(factory.createBlock([])) : asBlock(done.elseStatement);
+      const otherwise =
+        done.elseStatement === undefined ? counted(factory.createBlock([])) : asBlock(done.elseStatement);
       return factory.updateIfStatement(done, done.expression, asBlock(done.thenStatement), otherwise);
     }
     if (ts.isForStatement(done)) {
-      return factory.updateForStatement(done, done.initializer, done.condition, done.incrementor, asBlock(done.statement));
+      return factory.updateForStatement(
+        done,
+        done.initializer,
+        done.condition,
+        done.incrementor,
+        asBlock(done.statement),
+      );
     }
     if (ts.isForOfStatement(done)) {
-      return factory.updateForOfStatement(done, done.awaitModifier, done.initializer, done.expression, asBlock(done.statement));
+      return factory.updateForOfStatement(
+        done,
+        done.awaitModifier,
+        done.initializer,
+        done.expression,
+        asBlock(done.statement),
+      );
     }
     if (ts.isWhileStatement(done)) return factory.updateWhileStatement(done, done.expression, asBlock(done.statement));
     if (ts.isCaseClause(done)) {
-      return factory.updateCaseClause(done, done.expression, [factory.createExpressionStatement(pass()), ...done.statements]);
+      return factory.updateCaseClause(done, done.expression, [
+        factory.createExpressionStatement(pass()),
+        ...done.statements,
+      ]);
     }
     if (ts.isConditionalExpression(done)) {
       const { condition, questionToken, whenTrue, colonToken, whenFalse } = done;

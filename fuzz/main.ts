@@ -80,8 +80,10 @@ function work(format: Format, folder: string, seconds: number, seed: number): Pr
   const timer = setInterval(() => {
     const silent = performance.now() - heard + progress.open;
     const works = timeOf(child) - busy;
-    const isHanging = progress.runs === 0 ? works > 60_000 : silent > 3 * MAX_MILLISECONDS && works > 3 * MAX_MILLISECONDS;
-    if (isHanging || silent > MAX_SILENCE) kill(`it takes more than ${isHanging ? 3 * MAX_MILLISECONDS : MAX_SILENCE} ms`);
+    const isHanging =
+      progress.runs === 0 ? works > 60_000 : silent > 3 * MAX_MILLISECONDS && works > 3 * MAX_MILLISECONDS;
+    if (isHanging || silent > MAX_SILENCE)
+      kill(`it takes more than ${isHanging ? 3 * MAX_MILLISECONDS : MAX_SILENCE} ms`);
     const memory = memoryOf(child);
     if (memory > MAX_MEMORY_MB) kill(`it takes ${Math.round(memory)} MB`);
   }, 200);
@@ -126,7 +128,8 @@ async function fuzz(format: Format, seconds: number, seed: number): Promise<stri
 
 async function replay(folder: string): Promise<void> {
   const format = FORMATS.find((name) => basename(folder).startsWith(`${name}-`));
-  if (format === undefined) throw new Error(`the name of ${folder} does not start with a format: ${FORMATS.join(', ')}`);
+  if (format === undefined)
+    throw new Error(`the name of ${folder} does not start with a format: ${FORMATS.join(', ')}`);
   const started = performance.now();
   await openFolder(TARGETS[format], folder, true).then(
     ({ accepted, refusal }) => console.log(`accepted in ${accepted} ways`, refusal ?? ''),
@@ -136,7 +139,11 @@ async function replay(folder: string): Promise<void> {
 }
 
 async function main(): Promise<void> {
-  const options = { minutes: { type: 'string', default: '1' }, seed: { type: 'string' }, replay: { type: 'string' } } as const;
+  const options = {
+    minutes: { type: 'string', default: '1' },
+    seed: { type: 'string' },
+    replay: { type: 'string' },
+  } as const;
   const { values, positionals } = parseArgs({ options, allowPositionals: true });
   if (values.replay !== undefined) return replay(values.replay);
   const unknown = positionals.find((name) => !FORMATS.includes(name as Format));
@@ -155,7 +162,9 @@ async function main(): Promise<void> {
       `${relative(process.cwd(), path)}: ${readFileSync(join(path, 'PROBLEM.txt'), 'utf8').split('\n').slice(0, 4).join('\n    ')}`,
     );
   }
-  console.log(found.length === 0 ? 'Nothing was found.' : `${found.length} inputs were saved; --replay opens one again.`);
+  console.log(
+    found.length === 0 ? 'Nothing was found.' : `${found.length} inputs were saved; --replay opens one again.`,
+  );
   process.exitCode = found.length === 0 ? 0 : 1;
 }
 

@@ -58,7 +58,11 @@ export function mutateBytes(bytes: Buffer, random: Random, other: Buffer): Buffe
       case 4: {
         // a piece of another file
         const from = random.below(other.length + 1);
-        result = join(result.subarray(0, at), other.subarray(from, from + length), result.subarray(random.chance(2) ? at : at + length));
+        result = join(
+          result.subarray(0, at),
+          other.subarray(from, from + length),
+          result.subarray(random.chance(2) ? at : at + length),
+        );
         break;
       }
       case 5: {
@@ -105,7 +109,10 @@ const JSON_LEAVES: readonly unknown[] = [
   ...[[], {}, [0], [[]], { type: 'Sequence' }, { Regex: '(a+)+' }, [0, 0], [4, 0]],
 ];
 
-/** Changes a JSON text as a tree, with now and then what JSON.stringify would not write: repeated keys, numbers out of range. */
+/**
+ * Changes a JSON text as a tree, with now and then what JSON.stringify would not write: repeated keys, numbers out of
+ * range.
+ */
 export function mutateJson(bytes: Buffer, random: Random, other: Buffer): Buffer {
   const root = parsed(bytes);
   if (root === undefined) return mutateBytes(bytes, random, other);
@@ -113,7 +120,8 @@ export function mutateJson(bytes: Buffer, random: Random, other: Buffer): Buffer
   for (let round = 1 + random.below(4); round > 0; round--) tree = mutateTree(tree, random, parsed(other));
   let text = JSON.stringify(tree);
   if (random.chance(8)) text = text.replace(/"([^"\\]+)":("[^"]*"|\d+)/, (pair) => `${pair},${pair}`);
-  if (random.chance(8)) text = text.replace(/:\d+/, random.pick([':1e999', ':-0', ':NaN', ':9007199254740993', ':00', ':1.0']));
+  if (random.chance(8))
+    text = text.replace(/:\d+/, random.pick([':1e999', ':-0', ':NaN', ':9007199254740993', ':00', ':1.0']));
   return random.chance(8) ? mutateBytes(Buffer.from(text), random, other) : Buffer.from(text).subarray(0, MAX_BYTES);
 }
 
@@ -143,7 +151,9 @@ function mutateTree(root: unknown, random: Random, other: unknown): unknown {
       at[key] = structuredClone(at[random.pick(keys)]);
       break;
     case 2: {
-      const name = random.chance(2) ? random.pick(keys) + random.pick(['', '_', '\0', 'é']) : String(random.pick(JSON_LEAVES));
+      const name = random.chance(2)
+        ? random.pick(keys) + random.pick(['', '_', '\0', 'é'])
+        : String(random.pick(JSON_LEAVES));
       if (Array.isArray(tree)) tree.push(structuredClone(at[key]));
       else if (name !== '__proto__') at[name] = structuredClone(at[key]);
       break;
@@ -256,7 +266,10 @@ function recordsOf(bytes: Buffer): ZipRecord[] {
     const next = bytes.indexOf('PK', start);
     const stated = bytes.readUInt32LE(at + 18);
     const end = stated > 0 ? start + stated : next < 0 ? bytes.length : next;
-    records.push({ name: bytes.toString('latin1', at + 30, at + 30 + bytes.readUInt16LE(at + 26)), data: bytes.subarray(start, end) });
+    records.push({
+      name: bytes.toString('latin1', at + 30, at + 30 + bytes.readUInt16LE(at + 26)),
+      data: bytes.subarray(start, end),
+    });
     at = bytes.indexOf('PK\x03\x04', end, 'latin1');
     if (at < 0) break;
   }
@@ -272,7 +285,14 @@ function mutateTorch(bytes: Buffer, random: Random, other: Buffer): Buffer {
   const record = random.pick(records);
   switch (random.below(8)) {
     case 0:
-      record.name = random.pick([`${record.name}x`, '../x', record.name.slice(1), random.pick(records).name, 'archive/data/0', '']);
+      record.name = random.pick([
+        `${record.name}x`,
+        '../x',
+        record.name.slice(1),
+        random.pick(records).name,
+        'archive/data/0',
+        '',
+      ]);
       break;
     case 1:
       records.push({ ...record });
@@ -281,17 +301,29 @@ function mutateTorch(bytes: Buffer, random: Random, other: Buffer): Buffer {
       records.splice(random.below(records.length), 1);
       break;
     case 3:
-      Object.assign(record, { [random.pick(['size', 'unpackedSize', 'offset', 'localExtraLength'])]: random.pick(NUMBERS) % 2 ** 16 });
+      Object.assign(record, {
+        [random.pick(['size', 'unpackedSize', 'offset', 'localExtraLength'])]: random.pick(NUMBERS) % 2 ** 16,
+      });
       break;
     case 4:
       Object.assign(record, { [random.pick(['method', 'flags'])]: random.below(16) });
       break;
     case 5:
-      record.extra = join(le(1, 2), le(24, 2), le(random.pick(NUMBERS), 8), le(random.pick(NUMBERS), 8), le(random.pick(NUMBERS), 8));
+      record.extra = join(
+        le(1, 2),
+        le(24, 2),
+        le(random.pick(NUMBERS), 8),
+        le(random.pick(NUMBERS), 8),
+        le(random.pick(NUMBERS), 8),
+      );
       if (random.chance(2)) record.size = record.unpackedSize = 0xffffffff;
       break;
     default:
-      pickle.data = mutatePickle(pickle.data, random, recordsOf(other).find(({ name }) => name.endsWith('data.pkl'))?.data ?? other);
+      pickle.data = mutatePickle(
+        pickle.data,
+        random,
+        recordsOf(other).find(({ name }) => name.endsWith('data.pkl'))?.data ?? other,
+      );
   }
   return zip(records).subarray(0, MAX_BYTES);
 }

@@ -14,13 +14,21 @@ await main(async () => {
   const checkpoint = fromRoot('native', 'core', 'checkpoint');
   const sources = readdirSync(checkpoint).filter((name) => name.endsWith('.cc'));
   const command = [
-    ...['-std=c++20', '-O1', '-g', '-fno-omit-frame-pointer', '-fsanitize=address,undefined', '-fno-sanitize-recover=undefined'],
+    ...[
+      '-std=c++20',
+      '-O1',
+      '-g',
+      '-fno-omit-frame-pointer',
+      '-fsanitize=address,undefined',
+      '-fno-sanitize-recover=undefined',
+    ],
     ...['-fopenmp', '-D_GLIBCXX_USE_CXX11_ABI=1', '-I', fromRoot('native')],
     ...['-isystem', join(root, 'include'), '-isystem', join(root, 'include', 'torch', 'csrc', 'api', 'include')],
     ...[fromRoot('native', 'test', 'fuzz', 'tensors.cc'), ...sources.map((name) => join(checkpoint, name))],
     ...['-L', join(root, 'lib'), '-ltorch_cpu', '-lc10', `-Wl,-rpath,${join(root, 'lib')}`, '-o', program],
   ];
-  if ((await run(process.env.CXX ?? 'g++', command)) !== 0) throw new Failure('The fuzz target did not compile; the messages are above.');
+  if ((await run(process.env.CXX ?? 'g++', command)) !== 0)
+    throw new Failure('The fuzz target did not compile; the messages are above.');
   // libtorch keeps memory until the process ends.
   return run(program, process.argv.slice(2), { env: { ...process.env, ASAN_OPTIONS: 'detect_leaks=0' } });
 });

@@ -28,7 +28,8 @@ export interface Target {
   /** Folders that can be opened; each holds at least one of `names`. */
   readonly seeds: () => Files[];
   /**
-   * Ways to open a folder, and to use all of it that is accepted. An error that is not a NeoXPrefixError is a fault of the library.
+   * Ways to open a folder, and to use all of it that is accepted. An error that is not a NeoXPrefixError is a fault of
+   * the library.
    * @param deep also hands what was accepted to native code
    */
   readonly steps: (folder: string, deep: boolean) => readonly (() => Promise<unknown>)[];
@@ -46,7 +47,9 @@ class BrokenPromise extends Error {}
 function checkPlace(piece: TensorPiece, width: number): void {
   const { size } = statSync(piece.file);
   const numbers = [piece.offset, piece.byteLength, ...piece.shape, ...(piece.stride ?? [])];
-  const span = piece.shape.includes(0) ? 0 : piece.shape.reduce((sum, n, d) => sum + (n - 1) * (strideOf(piece)[d] as number), 1);
+  const span = piece.shape.includes(0)
+    ? 0
+    : piece.shape.reduce((sum, n, d) => sum + (n - 1) * (strideOf(piece)[d] as number), 1);
   const isInside = piece.offset + piece.byteLength <= size && span * width <= piece.byteLength;
   if (!numbers.every((n) => Number.isSafeInteger(n) && n >= 0) || !isInside) {
     throw new BrokenPromise(`a tensor outside of its file of ${size} bytes: ${JSON.stringify(piece)}`);
@@ -103,14 +106,17 @@ export async function openFolder(target: Target, folder: string, deep: boolean):
   return { accepted, refusal };
 }
 
-/** Full-width and half-width forms, a composed kana, a run that invites quadratic work, emoji, a lone surrogate, NUL. */
+/**
+ * Full-width and half-width forms, a composed kana, a run that invites quadratic work, emoji, a lone surrogate, NUL.
+ */
 const SAMPLE = `今日は、ＡＢＣ　ｶﾞ ガ ${'a'.repeat(500)} 😃👨‍👩‍👧\ud800\0\n<s></s><unk>[UNK]<|endoftext|>`;
 
 async function useTokenizer(folder: string): Promise<void> {
   const tokenizer = await Tokenizer.load(folder);
   for (const addSpecialTokens of [false, true]) {
     const ids = tokenizer.encode(SAMPLE, { addSpecialTokens });
-    for (const id of ids) if (id < 0 || id >= tokenizer.vocabSize) throw new BrokenPromise(`id ${id} of ${tokenizer.vocabSize}`);
+    for (const id of ids)
+      if (id < 0 || id >= tokenizer.vocabSize) throw new BrokenPromise(`id ${id} of ${tokenizer.vocabSize}`);
     tokenizer.decode(ids);
   }
   const decoder = tokenizer.createDecoder({ skipSpecialTokens: true });
@@ -146,11 +152,29 @@ function fastertransformerSeed(): Files {
     'prefix_prompt.smile.weight.0': 12,
   };
   const ini = [
-    ...['[gptneox]', 'model_name = tiny', 'head_num = 1', 'size_per_head = 2', 'inter_size = 3', 'num_layer = 1', 'rotary_embedding = 2'],
-    ...['vocab_size = 10', 'start_id = 1', 'end_id = 2', 'use_gptj_residual = 0', 'weight_data_type = fp32', 'num_tasks = 1'],
+    ...[
+      '[gptneox]',
+      'model_name = tiny',
+      'head_num = 1',
+      'size_per_head = 2',
+      'inter_size = 3',
+      'num_layer = 1',
+      'rotary_embedding = 2',
+    ],
+    ...[
+      'vocab_size = 10',
+      'start_id = 1',
+      'end_id = 2',
+      'use_gptj_residual = 0',
+      'weight_data_type = fp32',
+      'num_tasks = 1',
+    ],
     ...['prompt_learning_type = 2', '', '[task_0]', 'task_name = smile', 'prompt_length = 3', ''],
   ];
-  const weights = Object.entries(sizes).map(([name, count]) => [`1-gpu/model.${name}.bin`, Buffer.alloc(4 * count, 0x3c)]);
+  const weights = Object.entries(sizes).map(([name, count]) => [
+    `1-gpu/model.${name}.bin`,
+    Buffer.alloc(4 * count, 0x3c),
+  ]);
   return { '1-gpu/config.ini': Buffer.from(ini.join('\n')), ...(Object.fromEntries(weights) as Files) };
 }
 
@@ -161,7 +185,10 @@ export const TARGETS: Readonly<Record<Format, Target>> = {
     seeds: () => [
       checkpointSeed('checkpoint', 'model.safetensors'),
       { 'config.json': inFiles('checkpoint/config.json'), 'model.safetensors': inFiles('mixed.safetensors') },
-      { 'config.json': inFiles('checkpoint/config.json'), 'model.safetensors': inFiles('peft/adapter_model.safetensors') },
+      {
+        'config.json': inFiles('checkpoint/config.json'),
+        'model.safetensors': inFiles('peft/adapter_model.safetensors'),
+      },
       {
         ...checkpointSeed('checkpoint-sharded', 'model.safetensors.index.json'),
         'model-00001-of-00002.safetensors': inFiles('checkpoint-sharded/model-00001-of-00002.safetensors'),
@@ -172,7 +199,10 @@ export const TARGETS: Readonly<Record<Format, Target>> = {
       const path = join(folder, 'model.safetensors');
       const direct = async (): Promise<void> => checkTensors((await readSafetensorsHeader(path)).tensors.values());
       const hints = { numLayers: 2, numHeads: 2 };
-      return [() => useCheckpoint(folder, deep), ...(hasFile(path) ? [direct, () => PrefixWeights.load(path, hints)] : [])];
+      return [
+        () => useCheckpoint(folder, deep),
+        ...(hasFile(path) ? [direct, () => PrefixWeights.load(path, hints)] : []),
+      ];
     },
   },
   torch: {
@@ -206,7 +236,8 @@ export const TARGETS: Readonly<Record<Format, Target>> = {
   spiece: {
     format: 'spiece',
     names: ['spiece.model'],
-    seeds: () => ['dummy-prefix', 'byte-fallback'].map((name) => ({ 'spiece.model': fixture('tokenizer', name, 'spiece.model') })),
+    seeds: () =>
+      ['dummy-prefix', 'byte-fallback'].map((name) => ({ 'spiece.model': fixture('tokenizer', name, 'spiece.model') })),
     steps: (folder) => [() => useTokenizer(folder)],
   },
   tokenizer: {
@@ -217,11 +248,16 @@ export const TARGETS: Readonly<Record<Format, Target>> = {
       const spiece = fixture('tokenizer', 'dummy-prefix', 'spiece.model');
       const config = fixture('tokenizer', 'dummy-prefix', 'tokenizer_config.json');
       return [
-        { 'tokenizer.json': small, 'tokenizer_config.json': fixture('tokenizer', 'byte-level', 'tokenizer_config.json') },
+        {
+          'tokenizer.json': small,
+          'tokenizer_config.json': fixture('tokenizer', 'byte-level', 'tokenizer_config.json'),
+        },
         {
           'spiece.model': spiece,
           'tokenizer_config.json': config,
-          'special_tokens_map.json': Buffer.from('{"eos_token":"</s>","pad_token":{"content":"[PAD]","lstrip":true,"rstrip":false}}'),
+          'special_tokens_map.json': Buffer.from(
+            '{"eos_token":"</s>","pad_token":{"content":"[PAD]","lstrip":true,"rstrip":false}}',
+          ),
           'added_tokens.json': Buffer.from('{"<extra>":600,"[PAD]":601}'),
         },
       ];
@@ -234,8 +270,14 @@ export const TARGETS: Readonly<Record<Format, Target>> = {
     seeds: () => [
       checkpointSeed('checkpoint', 'model.safetensors'),
       checkpointSeed('checkpoint-old-rinna', 'pytorch_model.bin'),
-      { ...checkpointSeed('checkpoint', 'model.safetensors'), 'config.json': fixture('golden', 'rope-dynamic', 'config.json') },
-      { ...checkpointSeed('checkpoint', 'model.safetensors'), 'config.json': fixture('golden', 'old-config', 'config.json') },
+      {
+        ...checkpointSeed('checkpoint', 'model.safetensors'),
+        'config.json': fixture('golden', 'rope-dynamic', 'config.json'),
+      },
+      {
+        ...checkpointSeed('checkpoint', 'model.safetensors'),
+        'config.json': fixture('golden', 'old-config', 'config.json'),
+      },
     ],
     steps: (folder, deep) => [() => useCheckpoint(folder, deep)],
   },
@@ -247,7 +289,10 @@ export const TARGETS: Readonly<Record<Format, Target>> = {
         'adapter_config.json': inFiles('peft/adapter_config.json'),
         'adapter_model.safetensors': inFiles('peft/adapter_model.safetensors'),
       },
-      { 'adapter_config.json': inFiles('peft-bin/adapter_config.json'), 'adapter_model.bin': inFiles('peft-bin/adapter_model.bin') },
+      {
+        'adapter_config.json': inFiles('peft-bin/adapter_config.json'),
+        'adapter_model.bin': inFiles('peft-bin/adapter_model.bin'),
+      },
     ],
     steps: (folder) => [() => usePrefix(folder)],
   },
@@ -255,7 +300,11 @@ export const TARGETS: Readonly<Record<Format, Target>> = {
     format: 'ini',
     names: ['1-gpu/config.ini'],
     seeds: () => [fastertransformerSeed()],
-    steps: (folder, deep) => [() => useCheckpoint(folder, deep), () => usePrefix(folder), () => PrefixWeights.load(folder, { task: 0 })],
+    steps: (folder, deep) => [
+      () => useCheckpoint(folder, deep),
+      () => usePrefix(folder),
+      () => PrefixWeights.load(folder, { task: 0 }),
+    ],
   },
 };
 

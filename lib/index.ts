@@ -3,7 +3,13 @@ export { type FetchLibtorchOptions, type FetchProgress, fetchLibtorch } from './
 export { type FindLibtorchOptions, type Libtorch, findLibtorch } from './addon/libtorch';
 export type { Arithmetic, ArithmeticOverrides } from './architecture/arithmetic';
 export type { GPTNeoXConfig, HiddenAct } from './architecture/config';
-export { ERROR_CODES, type NeoXErrorCode, type NeoXErrorDetails, NeoXPrefixError, isNeoXPrefixError } from './base/errors';
+export {
+  ERROR_CODES,
+  type NeoXErrorCode,
+  type NeoXErrorDetails,
+  NeoXPrefixError,
+  isNeoXPrefixError,
+} from './base/errors';
 export type { Checkpoint, CheckpointFormat, CheckpointOptions } from './checkpoint/checkpoint';
 export { openCheckpoint } from './checkpoint/open';
 export { type BatchOrder, BatchPlan, type BatchPlanOptions } from './data/batch-plan';
@@ -19,7 +25,13 @@ export { PrefixStore, type PrefixStoreOptions, type StoredPrefix } from './engin
 export type { EngineRequest } from './engine/request';
 export type { EngineStream } from './engine/stream';
 export { type ConvertOptions, type ConvertReport, convertPrefix } from './export/convert';
-export { type AddTasksOptions, type ExportOptions, type ExportReport, type ExportSource, FTExporter } from './export/exporter';
+export {
+  type AddTasksOptions,
+  type ExportOptions,
+  type ExportReport,
+  type ExportSource,
+  FTExporter,
+} from './export/exporter';
 export type { ExportProgress, VerifiedFile } from './export/native-files';
 export { type TritonOptions, type TritonReport, exportTritonRepository } from './export/triton-repository';
 export type { VerifyOptions, VerifyReport } from './export/verify';
@@ -42,26 +54,28 @@ export type { ComputeDType, ModelDType, ModelInfo } from './model/loaded-model';
 export type { TokenIds } from './model/rows';
 export { NeoXModel } from './neox-model';
 export {
-    type BaseModelSummary,
-    type JsonValue,
-    type PrefixFormat,
-    type PrefixGeometry,
-    type PrefixLoadOptions,
-    type PrefixMetadata,
-    type PrefixSaveOptions,
-    type PrefixStatistics,
-    type PrefixTensorOptions, PrefixWeights
+  type BaseModelSummary,
+  type JsonValue,
+  type PrefixFormat,
+  type PrefixGeometry,
+  type PrefixLoadOptions,
+  type PrefixMetadata,
+  type PrefixSaveOptions,
+  type PrefixStatistics,
+  type PrefixTensorOptions,
+  PrefixWeights,
 } from './prefix/weights';
 export { type ReportBase, type ReportOptions, renderReport } from './report/report';
 export type { EvaluationResult, TrainingEvent } from './runs/events';
 export { type TensorBoardOptions, TensorBoardWriter } from './runs/tensorboard';
 export {
-    type InstructionOptions,
-    type InstructionTurn,
-    type Message,
-    type Segment,
-    type Template, formatInstruction,
-    parseInstructionAnswer
+  type InstructionOptions,
+  type InstructionTurn,
+  type Message,
+  type Segment,
+  type Template,
+  formatInstruction,
+  parseInstructionAnswer,
 } from './tokenizer/templates';
 export { type DecodeOptions, type EncodeOptions, type TokenDecoder, Tokenizer } from './tokenizer/tokenizer';
 export { PrefixEncoder, type PrefixEncoderOptions, type PrefixEncoderState, type PrefixInit } from './training/encoder';
@@ -70,6 +84,13 @@ export type { GeneratedSample, GenerationMetric } from './training/generation-me
 export { PrefixTrainer, type TrainOptions, type TrainingData } from './training/prefix-trainer';
 export type { EndReason, EpochMetrics } from './training/progress';
 export type { Recipe, Schedule, TrainerOptions } from './training/recipe';
-export { type SweepGrid, type SweepOptions, type SweepResult, type SweepRun, type SweepRunResult, sweep } from './training/sweep';
+export {
+  type SweepGrid,
+  type SweepOptions,
+  type SweepResult,
+  type SweepRun,
+  type SweepRunResult,
+  sweep,
+} from './training/sweep';
 export { type TrainTasksOptions, type TrainingTask, trainTasks } from './training/tasks';
 export type { TrainingResult } from './training/training-run';

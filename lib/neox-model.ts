@@ -3,7 +3,14 @@ import { stream } from './engine/call-stream';
 import { embed, type EmbedOptions } from './generation/embed';
 import { type GenerateResult, type StreamPiece } from './generation/output';
 import { type GenerateOptions, type Prompt, type StreamOptions } from './generation/request';
-import { type ContinuationScore, perplexity, type PerplexityOptions, type PerplexityResult, score, type ScoreOptions } from './generation/score';
+import {
+  type ContinuationScore,
+  perplexity,
+  type PerplexityOptions,
+  type PerplexityResult,
+  score,
+  type ScoreOptions,
+} from './generation/score';
 import { TokenSampler, type TokenSamplerOptions } from './generation/token-sampler';
 import { forward, type ForwardOptions, type ForwardResult } from './model/forward';
 import { loadParts } from './model/load';
@@ -16,16 +23,18 @@ import { type TokenIds } from './model/rows';
  */
 export class NeoXModel extends LoadedModel {
   /**
-   * Loads a Hugging Face checkpoint folder, or a weight folder of FasterTransformer (`DIR/<ranks>-gpu`, or a DIR that holds one).
-   * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_CONFIG, NEOX_BAD_CHECKPOINT, NEOX_BAD_EXPORT, NEOX_UNSUPPORTED, NEOX_BAD_ARGUMENT,
-   *   NEOX_LIBTORCH_NOT_FOUND, NEOX_NATIVE_NOT_FOUND; the reason of `signal` when it aborts
+   * Loads a Hugging Face checkpoint folder, or a weight folder of FasterTransformer (`DIR/<ranks>-gpu`, or a DIR that
+   * holds one).
+   * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_CONFIG, NEOX_BAD_CHECKPOINT, NEOX_BAD_EXPORT, NEOX_UNSUPPORTED,
+   *   NEOX_BAD_ARGUMENT, NEOX_LIBTORCH_NOT_FOUND, NEOX_NATIVE_NOT_FOUND; the reason of `signal` when it aborts
    */
   static async load(directory: string, options: LoadOptions = {}): Promise<NeoXModel> {
     return new NeoXModel(...(await loadParts(directory, options)));
   }
 
   /**
-   * One forward pass over a batch of rows. The logits are what the model gives, NaN and infinities of damaged weights included.
+   * One forward pass over a batch of rows. The logits are what the model gives, NaN and infinities of damaged weights
+   * included.
    * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_DISPOSED
    */
   async forward(options: ForwardOptions): Promise<ForwardResult> {
@@ -34,20 +43,24 @@ export class NeoXModel extends LoadedModel {
   }
 
   /**
-   * Generates text. One prompt gives one result, an array of prompts an array of results; they go through the model together.
-   * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_DISPOSED; NEOX_NOT_FINITE with the row whose logits are NaN or
-   *   infinite
+   * Generates text. One prompt gives one result, an array of prompts an array of results; they go through the model
+   * together.
+   * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_DISPOSED; NEOX_NOT_FINITE with the row whose
+   *   logits are NaN or infinite
    */
   generate(prompt: Prompt, options?: GenerateOptions): Promise<GenerateResult>;
   generate(prompts: readonly Prompt[], options?: GenerateOptions): Promise<GenerateResult[]>;
-  async generate(prompts: Prompt | readonly Prompt[], options: GenerateOptions = {}): Promise<GenerateResult | GenerateResult[]> {
+  async generate(
+    prompts: Prompt | readonly Prompt[],
+    options: GenerateOptions = {},
+  ): Promise<GenerateResult | GenerateResult[]> {
     this.checkAlive();
     return generate(this, prompts, options);
   }
 
   /**
-   * Generates text piece by piece. The pieces' texts, joined, are the text that `generate` gives. The work begins when the first piece is
-   * asked for; leaving the loop stops it.
+   * Generates text piece by piece. The pieces' texts, joined, are the text that `generate` gives. The work begins when
+   * the first piece is asked for; leaving the loop stops it.
    * @throws what `generate` throws: at once for what is wrong with the arguments, else in the loop
    */
   stream(prompt: Prompt, options: StreamOptions = {}): AsyncGenerator<StreamPiece, void, void> {
@@ -59,7 +72,11 @@ export class NeoXModel extends LoadedModel {
    * How likely the model holds each of some continuations of a prompt, which is computed once.
    * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_NOT_FINITE, NEOX_DISPOSED
    */
-  async score(prompt: Prompt, continuations: readonly Prompt[], options: ScoreOptions = {}): Promise<ContinuationScore[]> {
+  async score(
+    prompt: Prompt,
+    continuations: readonly Prompt[],
+    options: ScoreOptions = {},
+  ): Promise<ContinuationScore[]> {
     this.checkAlive();
     return this.track(score(this, prompt, continuations, options));
   }
@@ -83,7 +100,8 @@ export class NeoXModel extends LoadedModel {
   }
 
   /**
-   * Chooses tokens from logits that {@link forward} gave, for a loop of one's own. `prompt`: the tokens that penalties look back at.
+   * Chooses tokens from logits that {@link forward} gave, for a loop of one's own. `prompt`: the tokens that penalties
+   * look back at.
    * @throws NEOX_BAD_ARGUMENT
    */
   createSampler(options: TokenSamplerOptions = {}, prompt: TokenIds = []): TokenSampler {

@@ -14,7 +14,8 @@
 namespace {
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
-  // For an end that passes by JavaScript, which calls shutdown(). Static objects that libtorch made later are gone by then.
+  // For an end that passes by JavaScript, which calls shutdown(). Static objects that libtorch made later are gone by
+  // then.
   static const int registered = std::atexit(neox::WorkerThread::stop_all);
   static_cast<void>(registered);
   neox::binding::export_system_functions(env, exports);

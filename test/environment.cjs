@@ -8,13 +8,34 @@ const SHARED = [
   'ArrayBuffer',
   'SharedArrayBuffer',
   'DataView',
-  ...['Int8', 'Uint8', 'Uint8Clamped', 'Int16', 'Uint16', 'Int32', 'Uint32', 'Float32', 'Float64', 'BigInt64', 'BigUint64'].map(
-    (t) => `${t}Array`,
-  ),
+  ...[
+    'Int8',
+    'Uint8',
+    'Uint8Clamped',
+    'Int16',
+    'Uint16',
+    'Int32',
+    'Uint32',
+    'Float32',
+    'Float64',
+    'BigInt64',
+    'BigUint64',
+  ].map((t) => `${t}Array`),
 ];
 
 /** Classes that the language itself makes values of: the test's own accept the main realm's values too. */
-const ACCEPTING = ['Array', 'Object', 'Function', 'Promise', 'Map', 'Set', 'Error', 'TypeError', 'RangeError', 'SyntaxError'];
+const ACCEPTING = [
+  'Array',
+  'Object',
+  'Function',
+  'Promise',
+  'Map',
+  'Set',
+  'Error',
+  'TypeError',
+  'RangeError',
+  'SyntaxError',
+];
 
 module.exports = class extends TestEnvironment {
   constructor(config, context) {

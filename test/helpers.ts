@@ -53,7 +53,10 @@ export class Random {
     return list[this.integer(0, list.length - 1)] as T;
   }
 
-  /** Uniform with a standard deviation and a mean; what is long repeats itself, at a distance that is no size of a matrix. */
+  /**
+   * Uniform with a standard deviation and a mean; what is long repeats itself, at a distance that is no size of a
+   * matrix.
+   */
   fill(count: number, deviation: number, mean = 0): Float32Array {
     const width = deviation * Math.sqrt(12);
     const values = new Float32Array(count);
@@ -93,8 +96,16 @@ export const TINY_CONFIG = {
   eos_token_id: 2,
 } as const;
 
-/** Writes a checkpoint of random weights that spread attention and leave nothing at its neutral value. Returns the folder. */
-export async function writeRandomModel(folder: string, changes: ConfigJson = {}, seed = 1, dtype: 'F32' | 'BF16' = 'F32'): Promise<string> {
+/**
+ * Writes a checkpoint of random weights that spread attention and leave nothing at its neutral value. Returns the
+ * folder.
+ */
+export async function writeRandomModel(
+  folder: string,
+  changes: ConfigJson = {},
+  seed = 1,
+  dtype: 'F32' | 'BF16' = 'F32',
+): Promise<string> {
   const json = { ...TINY_CONFIG, ...changes };
   const { config } = resolveConfig(json, 'config.json');
   const random = new Random(seed);
@@ -176,7 +187,8 @@ export async function expectRefusal({ act, code = 'NEOX_BAD_ARGUMENT', text }: R
   const error = await failureOf(act);
   expect(error).toBeInstanceOf(NeoXPrefixError);
   const { code: actual, message } = error as NeoXPrefixError;
-  const expected = text instanceof RegExp ? (expect.stringMatching(text) as string) : typeof text === 'string' ? text : text();
+  const expected =
+    text instanceof RegExp ? (expect.stringMatching(text) as string) : typeof text === 'string' ? text : text();
   expect({ code: actual, text: message }).toEqual({ code, text: expected });
 }
 
@@ -237,13 +249,17 @@ export const NATIVE_TRAINER = {
 export function runProgram(name: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Ended> {
   const program = [join(__dirname, 'exit', 'programs', `${name}.ts`), ...args];
   const started = performance.now();
-  const child = spawn(process.execPath, ['-r', join(__dirname, 'typescript.cjs'), ...program], { env: { ...process.env, ...env } });
+  const child = spawn(process.execPath, ['-r', join(__dirname, 'typescript.cjs'), ...program], {
+    env: { ...process.env, ...env },
+  });
   let stdout = '';
   let stderr = '';
   child.stdout.on('data', (chunk: Buffer) => (stdout += chunk.toString()));
   child.stderr.on('data', (chunk: Buffer) => (stderr += chunk.toString()));
   return new Promise((resolve, reject) => {
     child.on('error', reject);
-    child.on('close', (code, signal) => resolve({ code, signal, stdout, stderr, milliseconds: performance.now() - started }));
+    child.on('close', (code, signal) =>
+      resolve({ code, signal, stdout, stderr, milliseconds: performance.now() - started }),
+    );
   });
 }

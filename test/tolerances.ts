@@ -1,11 +1,12 @@
 /**
  * How far a result may lie from a golden one, per dtype of the base model, in one place.
  *
- * The ground: `scripts/golden/generate_all.py --measure` compares two correct implementations, eager attention (the reference) with
- * fused attention, and a row alone with the same row in a padded batch, over all golden models (logits up to 9). Each value
- * below stands beside what was measured; the room between them is for other orders of summation and other machines.
- * Dropping a part of the computation does more: training without clipping, with another beta2, a warm-up one step shorter, decay on
- * biases too or no decay at all moves the prefix after ten steps by 4e-4 or more; the other form of GELU moves logits by 1.5e-3 or more.
+ * The ground: `scripts/golden/generate_all.py --measure` compares two correct implementations, eager attention (the
+ * reference) with fused attention, and a row alone with the same row in a padded batch, over all golden models (logits
+ * up to 9). Each value below stands beside what was measured; the room between them is for other orders of summation
+ * and other machines. Dropping a part of the computation does more: training without clipping, with another beta2, a
+ * warm-up one step shorter, decay on biases too or no decay at all moves the prefix after ten steps by 4e-4 or more;
+ * the other form of GELU moves logits by 1.5e-3 or more.
  */
 export interface Tolerance {
   /** Largest absolute difference of a logit. */
@@ -72,8 +73,8 @@ export const TOLERANCES: Readonly<Record<'float32' | 'bfloat16' | 'float16' | 'i
 };
 
 /**
- * Of int8's products with float32 activations alone, where int8 holds the weights without loss: rows are rounded to 15 bits for them. Between
- * one of bfloat16's steps and float32's, and a five-hundredth of what int8 weights do.
+ * Of int8's products with float32 activations alone, where int8 holds the weights without loss: rows are rounded to 15
+ * bits for them. Between one of bfloat16's steps and float32's, and a five-hundredth of what int8 weights do.
  */
 export const INT8_ROWS = {
   logits: 5e-3, // measured 1.4e-3
@@ -82,7 +83,10 @@ export const INT8_ROWS = {
   gradientRelative: 3e-3, // measured 6e-4
 } as const;
 
-/** The fit of an encoder to keys and values involves no base model: float32 whatever its dtype. Mutations of the fit move it by 1e-4. */
+/**
+ * The fit of an encoder to keys and values involves no base model: float32 whatever its dtype. Mutations of the fit
+ * move it by 1e-4.
+ */
 export const FIT_TOLERANCE = { loss: 1e-5, prefix: 1e-5 } as const;
 
 /** Of the perplexity of a model in int8, over the one in float32, less 1. */

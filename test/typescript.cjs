@@ -1,5 +1,5 @@
-// `node -r test/typescript.cjs PROGRAM.ts`: runs TypeScript sources, for tests that need processes of their own. Types are checked by
-// `npm run lint`; here they are only stripped, and what comes of it is kept for the next process.
+// `node -r test/typescript.cjs PROGRAM.ts`: runs TypeScript sources, for tests that need processes of their own. Types
+// are checked by `npm run lint`; here they are only stripped, and what comes of it is kept for the next process.
 const { createHash } = require('node:crypto');
 const { mkdirSync, readFileSync, renameSync, writeFileSync } = require('node:fs');
 const { join } = require('node:path');

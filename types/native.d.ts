@@ -1,8 +1,9 @@
 /**
- * The addon's whole surface. A test compares the names here with the addon's real exports. Only lib/ uses it: the options are
- * checked and completed there, and native code trusts them.
+ * The addon's whole surface. A test compares the names here with the addon's real exports. Only lib/ uses it: the
+ * options are checked and completed there, and native code trusts them.
  *
- * Rows of a batch cross packed: `tokens` holds the rows' token ids one behind the other, `lengths` how many each row has.
+ * Rows of a batch cross packed: `tokens` holds the rows' token ids one behind the other, `lengths` how many each row
+ * has.
  */
 
 declare const brand: unique symbol;
@@ -98,7 +99,10 @@ export interface ModelInfo {
   leastBackwardBytes: number;
   /** Bytes for each element of the copy that products make of what comes in; 0: none. */
   rowBytes: number;
-  /** Most memory that passes for training and evaluation had in use at a time, since the last trainer of the model was reset or freed. */
+  /**
+   * Most memory that passes for training and evaluation had in use at a time, since the last trainer of the model was
+   * reset or freed.
+   */
   peakBytes: number;
 }
 
@@ -115,7 +119,10 @@ export interface RowsOptions {
 
 export interface ForwardOptions extends RowsOptions {
   logits: 'all' | 'last' | 'none';
-  /** Also gives the hidden states of a layer: 0 is the embedding, numLayers the last block's behind the final layer norm. */
+  /**
+   * Also gives the hidden states of a layer: 0 is the embedding, numLayers the last block's behind the final layer
+   * norm.
+   */
   hiddenLayer?: number | undefined;
 }
 
@@ -206,8 +213,8 @@ export interface ScoreOptions extends RowsOptions {
   /** How many of the most likely tokens to give beside each target. */
   top: number;
   /**
-   * What the result's cache has: nothing, the rows, or the rows as blocks that forks go on from without copying them. A block counts as a
-   * prefix, with 0 tokens.
+   * What the result's cache has: nothing, the rows, or the rows as blocks that forks go on from without copying them. A
+   * block counts as a prefix, with 0 tokens.
    */
   keep: 'nothing' | 'rows' | 'blocks';
 }
@@ -243,8 +250,8 @@ export interface EngineCommands {
   grantSlots: Int32Array;
   grantTokens: Int32Array;
   /**
-   * Of those rows, by their place, that may give one of some tokens: bit i % 32 of word i / 32 says whether token i is one. For one token of a
-   * row; Int32Array [ceil(V / 32)].
+   * Of those rows, by their place, that may give one of some tokens: bit i % 32 of word i / 32 says whether token i is
+   * one. For one token of a row; Int32Array [ceil(V / 32)].
    */
   grantMasks: (Int32Array | undefined)[];
   /** One forward pass at least, then on until this time is over or something needs the caller. */
@@ -306,7 +313,10 @@ export interface TrainerOptions {
   weightDecay: number;
   /** What weight decay applies to: everything but the biases, or everything. */
   decay: 'weights' | 'all';
-  /** Keeps only the inputs of the blocks and runs them again on the way back: less memory, a third more time, the same bits. */
+  /**
+   * Keeps only the inputs of the blocks and runs them again on the way back: less memory, a third more time, the same
+   * bits.
+   */
   checkpointing: boolean;
   /** Keeps second copies of the weights for the gradients, also where it could do without: faster, the same bits. */
   copyWeights: boolean;
@@ -314,7 +324,10 @@ export interface TrainerOptions {
 }
 
 export interface TrainingBatch extends Batch {
-  /** Multiplies the gradient on its way back through the model and is divided out of the result. A power of two rounds nothing. */
+  /**
+   * Multiplies the gradient on its way back through the model and is divided out of the result. A power of two rounds
+   * nothing.
+   */
   lossScale: number;
 }
 
@@ -329,11 +342,14 @@ export interface StepResult {
 }
 
 /**
- * With the encoder's state, all that a trainer of the same options, seed and dropout needs to go on bit by bit from any point, also from
- * between two batches of one step.
+ * With the encoder's state, all that a trainer of the same options, seed and dropout needs to go on bit by bit from any
+ * point, also from between two batches of one step.
  */
 export interface TrainerState {
-  /** Updates so far. The dropout mask of the step in progress is drawn from the encoder's seed and this; a step that was not applied does not count. */
+  /**
+   * Updates so far. The dropout mask of the step in progress is drawn from the encoder's seed and this; a step that was
+   * not applied does not count.
+   */
   steps: number;
   /** AdamW's moments, flat: the encoder's tensors one behind the other. */
   mean: Float32Array;
@@ -347,7 +363,10 @@ export interface TrainerState {
 }
 
 export function systemInfo(): SystemInfo;
-/** Cancels all work and waits until none runs. For the end of the process: afterwards every operation is cancelled at once. */
+/**
+ * Cancels all work and waits until none runs. For the end of the process: afterwards every operation is cancelled at
+ * once.
+ */
 export function shutdown(): void;
 
 export function createCancelFlag(): CancelFlag;
@@ -402,13 +421,23 @@ export function encoderOutput(model: Model, encoder: Encoder): Promise<Float32Ar
 export function fitEncoder(
   model: Model,
   encoder: Encoder,
-  options: { target: Float32Array; steps: number; learningRate: number; weightDecay: number; cancel?: CancelFlag | undefined },
+  options: {
+    target: Float32Array;
+    steps: number;
+    learningRate: number;
+    weightDecay: number;
+    cancel?: CancelFlag | undefined;
+  },
 ): Promise<number>;
 
 export function createTrainer(model: Model, encoder: Encoder, options: TrainerOptions): Promise<Trainer>;
 export function trainerAccumulate(model: Model, trainer: Trainer, batch: TrainingBatch): Promise<LossSum>;
 /** Updates the encoder by what was accumulated, which it drops whether applied or not. */
-export function trainerStep(model: Model, trainer: Trainer, options: { learningRate: number; gradClip: number }): Promise<StepResult>;
+export function trainerStep(
+  model: Model,
+  trainer: Trainer,
+  options: { learningRate: number; gradClip: number },
+): Promise<StepResult>;
 /** Drops what was accumulated, and gives back the memory that the model keeps for batches. */
 export function trainerReset(model: Model, trainer: Trainer): Promise<void>;
 /** A copy. */
@@ -443,9 +472,14 @@ export interface FtJob {
   onProgress?: ((event: { file: string; bytesDone: number }) => void) | undefined;
 }
 
-/** Writes the files, which must not exist, and waits until they are on the disk. Counts, per file, what the dtype could not hold. */
+/**
+ * Writes the files, which must not exist, and waits until they are on the disk. Counts, per file, what the dtype could
+ * not hold.
+ */
 export function writeFastertransformer(job: FtJob): Promise<{ overflowed: number; nonFinite: number }[]>;
 /** Reads the files back and compares them bit by bit with what writeFastertransformer would write. */
 export function compareFastertransformer(
   job: FtJob,
-): Promise<{ missing: boolean; expectedBytes: number; actualBytes: number; differing: number; maxAbsDifference: number }[]>;
+): Promise<
+  { missing: boolean; expectedBytes: number; actualBytes: number; differing: number; maxAbsDifference: number }[]
+>;

@@ -8,12 +8,17 @@ import { Random } from '../numbers.mts';
 import { serve, timed } from '../serve.mts';
 import type { ShapeConfig } from '../shapes.mts';
 
-// The parts of node-llama-cpp that are used here. It is not installed with this package, so its own types are not there when these
-// sources are checked.
+// The parts of node-llama-cpp that are used here. It is not installed with this package, so its own types are not there
+// when these sources are checked.
 interface Sequence {
-  evaluate(tokens: number[], options: { temperature: number; yieldEogToken: boolean }): AsyncGenerator<number, void, void>;
+  evaluate(
+    tokens: number[],
+    options: { temperature: number; yieldEogToken: boolean },
+  ): AsyncGenerator<number, void, void>;
   controlledEvaluate(
-    input: (number | [number, { generateNext: { token: boolean; probabilities: boolean; options: { temperature: number } } }])[],
+    input: (
+      number | [number, { generateNext: { token: boolean; probabilities: boolean; options: { temperature: number } } }]
+    )[],
   ): Promise<({ next: { token?: number; probabilities?: Map<number, number> } } | undefined)[]>;
   clearHistory(): Promise<void>;
 }
@@ -22,7 +27,12 @@ interface Context {
   dispose(): Promise<void>;
 }
 interface Model {
-  createContext(options: { contextSize: number; sequences: number; batchSize: number; threads: number }): Promise<Context>;
+  createContext(options: {
+    contextSize: number;
+    sequences: number;
+    batchSize: number;
+    threads: number;
+  }): Promise<Context>;
 }
 interface Llama {
   loadModel(options: { modelPath: string }): Promise<Model>;
@@ -111,7 +121,9 @@ await serve({
   decode: async ({ rows, tokens }) => {
     const list = await sequences(rows);
     const prompts = random.ids(rows, state().vocabulary);
-    return timed(rows * tokens, () => Promise.all(list.map((sequence, row) => generate(sequence, [prompts[row] as number], tokens))));
+    return timed(rows * tokens, () =>
+      Promise.all(list.map((sequence, row) => generate(sequence, [prompts[row] as number], tokens))),
+    );
   },
 });
 process.exit();

@@ -19,7 +19,10 @@ import { Random } from '../numbers.mts';
 import { PREFIX_LENGTH, type Work } from '../protocol.mts';
 import { serve, timed } from '../serve.mts';
 
-const [dtype, backend] = process.argv.slice(2) as [NonNullable<LoadOptions['dtype']>, NonNullable<LoadOptions['backend']>];
+const [dtype, backend] = process.argv.slice(2) as [
+  NonNullable<LoadOptions['dtype']>,
+  NonNullable<LoadOptions['backend']>,
+];
 
 let loaded: { model: NeoXModel; prefixes: PrefixWeights[]; files: string[] } | undefined;
 let encoder: PrefixEncoder | undefined;
@@ -37,7 +40,9 @@ function randomPrefix({ config }: NeoXModel): PrefixWeights {
   return PrefixWeights.fromTensor(data, { prefixLength: PREFIX_LENGTH, numLayers, numHeads, headSize });
 }
 
-/** Runs a training and gives the steps' events. The encoder is made once: how it starts makes no difference to the time. */
+/**
+ * Runs a training and gives the steps' events. The encoder is made once: how it starts makes no difference to the time.
+ */
 async function train(samples: Sample[], options: { batchSize: number; shuffle: boolean }): Promise<StepEvent[]> {
   const { model } = state();
   encoder ??= await PrefixEncoder.create(model, { prefixLength: PREFIX_LENGTH, init: 'random' });
@@ -54,14 +59,18 @@ type StepEvent = Extract<TrainingEvent, { type: 'step' }>;
 /** Samples that give a row of `length` tokens each, all of them with a target. */
 function randomSamples(count: number, length: number): Sample[] {
   const { vocabSize } = state().model.config;
-  return Array.from({ length: count }, () => ({ prompt: random.ids(1, vocabSize), completion: random.ids(length - 1, vocabSize) }));
+  return Array.from({ length: count }, () => ({
+    prompt: random.ids(1, vocabSize),
+    completion: random.ids(length - 1, vocabSize),
+  }));
 }
 
 /** Steps behind a first one that is not counted: it makes the packed weights of the backward pass. */
 async function trainSteps(rows: number, length: number, steps: number): Promise<Work> {
   const events = await train(randomSamples(rows * (steps + 1), length), { batchSize: rows, shuffle: false });
   const [first, last] = [events[0], events.at(-1)];
-  if (first === undefined || last === undefined || events.length !== steps + 1) throw new Error('The training took other steps');
+  if (first === undefined || last === undefined || events.length !== steps + 1)
+    throw new Error('The training took other steps');
   return { seconds: last.seconds - first.seconds, amount: rows * length * steps };
 }
 
@@ -119,7 +128,9 @@ await serve({
     const { model, prefixes } = state();
     const prompts = random.ids(rows, model.config.vocabSize).map((id) => [id]);
     const prefix = prompts.map((_, row) => (row % 3 === 2 ? undefined : prefixes[row % 3]));
-    return timed(rows * tokens, () => model.generate(prompts, { prefix, maxNewTokens: tokens, temperature: 0, ignoreEos: true }));
+    return timed(rows * tokens, () =>
+      model.generate(prompts, { prefix, maxNewTokens: tokens, temperature: 0, ignoreEos: true }),
+    );
   },
 
   requests: async ({ prefix: kind, count }) => {
@@ -128,7 +139,8 @@ await serve({
     return timed(count, async () => {
       for (let i = 0; i < count; i++) {
         const which = kind === 'same' ? 0 : i % 2;
-        const prefix = kind === 'disk' ? await PrefixWeights.load(files[which] as string, { config: model }) : prefixes[which];
+        const prefix =
+          kind === 'disk' ? await PrefixWeights.load(files[which] as string, { config: model }) : prefixes[which];
         await model.generate(prompt, { prefix, maxNewTokens: 1, temperature: 0, ignoreEos: true });
       }
     });

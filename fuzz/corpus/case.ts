@@ -20,7 +20,12 @@ export function replaced(format: Format, name: string, bytes: Buffer | string, s
 }
 
 /** The JSON text of a seed's file with some keys changed; `undefined` removes one. */
-export function changedJson(format: Format, name: string, changes: Readonly<Record<string, unknown>>, seed = 0): string {
+export function changedJson(
+  format: Format,
+  name: string,
+  changes: Readonly<Record<string, unknown>>,
+  seed = 0,
+): string {
   const bytes = TARGETS[format].seeds()[seed]?.[name];
   if (bytes === undefined) throw new RangeError(`no ${name} in seed ${seed} of ${format}`);
   return JSON.stringify({ ...(JSON.parse(bytes.toString()) as object), ...changes });

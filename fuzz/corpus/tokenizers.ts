@@ -5,7 +5,9 @@ type Row = readonly [name: string, bytes: () => Buffer, message: string, code?: 
 
 const bytePieces = (change: (text: string, byte: number) => string = (text) => text): Buffer =>
   join(
-    ...Array.from({ length: 256 }, (_, byte) => piece(change(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`, byte), 6)),
+    ...Array.from({ length: 256 }, (_, byte) =>
+      piece(change(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`, byte), 6),
+    ),
     bytesField(2, intField(35, 1)),
   );
 const trainer = (...fields: Buffer[]): Buffer => bytesField(2, ...fields);
@@ -13,7 +15,10 @@ const letters = join(UNKNOWN_PIECE, piece('a'), piece('b'));
 /** A rule whose text is far longer than what it replaces. */
 const growing = (bytes: number): Buffer => join(letters, rules(charsmap(undefined, `${'b'.repeat(bytes)}\0`)));
 
-/** 160 kB of pieces whose edges all fall into one place of a hash table, if the table is PieceTrie: each new one would look at all before. */
+/**
+ * 160 kB of pieces whose edges all fall into one place of a hash table, if the table is PieceTrie: each new one would
+ * look at all before.
+ */
 function colliding(): Buffer {
   const { imul } = Math;
   const pieces: Buffer[] = [UNKNOWN_PIECE];
@@ -102,7 +107,11 @@ const SPIECE = (
       '<0x00> occurs twice',
     ],
     ['255 byte pieces', () => join(UNKNOWN_PIECE, bytePieces().subarray(17)), 'is missing'],
-    ['byte pieces without byte fallback', () => join(UNKNOWN_PIECE, piece('<0x00>', 6)), 'although byte_fallback is false'],
+    [
+      'byte pieces without byte fallback',
+      () => join(UNKNOWN_PIECE, piece('<0x00>', 6)),
+      'although byte_fallback is false',
+    ],
     [
       'a text for unknown pieces of a megabyte',
       () => join(letters, trainer(bytesField(44, 'x'.repeat(1 << 20)))),
@@ -110,8 +119,16 @@ const SPIECE = (
     ],
     ['rules cut off', () => join(letters, rules(charsmap().subarray(0, 100))), 'are cut off'],
     ['rules of a trie of 4 GB', () => join(letters, rules(Buffer.alloc(64, 0xff))), 'are cut off'],
-    ['a trie that points outside', () => join(letters, rules(charsmap((units) => (units[0] = 0x3fffff << 10)))), 'point outside the trie'],
-    ['a trie whose offset overflows', () => join(letters, rules(charsmap((units) => (units[0] = 0xffffffff)))), 'point outside the trie'],
+    [
+      'a trie that points outside',
+      () => join(letters, rules(charsmap((units) => (units[0] = 0x3fffff << 10)))),
+      'point outside the trie',
+    ],
+    [
+      'a trie whose offset overflows',
+      () => join(letters, rules(charsmap((units) => (units[0] = 0xffffffff)))),
+      'point outside the trie',
+    ],
     [
       'a rule whose text is outside',
       () => join(letters, rules(charsmap((units) => (units[256 ^ 0x61 ^ 1] = 0xffffffff)))),
@@ -119,8 +136,18 @@ const SPIECE = (
     ],
     ['a rule that makes a letter a megabyte', () => growing(1 << 20), 'more than 64 times as long'],
     ['a BPE model', () => join(letters, trainer(intField(3, 2))), 'is a SentencePiece BPE model', 'NEOX_UNSUPPORTED'],
-    ['a model of type 2^31', () => join(letters, trainer(intField(3, 2n ** 31n))), 'type -2147483648', 'NEOX_UNSUPPORTED'],
-    ['rules for the way back', () => join(letters, bytesField(5, bytesField(2, charsmap()))), 'denormalisation rules', 'NEOX_UNSUPPORTED'],
+    [
+      'a model of type 2^31',
+      () => join(letters, trainer(intField(3, 2n ** 31n))),
+      'type -2147483648',
+      'NEOX_UNSUPPORTED',
+    ],
+    [
+      'rules for the way back',
+      () => join(letters, bytesField(5, bytesField(2, charsmap()))),
+      'denormalisation rules',
+      'NEOX_UNSUPPORTED',
+    ],
   ] as readonly Row[]
 ).map(([name, bytes, message, code = 'NEOX_BAD_TOKENIZER']): AbuseCase => {
   return { format: 'spiece', name, files: () => ({ 'spiece.model': bytes() }), code, message, path: 'spiece.model' };
@@ -133,7 +160,10 @@ const bpe =
   () =>
     JSON.stringify({ model: { type: 'BPE', vocab: { a: 0 }, merges: [], ...model }, decoder, ...rest });
 const split = (pattern: unknown) => ({ pre_tokenizer: { type: 'Split', pattern, behavior: 'Isolated' } });
-const doubling = { type: 'Sequence', normalizers: new Array(60).fill({ type: 'Replace', pattern: { String: 'a' }, content: 'aa' }) };
+const doubling = {
+  type: 'Sequence',
+  normalizers: new Array(60).fill({ type: 'Replace', pattern: { String: 'a' }, content: 'aa' }),
+};
 
 const TOKENIZER_JSON = (
   [
@@ -157,7 +187,11 @@ const TOKENIZER_JSON = (
     ['added tokens that are an object', json({ added_tokens: {} }), 'added_tokens is not a list'],
     ['an added token without content', json({ added_tokens: [{ id: 1 }] }), 'neither a string nor'],
     ['an empty added token', json({ added_tokens: [{ id: 1, content: '' }] }), 'neither a string nor'],
-    ['an added token of 100,000 characters', json({ added_tokens: [{ id: 1, content: 'x'.repeat(100_000) }] }), 'more than 1024'],
+    [
+      'an added token of 100,000 characters',
+      json({ added_tokens: [{ id: 1, content: 'x'.repeat(100_000) }] }),
+      'more than 1024',
+    ],
     [
       '20,001 added tokens',
       json({ added_tokens: Array.from({ length: 20_001 }, (_, id) => ({ id, content: `<${id}>` })) }),
@@ -166,8 +200,18 @@ const TOKENIZER_JSON = (
     ['a pattern that runs for ever', json(split({ Regex: '(a+)+$' })), "a split by '(a+)+$'", 'NEOX_UNSUPPORTED'],
     ['a pattern without text', json(split({ String: '' })), "a split by ''", 'NEOX_UNSUPPORTED'],
     ['a normaliser that doubles the text sixty times', json({ normalizer: doubling }), 'its normalizer has 60 steps'],
-    ['a normaliser that replaces', json({ normalizer: doubling.normalizers[0] as object }), "the normalizer 'Replace'", 'NEOX_UNSUPPORTED'],
-    ['a normaliser that is unknown', json({ normalizer: { type: 'constructor' } }), "the normalizer 'constructor'", 'NEOX_UNSUPPORTED'],
+    [
+      'a normaliser that replaces',
+      json({ normalizer: doubling.normalizers[0] as object }),
+      "the normalizer 'Replace'",
+      'NEOX_UNSUPPORTED',
+    ],
+    [
+      'a normaliser that is unknown',
+      json({ normalizer: { type: 'constructor' } }),
+      "the normalizer 'constructor'",
+      'NEOX_UNSUPPORTED',
+    ],
     ['a sequence without parts', json({ pre_tokenizer: { type: 'Sequence' } }), 'a sequence without a list of parts'],
     [
       'a sequence in a sequence',
@@ -195,8 +239,18 @@ const SETTINGS = (
     ['tokenizer_config.json', 'a class that is an object', '{"tokenizer_class":{}}', 'tokenizer_class is not a string'],
     ['tokenizer_config.json', '1e308 sentinels', '{"extra_ids":1e308}', 'extra_ids is not an integer'],
     ['tokenizer_config.json', 'a token id of -1', '{"added_tokens_decoder":{"-1":{"content":"a"}}}', "the id '-1'"],
-    ['tokenizer_config.json', 'a token id of 2^40', `{"added_tokens_decoder":{"${2 ** 40}":{"content":"a"}}}`, 'is not an integer'],
-    ['tokenizer_config.json', 'a token of 100,000 characters', JSON.stringify({ bos_token: 'x'.repeat(1e5) }), 'more than 1024'],
+    [
+      'tokenizer_config.json',
+      'a token id of 2^40',
+      `{"added_tokens_decoder":{"${2 ** 40}":{"content":"a"}}}`,
+      'is not an integer',
+    ],
+    [
+      'tokenizer_config.json',
+      'a token of 100,000 characters',
+      JSON.stringify({ bos_token: 'x'.repeat(1e5) }),
+      'more than 1024',
+    ],
     ['added_tokens.json', '20,001 tokens', JSON.stringify(many), 'it adds 20001 tokens'],
     ['added_tokens.json', 'an id as text', '{"<a>":"1"}', 'is not an integer'],
     ['special_tokens_map.json', 'a token that is a list', '{"eos_token":["</s>"]}', 'eos_token is neither'],

@@ -27,8 +27,8 @@ let loaded: LoadedAddon | undefined;
 /**
  * The addon, loaded when it is first asked for: libtorch is found and opened, then the addon that names it.
  *
- * @throws NeoXPrefixError `NEOX_NATIVE_NOT_FOUND` when there is no addon that loads, `NEOX_LIBTORCH_NOT_FOUND` when there is no
- *   libtorch or it does not open.
+ * @throws NeoXPrefixError `NEOX_NATIVE_NOT_FOUND` when there is no addon that loads, `NEOX_LIBTORCH_NOT_FOUND` when
+ *   there is no libtorch or it does not open.
  */
 export function native(): NativeAddon {
   return loadAddon().addon;
@@ -63,7 +63,8 @@ function load(): LoadedAddon {
       },
     );
   }
-  // When C++ ends the process, parts of libtorch are destroyed before anything of ours is told: work has to have ended before.
+  // When C++ ends the process, parts of libtorch are destroyed before anything of ours is told: work has to have ended
+  // before.
   if (isMainThread) process.once('exit', () => addon.shutdown());
   return { addon, path: found.path, libtorch };
 }
@@ -78,7 +79,8 @@ const BUILD_COMMAND = `\`node ${join(PACKAGE_ROOT, 'scripts', 'build.mjs')}\``;
  */
 export function addonFiles(name: string, root: string = PACKAGE_ROOT, env: NodeJS.ProcessEnv = process.env): string[] {
   const forced = env['NEOX_PREFIX_ADDON_DIR'];
-  if (forced !== undefined && forced !== '') return [resolve(forced, `${name}.node`)].filter((path) => existsSync(path));
+  if (forced !== undefined && forced !== '')
+    return [resolve(forced, `${name}.node`)].filter((path) => existsSync(path));
   const local = ['Release', 'Debug'].map((config) => join(root, 'build', config, `${name}.node`));
   const prebuilds = join(root, 'prebuilds', `${process.platform}-${process.arch}`);
   const names = existsSync(prebuilds) ? readdirSync(prebuilds).filter((file) => file.startsWith(`${name}.`)) : [];
@@ -108,8 +110,8 @@ function openLibtorch(preload: PreloadAddon, libtorch: Libtorch): void {
   for (const library of librariesToOpen(libtorch)) {
     let failure = preload.open(library.path);
     if (failure !== undefined && nvidia === undefined) {
-      // A wheel normally finds NVIDIA's libraries itself; where it does not, they are opened first. They need each other,
-      // so the ones that failed are tried again until a round brings nothing.
+      // A wheel normally finds NVIDIA's libraries itself; where it does not, they are opened first. They need each
+      // other, so the ones that failed are tried again until a round brings nothing.
       nvidia = nvidiaLibraries(libtorch);
       for (let before = Infinity; nvidia.length < before;) {
         before = nvidia.length;
@@ -126,11 +128,19 @@ function openLibtorch(preload: PreloadAddon, libtorch: Libtorch): void {
 }
 
 function notBuilt(): NeoXPrefixError {
-  const looked = [join('build', 'Release'), join('build', 'Debug'), join('prebuilds', `${process.platform}-${process.arch}`)];
-  return new NeoXPrefixError('NEOX_NATIVE_NOT_FOUND', `The addon is not built: there is none in ${looked.join(', ')} of ${PACKAGE_ROOT}`, {
-    path: PACKAGE_ROOT,
-    hint: `run ${BUILD_COMMAND}, which needs cmake, a C++20 compiler and libtorch and says what is missing`,
-  });
+  const looked = [
+    join('build', 'Release'),
+    join('build', 'Debug'),
+    join('prebuilds', `${process.platform}-${process.arch}`),
+  ];
+  return new NeoXPrefixError(
+    'NEOX_NATIVE_NOT_FOUND',
+    `The addon is not built: there is none in ${looked.join(', ')} of ${PACKAGE_ROOT}`,
+    {
+      path: PACKAGE_ROOT,
+      hint: `run ${BUILD_COMMAND}, which needs cmake, a C++20 compiler and libtorch and says what is missing`,
+    },
+  );
 }
 
 function notLoaded(failures: string[], libtorch: Libtorch): NeoXPrefixError {

@@ -11,8 +11,8 @@ export const NOT_FINITE_HINT =
 const HINTS: Partial<Record<NeoXErrorCode, string>> = { NEOX_NOT_FINITE: NOT_FINITE_HINT };
 
 /**
- * Runs an asynchronous native operation: an AbortSignal sets its cancel flag and its reason is what the caller gets, a native error
- * becomes a NeoXPrefixError whose stack leads to the caller.
+ * Runs an asynchronous native operation: an AbortSignal sets its cancel flag and its reason is what the caller gets, a
+ * native error becomes a NeoXPrefixError whose stack leads to the caller.
  */
 export async function runNative<T>(
   signal: AbortSignal | undefined,
@@ -43,7 +43,10 @@ export function runNativeNow<T>(call: (addon: NativeAddon) => T): T {
   }
 }
 
-/** An error of the addon, which has one of our codes, as an error of this package. Others stay what they are: a callback's own. */
+/**
+ * An error of the addon, which has one of our codes, as an error of this package. Others stay what they are: a
+ * callback's own.
+ */
 export function fromNative(error: unknown, stack?: string): unknown {
   if (!(error instanceof Error) || error instanceof NeoXPrefixError || !('code' in error)) return error;
   const code = ERROR_CODES.find((known) => known === error.code);

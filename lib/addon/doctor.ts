@@ -48,10 +48,17 @@ export async function doctor(): Promise<DoctorReport> {
     checks: [],
   };
   const add = (name: string, status: DoctorCheck['status'], found: string, fix?: string): void =>
-    void report.checks.push(fix === undefined || status === 'ok' ? { name, status, found } : { name, status, found, fix });
+    void report.checks.push(
+      fix === undefined || status === 'ok' ? { name, status, found } : { name, status, found, fix },
+    );
 
   add('neox-prefix', 'ok', `${version} in ${PACKAGE_ROOT}`);
-  add('node', nodeIsNew() ? 'ok' : 'missing', `${process.versions.node} (${report.platform})`, 'install Node 20.17 or newer');
+  add(
+    'node',
+    nodeIsNew() ? 'ok' : 'missing',
+    `${process.versions.node} (${report.platform})`,
+    'install Node 20.17 or newer',
+  );
   checkLibtorch(report, add);
   checkAddon(report, add);
   await checkTools(report, add);
@@ -68,7 +75,11 @@ export function formatDoctorReport(report: DoctorReport): string {
     const line = `${marks[check.status]} ${check.name.padEnd(width)}  ${indented(check.found)}`;
     return check.fix === undefined ? [line] : [line, `${' '.repeat(width + 7)}fix: ${indented(check.fix)}`];
   });
-  return [...lines, '', report.ok ? 'Everything that is needed is here.' : 'Something that is needed is missing, see above.'].join('\n');
+  return [
+    ...lines,
+    '',
+    report.ok ? 'Everything that is needed is here.' : 'Something that is needed is missing, see above.',
+  ].join('\n');
 }
 
 type Add = (name: string, status: DoctorCheck['status'], found: string, fix?: string) => void;
@@ -77,9 +88,18 @@ function checkLibtorch(report: DoctorReport, add: Add): void {
   try {
     const libtorch = findLibtorch();
     report.libtorch = libtorch;
-    const parts = [libtorch.version, `in ${libtorch.root}`, `(${SOURCES[libtorch.source]})`, libtorch.cuda ? 'with CUDA' : 'CPU only'];
+    const parts = [
+      libtorch.version,
+      `in ${libtorch.root}`,
+      `(${SOURCES[libtorch.source]})`,
+      libtorch.cuda ? 'with CUDA' : 'CPU only',
+    ];
     const abi = cxxAbi(libtorch.root);
-    add('libtorch', 'ok', [...parts, ...(abi === undefined ? [] : [abi])].join(', ').replace(', in', ' in').replace(', (', ' ('));
+    add(
+      'libtorch',
+      'ok',
+      [...parts, ...(abi === undefined ? [] : [abi])].join(', ').replace(', in', ' in').replace(', (', ' ('),
+    );
   } catch (error) {
     addFailure('libtorch', error, add);
   }
@@ -92,7 +112,9 @@ const SOURCES = {
   python: 'the torch of python3',
 } as const;
 
-/** The C++ ABI that a build of libtorch says it has; the addon needs the one of C++11, which all builds since 2.7 have. */
+/**
+ * The C++ ABI that a build of libtorch says it has; the addon needs the one of C++11, which all builds since 2.7 have.
+ */
 function cxxAbi(root: string): string | undefined {
   try {
     const text = readFileSync(join(root, 'share', 'cmake', 'Torch', 'TorchConfig.cmake'), 'utf8');
@@ -141,10 +163,12 @@ async function checkTools(report: DoctorReport, add: Add): Promise<void> {
     firstLine(process.env['CXX'] ?? 'c++', ['--version']),
     firstLine('python3', ['-m', 'pip', '--version']),
   ]);
-  const found = (text: string | undefined): [DoctorCheck['status'], string] => (text === undefined ? [absent, 'not found'] : ['ok', text]);
+  const found = (text: string | undefined): [DoctorCheck['status'], string] =>
+    text === undefined ? [absent, 'not found'] : ['ok', text];
   add('cmake', ...found(cmake), `${APT} cmake\` (needed to build the addon)`);
   add('compiler', ...found(compiler), `${APT} g++\` (needed to build the addon)`);
-  const pip: DoctorCheck['status'] = python !== undefined ? 'ok' : report.libtorch === undefined ? 'missing' : 'optional';
+  const pip: DoctorCheck['status'] =
+    python !== undefined ? 'ok' : report.libtorch === undefined ? 'missing' : 'optional';
   add('python3, pip', pip, python ?? 'not found', `${APT} python3 python3-pip\` (needed to fetch libtorch)`);
 }
 
@@ -161,4 +185,3 @@ function nodeIsNew(): boolean {
   const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
   return major > 20 || (major === 20 && minor >= 17);
 }
-

@@ -30,12 +30,13 @@ export interface FetchLibtorchOptions {
 }
 
 /**
- * Takes libtorch out of the torch wheel that pip downloads: the CPU build where an index offers one. The version of python3
- * does not matter: a wheel is a zip archive and libtorch in it does not depend on Python. The files are checked against
- * the wheel's checksums, unpacked beside the destination and moved there in one step, so that the destination is
- * whole or absent whatever happens. Does nothing when it holds that version already.
+ * Takes libtorch out of the torch wheel that pip downloads: the CPU build where an index offers one. The version of
+ * python3 does not matter: a wheel is a zip archive and libtorch in it does not depend on Python. The files are checked
+ * against the wheel's checksums, unpacked beside the destination and moved there in one step, so that the destination
+ * is whole or absent whatever happens. Does nothing when it holds that version already.
  *
- * @throws NeoXPrefixError `NEOX_LIBTORCH_NOT_FOUND` when it cannot be had: no python3, no pip, no wheel, a damaged wheel.
+ * @throws NeoXPrefixError `NEOX_LIBTORCH_NOT_FOUND` when it cannot be had: no python3, no pip, no wheel, a damaged
+ *   wheel.
  */
 export async function fetchLibtorch(options: FetchLibtorchOptions = {}): Promise<Libtorch> {
   checkOptions('fetchLibtorch options', options, ['version', 'destination', 'force', 'onProgress', 'signal']);
@@ -48,7 +49,8 @@ export async function fetchLibtorch(options: FetchLibtorchOptions = {}): Promise
   }
   const destination = resolve(checkPath('destination', options.destination ?? join(PACKAGE_ROOT, '.libtorch')));
   const force = checkBoolean('force', options.force ?? false);
-  const onProgress = options.onProgress === undefined ? (): void => {} : checkFunction('onProgress', options.onProgress);
+  const onProgress =
+    options.onProgress === undefined ? (): void => {} : checkFunction('onProgress', options.onProgress);
   const signal = checkSignal('signal', options.signal);
   signal?.throwIfAborted();
 
@@ -74,11 +76,14 @@ export async function fetchLibtorch(options: FetchLibtorchOptions = {}): Promise
     await rm(work, { recursive: true, force: true });
   }
   const libtorch = describe(destination, 'package');
-  if (libtorch === undefined) throw new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', `${destination} disappeared while it was being made`);
+  if (libtorch === undefined)
+    throw new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', `${destination} disappeared while it was being made`);
   return libtorch;
 }
 
-/** The interpreter itself, with pip: `python3` may be a script that starts one, which would not pass a signal on to it. */
+/**
+ * The interpreter itself, with pip: `python3` may be a script that starts one, which would not pass a signal on to it.
+ */
 async function findPython(signal: AbortSignal | undefined): Promise<string> {
   let executable = '';
   const onLine = (line: string): void => void (executable = line.trim());
@@ -90,9 +95,13 @@ async function findPython(signal: AbortSignal | undefined): Promise<string> {
   }
   const pip = await run(executable, ['-m', 'pip', '--version'], { signal });
   if (pip.status !== 0) {
-    throw new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', `python3 (${executable}) has no pip, which downloads libtorch`, {
-      hint: 'on Debian or Ubuntu run `apt-get install python3-pip`, elsewhere `python3 -m ensurepip`, or set NEOX_PREFIX_LIBTORCH to a folder with libtorch',
-    });
+    throw new NeoXPrefixError(
+      'NEOX_LIBTORCH_NOT_FOUND',
+      `python3 (${executable}) has no pip, which downloads libtorch`,
+      {
+        hint: 'on Debian or Ubuntu run `apt-get install python3-pip`, elsewhere `python3 -m ensurepip`, or set NEOX_PREFIX_LIBTORCH to a folder with libtorch',
+      },
+    );
   }
   return executable;
 }
@@ -133,8 +142,8 @@ async function download(
     `manylinux2014_${machine}`,
   ];
   let refusal = '';
-  // The CPU build first (an index has it under a local version), then whatever build has the number; for each the wheel of
-  // this python3 and then, because any will do, that of a common one.
+  // The CPU build first (an index has it under a local version), then whatever build has the number; for each the wheel
+  // of this python3 and then, because any will do, that of a common one.
   for (const requirement of [`torch==${version}+cpu`, `torch==${version}`]) {
     for (const platform of [[], anyPython]) {
       const args = [
@@ -151,9 +160,11 @@ async function download(
         requirement,
       ];
       const watch = watchDownload(temporary, onProgress);
-      const result = await run(python, args, { signal, env: { ...process.env, TMPDIR: temporary }, onLine: watch.line }).finally(
-        watch.stop,
-      );
+      const result = await run(python, args, {
+        signal,
+        env: { ...process.env, TMPDIR: temporary },
+        onLine: watch.line,
+      }).finally(watch.stop);
       if (result.status === 0) {
         const wheel = (await readdir(folder)).find((name) => /^torch-.*\.whl$/.test(name));
         if (wheel !== undefined) return join(folder, wheel);
@@ -175,7 +186,10 @@ function failedDownload(version: string, errors: string): NeoXPrefixError {
 }
 
 /** pip draws no progress bar into a pipe, so its temporary file is watched; the size is in what it prints. */
-function watchDownload(folder: string, onProgress: (progress: FetchProgress) => void): { line: (line: string) => void; stop: () => void } {
+function watchDownload(
+  folder: string,
+  onProgress: (progress: FetchProgress) => void,
+): { line: (line: string) => void; stop: () => void } {
   let total = 0;
   const units: Record<string, number> = { kB: 1e3, MB: 1e6, GB: 1e9 };
   const line = (text: string): void => {
@@ -212,7 +226,10 @@ async function unpack(
     if (word === 'progress') onProgress({ phase: 'unpack', done: Number(first), total: Number(second) });
     if (word === 'version') version = first ?? '';
   };
-  const result = await run(python, [join(PACKAGE_ROOT, 'scripts', 'unpack-wheel.py'), wheel, folder], { signal, onLine });
+  const result = await run(python, [join(PACKAGE_ROOT, 'scripts', 'unpack-wheel.py'), wheel, folder], {
+    signal,
+    onLine,
+  });
   if (result.status !== 0) {
     throw new NeoXPrefixError(
       'NEOX_LIBTORCH_NOT_FOUND',
@@ -234,7 +251,10 @@ async function replace(folder: string, destination: string, work: string): Promi
   } catch (error) {
     if (describe(destination, 'package') !== undefined) return;
     await rename(old, destination).catch(() => undefined);
-    throw new NeoXPrefixError('NEOX_IO', `libtorch could not be moved to ${destination}`, { path: destination, cause: error });
+    throw new NeoXPrefixError('NEOX_IO', `libtorch could not be moved to ${destination}`, {
+      path: destination,
+      cause: error,
+    });
   }
 }
 

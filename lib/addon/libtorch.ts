@@ -35,9 +35,10 @@ export const FETCH_HINT =
   'run `npx neox-prefix fetch-libtorch`, or set NEOX_PREFIX_LIBTORCH to a folder with libtorch (the one that holds lib/ and include/)';
 
 /**
- * Finds libtorch: `NEOX_PREFIX_LIBTORCH`, `LIBTORCH`, the package's `.libtorch/`, the `torch` of `python3`; the first hit wins.
- * A variable that is set and points to no libtorch is an error rather than passed over. The torch of python3 is taken only
- * when it has the same minor version as {@link LIBTORCH_VERSION}, because libtorch's ABI is not stable across minor versions.
+ * Finds libtorch: `NEOX_PREFIX_LIBTORCH`, `LIBTORCH`, the package's `.libtorch/`, the `torch` of `python3`; the first
+ * hit wins. A variable that is set and points to no libtorch is an error rather than passed over. The torch of python3
+ * is taken only when it has the same minor version as {@link LIBTORCH_VERSION}, because libtorch's ABI is not stable
+ * across minor versions.
  *
  * @throws NeoXPrefixError `NEOX_LIBTORCH_NOT_FOUND` with every place that was looked at.
  */
@@ -53,10 +54,14 @@ export function findLibtorch(options: FindLibtorchOptions = {}): Libtorch {
     }
     const found = describe(resolve(value), variable);
     if (found !== undefined) return found;
-    throw new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', `${variable} is set to '${value}', which has no lib/libtorch_cpu.so`, {
-      path: resolve(value),
-      hint: `point it to the folder that holds libtorch's lib/, or unset it and ${FETCH_HINT}`,
-    });
+    throw new NeoXPrefixError(
+      'NEOX_LIBTORCH_NOT_FOUND',
+      `${variable} is set to '${value}', which has no lib/libtorch_cpu.so`,
+      {
+        path: resolve(value),
+        hint: `point it to the folder that holds libtorch's lib/, or unset it and ${FETCH_HINT}`,
+      },
+    );
   }
   const own = describe(packageFolder, 'package');
   if (own !== undefined) return own;
@@ -72,9 +77,13 @@ export function findLibtorch(options: FindLibtorchOptions = {}): Libtorch {
       `torch of python3: ${found === undefined ? `no lib/libtorch_cpu.so in ${python.root}` : `version ${found.version}, not ${LIBTORCH_VERSION}`}`,
     );
   }
-  throw new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', `libtorch ${LIBTORCH_VERSION} was not found:\n  ${misses.join('\n  ')}`, {
-    hint: FETCH_HINT,
-  });
+  throw new NeoXPrefixError(
+    'NEOX_LIBTORCH_NOT_FOUND',
+    `libtorch ${LIBTORCH_VERSION} was not found:\n  ${misses.join('\n  ')}`,
+    {
+      hint: FETCH_HINT,
+    },
+  );
 }
 
 /** True when two versions share major and minor number: `2.13.0` and `2.13.1+cpu`. */
@@ -103,7 +112,9 @@ function versionOf(root: string): string {
   if (python?.[1] !== undefined) return python[1];
   for (const header of ['torch/headeronly/version.h', 'torch/csrc/api/include/torch/version.h']) {
     const text = read(join(root, 'include', header));
-    const numbers = ['MAJOR', 'MINOR', 'PATCH'].map((part) => new RegExp(`#define TORCH_VERSION_${part} (\\d+)`).exec(text)?.[1]);
+    const numbers = ['MAJOR', 'MINOR', 'PATCH'].map(
+      (part) => new RegExp(`#define TORCH_VERSION_${part} (\\d+)`).exec(text)?.[1],
+    );
     if (!numbers.includes(undefined)) return numbers.join('.');
   }
   return 'unknown';
@@ -138,7 +149,10 @@ export interface LibraryToOpen {
 export function librariesToOpen(libtorch: Libtorch): LibraryToOpen[] {
   const lib = join(libtorch.root, 'lib');
   const openmp = readdirSync(lib).filter((name) => /^libgomp.*\.so/.test(name));
-  const required = [...openmp, 'libc10.so', 'libtorch_cpu.so'].map((name) => ({ path: join(lib, name), optional: false }));
+  const required = [...openmp, 'libc10.so', 'libtorch_cpu.so'].map((name) => ({
+    path: join(lib, name),
+    optional: false,
+  }));
   const cuda = libtorch.cuda ? [{ path: join(lib, 'libtorch_cuda.so'), optional: true }] : [];
   return [...required, ...cuda, { path: join(lib, 'libtorch.so'), optional: libtorch.cuda }];
 }

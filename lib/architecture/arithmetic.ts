@@ -13,13 +13,17 @@ export interface ArithmeticOverrides {
 }
 
 /**
- * Which activation, layer-norm epsilon and rotary frequencies a model computes with. `'checkpoint'`: those of its configuration.
- * `'fastertransformer'`: those that NVIDIA FasterTransformer's GPT-NeoX has built in, whatever the model was trained with (tanh GELU,
- * 1e-5, base 10000 without scaling), so that it gives what a server with an export of the model gives.
+ * Which activation, layer-norm epsilon and rotary frequencies a model computes with. `'checkpoint'`: those of its
+ * configuration. `'fastertransformer'`: those that NVIDIA FasterTransformer's GPT-NeoX has built in, whatever the model
+ * was trained with (tanh GELU, 1e-5, base 10000 without scaling), so that it gives what a server with an export of the
+ * model gives.
  */
 export type Arithmetic = 'checkpoint' | 'fastertransformer' | ArithmeticOverrides;
 
-/** FasterTransformer at commit df4a753: activation_kernels.cu, GptNeoXDecoder.cc, decoder_masked_multihead_attention_utils.h. */
+/**
+ * FasterTransformer at commit df4a753: activation_kernels.cu, GptNeoXDecoder.cc,
+ * decoder_masked_multihead_attention_utils.h.
+ */
 const FASTERTRANSFORMER = { hiddenAct: 'gelu_pytorch_tanh', layerNormEps: 1e-5, rotaryBase: 10000 } as const;
 
 /**
@@ -43,11 +47,19 @@ export function withArithmetic(config: GPTNeoXConfig, arithmetic: Arithmetic): G
   const { hiddenAct, layerNormEps, rotaryBase } = arithmetic;
   return apply(config, {
     ...(hiddenAct === undefined ? {} : { hiddenAct: checkOneOf('arithmetic.hiddenAct', hiddenAct, ACTIVATIONS) }),
-    ...(layerNormEps === undefined ? {} : { layerNormEps: checkNumber('arithmetic.layerNormEps', layerNormEps, 0, 1, true) }),
-    ...(rotaryBase === undefined ? {} : { rotaryBase: checkNumber('arithmetic.rotaryBase', rotaryBase, 1, Infinity, true) }),
+    ...(layerNormEps === undefined
+      ? {}
+      : { layerNormEps: checkNumber('arithmetic.layerNormEps', layerNormEps, 0, 1, true) }),
+    ...(rotaryBase === undefined
+      ? {}
+      : { rotaryBase: checkNumber('arithmetic.rotaryBase', rotaryBase, 1, Infinity, true) }),
   });
 }
 
 function apply(config: GPTNeoXConfig, overrides: ArithmeticOverrides): GPTNeoXConfig {
-  return { ...config, ...overrides, ...(overrides.rotaryBase === undefined ? {} : { ropeScaling: { type: 'default', factor: 1 } }) };
+  return {
+    ...config,
+    ...overrides,
+    ...(overrides.rotaryBase === undefined ? {} : { ropeScaling: { type: 'default', factor: 1 } }),
+  };
 }

@@ -3,7 +3,15 @@ import { NeoXPrefixError } from '../base/errors';
 import { get, isObject, type JsonObject } from '../formats/json';
 
 /** Activations of the feed-forward layer, by Hugging Face's names; names of the same formula are folded into one. */
-export const ACTIVATIONS = ['gelu', 'gelu_new', 'gelu_fast', 'gelu_pytorch_tanh', 'quick_gelu', 'relu', 'silu'] as const;
+export const ACTIVATIONS = [
+  'gelu',
+  'gelu_new',
+  'gelu_fast',
+  'gelu_pytorch_tanh',
+  'quick_gelu',
+  'relu',
+  'silu',
+] as const;
 
 /** An activation of the feed-forward layer. */
 export type HiddenAct = (typeof ACTIVATIONS)[number];
@@ -31,8 +39,8 @@ export interface GPTNeoXConfig {
   /** Width of the hidden layer of the MLPs. */
   readonly intermediateSize: number;
   /**
-   * How many of a head's first dimensions rotate: int(headSize * rotaryPct). When odd, n dimensions give (n + 1) / 2 frequencies
-   * base^(-2k/n) and n + 1 rotated dimensions, as transformers does it.
+   * How many of a head's first dimensions rotate: int(headSize * rotaryPct). When odd, n dimensions give (n + 1) / 2
+   * frequencies base^(-2k/n) and n + 1 rotated dimensions, as transformers does it.
    */
   readonly rotaryDims: number;
   /** Share of a head's dimensions that rotate. */
@@ -40,8 +48,8 @@ export interface GPTNeoXConfig {
   /** Base of the rotary frequencies. */
   readonly rotaryBase: number;
   /**
-   * `'linear'`: positions are divided by `factor`. `'dynamic'`: in rows that are longer than `maxPositionEmbeddings` the frequencies are
-   * stretched by the row's own length, up to `factor` times that many positions.
+   * `'linear'`: positions are divided by `factor`. `'dynamic'`: in rows that are longer than `maxPositionEmbeddings`
+   * the frequencies are stretched by the row's own length, up to `factor` times that many positions.
    */
   readonly ropeScaling: { readonly type: 'default' | 'linear' | 'dynamic'; readonly factor: number };
   /** x + attention(x) + mlp(x) when true; attention first, then the mlp on its result, when false. */
@@ -96,23 +104,34 @@ const MAX_ANGLES = 2 ** 27;
  */
 export function resolveConfig(json: unknown, path: string): ResolvedConfig {
   if (!isObject(json))
-    throw new NeoXPrefixError('NEOX_BAD_CONFIG', `The configuration ${path} is not usable: expected a JSON object`, { path });
+    throw new NeoXPrefixError('NEOX_BAD_CONFIG', `The configuration ${path} is not usable: expected a JSON object`, {
+      path,
+    });
   const type = get(json, 'model_type');
   const warnings: string[] = [];
   if (isObject(get(json, 'quantization_config'))) {
-    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The model of ${path} is quantised (quantization_config), which is not supported`, {
-      path,
-      hint: 'use the checkpoint that it was made from',
-    });
+    throw new NeoXPrefixError(
+      'NEOX_UNSUPPORTED',
+      `The model of ${path} is quantised (quantization_config), which is not supported`,
+      {
+        path,
+        hint: 'use the checkpoint that it was made from',
+      },
+    );
   }
   const fields = new Fields(json, path, warnings);
-  if (type === 'gpt_neox') return { config: checkAngles(fromTransformers(fields), fields, 'max_position_embeddings'), warnings };
+  if (type === 'gpt_neox')
+    return { config: checkAngles(fromTransformers(fields), fields, 'max_position_embeddings'), warnings };
   if (type === 'gpt-neox') return { config: checkAngles(fromOldRinna(fields), fields, 'n_positions'), warnings };
   const reason = typeof type === 'string' && Object.hasOwn(LOOK_ALIKES, type) ? `: ${LOOK_ALIKES[type]}` : '';
-  throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The model of ${path} is of type ${show(type)}, expected 'gpt_neox'${reason}`, {
-    path,
-    hint: 'only GPT-NeoX models are supported (rinna/japanese-gpt-neox-*, EleutherAI/pythia-*, cyberagent/open-calm-*, ...)',
-  });
+  throw new NeoXPrefixError(
+    'NEOX_UNSUPPORTED',
+    `The model of ${path} is of type ${show(type)}, expected 'gpt_neox'${reason}`,
+    {
+      path,
+      hint: 'only GPT-NeoX models are supported (rinna/japanese-gpt-neox-*, EleutherAI/pythia-*, cyberagent/open-calm-*, ...)',
+    },
+  );
 }
 
 /** Typed access to the keys of one config.json; a missing or null key gives the default. */
@@ -168,9 +187,11 @@ class Fields {
 
   activation(key: string): HiddenAct {
     const value = get(this.json, key) ?? 'gelu';
-    const name = typeof value === 'string' && Object.hasOwn(ACTIVATION_ALIASES, value) ? ACTIVATION_ALIASES[value] : value;
+    const name =
+      typeof value === 'string' && Object.hasOwn(ACTIVATION_ALIASES, value) ? ACTIVATION_ALIASES[value] : value;
     const found = ACTIVATIONS.find((known) => known === name);
-    if (found === undefined) throw this.unsupported(key, value, [...ACTIVATIONS, ...Object.keys(ACTIVATION_ALIASES)].join(', '));
+    if (found === undefined)
+      throw this.unsupported(key, value, [...ACTIVATIONS, ...Object.keys(ACTIVATION_ALIASES)].join(', '));
     return found;
   }
 
@@ -178,7 +199,10 @@ class Fields {
     return this.tokens(key, vocabSize, fallback)[0] ?? null;
   }
 
-  /** Ids outside of the vocabulary are left out with a warning: real files have them, for a tokenizer that was never used. */
+  /**
+   * Ids outside of the vocabulary are left out with a warning: real files have them, for a tokenizer that was never
+   * used.
+   */
   tokens(key: string, vocabSize: number, fallback: number | null): number[] {
     const stated = get(this.json, key);
     const value = stated === undefined ? fallback : stated;
@@ -187,7 +211,8 @@ class Fields {
     return ids.filter((id): id is number => {
       if (typeof id !== 'number' || !Number.isInteger(id)) throw this.bad(key, 'token ids', id);
       const inside = id >= 0 && id < vocabSize;
-      if (!inside && stated !== undefined) this.warnings.push(`${key} ${id} is ignored: the vocabulary has ${vocabSize} tokens`);
+      if (!inside && stated !== undefined)
+        this.warnings.push(`${key} ${id} is ignored: the vocabulary has ${vocabSize} tokens`);
       return inside;
     });
   }
@@ -195,8 +220,13 @@ class Fields {
   dtype(): GPTNeoXConfig['torchDtype'] {
     const value = get(this.json, 'dtype') ?? get(this.json, 'torch_dtype') ?? null;
     const name = typeof value === 'string' ? value.replace(/^torch\./, '') : value;
-    if (name === null || name === 'float32' || name === 'float16' || name === 'bfloat16' || name === 'float64') return name;
-    throw this.unsupported(get(this.json, 'dtype') === undefined ? 'torch_dtype' : 'dtype', value, 'float32, float16, bfloat16, float64');
+    if (name === null || name === 'float32' || name === 'float16' || name === 'bfloat16' || name === 'float64')
+      return name;
+    throw this.unsupported(
+      get(this.json, 'dtype') === undefined ? 'torch_dtype' : 'dtype',
+      value,
+      'float32, float16, bfloat16, float64',
+    );
   }
 }
 
@@ -233,7 +263,8 @@ function fromOldRinna(fields: Fields): GPTNeoXConfig {
   const vocabSize = fields.integer('vocab_size', 1);
   const headSize = divide(fields, 'n_embd', hiddenSize, 'n_head', numHeads);
   const rotaryDims = fields.integer('rotary_dim', 2, headSize);
-  if (rotaryDims > headSize || rotaryDims % 2 !== 0) throw fields.bad('rotary_dim', `an even number up to ${headSize}`, rotaryDims);
+  if (rotaryDims > headSize || rotaryDims % 2 !== 0)
+    throw fields.bad('rotary_dim', `an even number up to ${headSize}`, rotaryDims);
   if (fields.boolean('lm_head_bias', false)) throw fields.unsupported('lm_head_bias', true, 'false');
   return {
     vocabSize,
@@ -278,11 +309,13 @@ type Rotary = Pick<GPTNeoXConfig, 'rotaryDims' | 'rotaryPct' | 'rotaryBase' | 'r
 
 /**
  * The rotary settings have had three spellings. As in transformers 5, rope_parameters (or rope_scaling, its older name)
- * comes first, then rotary_pct and rotary_emb_base; partial_rotary_factor and rope_theta at the top level are read last.
+ * comes first, then rotary_pct and rotary_emb_base; partial_rotary_factor and rope_theta at the top level are read
+ * last.
  */
 function resolveRotary(fields: Fields, headSize: number): Rotary {
   const scaling = fields.section('rope_scaling');
-  const rope = scaling !== undefined && Object.keys(scaling.json).length > 0 ? scaling : fields.section('rope_parameters');
+  const rope =
+    scaling !== undefined && Object.keys(scaling.json).length > 0 ? scaling : fields.section('rope_parameters');
   const rotaryPct = firstOf(
     [
       [rope, 'partial_rotary_factor'],
@@ -305,7 +338,11 @@ function resolveRotary(fields: Fields, headSize: number): Rotary {
   );
   const rotaryDims = Math.trunc(headSize * rotaryPct);
   if (rotaryDims < 1 || rotaryDims + (rotaryDims % 2) > headSize) {
-    throw fields.bad('rotary_pct', `a share of the head size (${headSize}) that leaves pairs of dimensions to rotate`, rotaryPct);
+    throw fields.bad(
+      'rotary_pct',
+      `a share of the head size (${headSize}) that leaves pairs of dimensions to rotate`,
+      rotaryPct,
+    );
   }
   return { rotaryDims, rotaryPct, rotaryBase, ropeScaling: resolveScaling(rope, rotaryDims) };
 }
@@ -337,7 +374,8 @@ function resolveScaling(rope: Fields | undefined, rotaryDims: number): GPTNeoXCo
   const type = get(rope.json, key) ?? 'default';
   if (type === 'default') return { type, factor: 1 };
   if (type !== 'linear' && type !== 'dynamic') throw rope.unsupported(key, type, 'default, linear, dynamic');
-  if (type === 'dynamic' && rotaryDims < 3) throw rope.unsupported(key, type, 'dynamic only with at least 3 rotary dimensions');
+  if (type === 'dynamic' && rotaryDims < 3)
+    throw rope.unsupported(key, type, 'dynamic only with at least 3 rotary dimensions');
   if (!rope.has('factor')) throw rope.bad('factor', 'a number of at least 1', undefined);
   return { type, factor: rope.number('factor', 0, `a number from 1 to ${MAX_ROTARY_FACTOR}`, isFactor) };
 }

@@ -1,6 +1,9 @@
 import type { GPTNeoXConfig } from './config';
 
-/** Tensors that old versions saved beside the weights: causal masks and rotary frequencies, which follow from the config. */
+/**
+ * Tensors that old versions saved beside the weights: causal masks and rotary frequencies, which follow from the
+ * config.
+ */
 const LEGACY_BUFFERS = [
   /^(?:gpt_neox\.)?layers\.\d+\.attention\.(?:bias|masked_bias)$/,
   /^(?:gpt_neox\.)?(?:layers\.\d+\.attention\.)?rotary_emb\.(?:inv_freq|cos_cached|sin_cached)$/,
@@ -23,8 +26,9 @@ export function isLegacyBuffer(name: string): boolean {
 }
 
 /**
- * The name that transformers writes to disk, for any name that a GPT-NeoX checkpoint may use: without the `gpt_neox.` prefix
- * (saved from the bare model), `lm_head` for the output head, rinna's `transformer.h.*`. Unknown names come back as they are.
+ * The name that transformers writes to disk, for any name that a GPT-NeoX checkpoint may use: without the `gpt_neox.`
+ * prefix (saved from the bare model), `lm_head` for the output head, rinna's `transformer.h.*`. Unknown names come back
+ * as they are.
  */
 export function canonicalName(name: string): string {
   const old = /^transformer\.(?:(wte)|(ln_f)|h\.(\d+)\.([a-z0-9_.]+))\.(weight|bias)$/.exec(name);

@@ -57,7 +57,13 @@ export function checkInteger(name: string, value: unknown, min: number, max = Nu
 }
 
 /** A finite number in [min, max]; `exclusiveMin` leaves out min itself. */
-export function checkNumber(name: string, value: unknown, min = -Infinity, max = Infinity, exclusiveMin = false): number {
+export function checkNumber(
+  name: string,
+  value: unknown,
+  min = -Infinity,
+  max = Infinity,
+  exclusiveMin = false,
+): number {
   const low = typeof value === 'number' && (exclusiveMin ? value > min : value >= min);
   if (typeof value !== 'number' || !Number.isFinite(value) || !low || value > max) {
     const from = min === -Infinity ? '' : exclusiveMin ? ` above ${min}` : ` of at least ${min}`;
@@ -67,13 +73,14 @@ export function checkNumber(name: string, value: unknown, min = -Infinity, max =
 }
 
 export function checkOneOf<T extends string>(name: string, value: unknown, allowed: readonly T[]): T {
-  if (!allowed.includes(value as T)) throw badArgument(name, `one of ${allowed.map((a) => `'${a}'`).join(', ')}`, value);
+  if (!allowed.includes(value as T))
+    throw badArgument(name, `one of ${allowed.map((a) => `'${a}'`).join(', ')}`, value);
   return value as T;
 }
 
 /**
- * A plain options object whose keys are all in `allowed`; a misspelled key is named with the nearest known one. An option that is not
- * given is absent or undefined; null is refused, which `??` would let pass.
+ * A plain options object whose keys are all in `allowed`; a misspelled key is named with the nearest known one. An
+ * option that is not given is absent or undefined; null is refused, which `??` would let pass.
  */
 export function checkOptions(name: string, value: unknown, allowed: readonly string[]): Record<string, unknown> {
   if (value === undefined) return {};

@@ -46,7 +46,10 @@ function errnoOf(error: unknown): string | undefined {
  */
 export function fileError(error: unknown, action: string, path: string): unknown {
   if (error instanceof TypeError && 'code' in error && error.code === 'ERR_INVALID_ARG_VALUE' && path.includes('\0')) {
-    return new NeoXPrefixError('NEOX_IO', `Cannot ${action} ${path}: the path has a NUL character`, { path, cause: error });
+    return new NeoXPrefixError('NEOX_IO', `Cannot ${action} ${path}: the path has a NUL character`, {
+      path,
+      cause: error,
+    });
   }
   const code = errnoOf(error);
   if (code === undefined) return error;
@@ -84,8 +87,8 @@ export async function listFolder(path: string): Promise<string[]> {
 }
 
 /**
- * Creates a folder and its parents; nothing happens when it is there, and nothing stays of what was begun when it fails. One by one:
- * Node's recursive mkdir says ENOENT where the file system is read-only, and never returns in /proc.
+ * Creates a folder and its parents; nothing happens when it is there, and nothing stays of what was begun when it
+ * fails. One by one: Node's recursive mkdir says ENOENT where the file system is read-only, and never returns in /proc.
  * @returns the topmost folder that was made; undefined when it was there
  */
 export async function makeFolder(path: string): Promise<string | undefined> {
@@ -162,10 +165,14 @@ export class FileReader {
   }
 
   private tooShort(wanted: number): NeoXPrefixError {
-    return new NeoXPrefixError('NEOX_IO', `Cannot read ${this.path}: expected at least ${wanted} bytes, the file has ${this.size}`, {
-      path: this.path,
-      hint: 'the file is incomplete or was changed while it was read',
-    });
+    return new NeoXPrefixError(
+      'NEOX_IO',
+      `Cannot read ${this.path}: expected at least ${wanted} bytes, the file has ${this.size}`,
+      {
+        path: this.path,
+        hint: 'the file is incomplete or was changed while it was read',
+      },
+    );
   }
 }
 
@@ -173,10 +180,14 @@ export class FileReader {
 export async function readSmallFile(path: string, maxBytes: number): Promise<Buffer> {
   return FileReader.use(path, async (reader) => {
     if (reader.size > maxBytes) {
-      throw new NeoXPrefixError('NEOX_IO', `Cannot read ${reader.path}: expected at most ${maxBytes} bytes, the file has ${reader.size}`, {
-        path: reader.path,
-        hint: 'this does not look like the file that is meant',
-      });
+      throw new NeoXPrefixError(
+        'NEOX_IO',
+        `Cannot read ${reader.path}: expected at most ${maxBytes} bytes, the file has ${reader.size}`,
+        {
+          path: reader.path,
+          hint: 'this does not look like the file that is meant',
+        },
+      );
     }
     return reader.read(0, reader.size);
   });
@@ -209,16 +220,22 @@ export function temporaryBeside(path: string): string {
 }
 
 /**
- * Writes a file so that the path holds either the old content or all of the new, whatever happens in between: a temporary
- * file beside it is written, synced and renamed, then the folder is synced. On an error the temporary file is removed.
- * An error thrown by the iteration of `chunks` (a cancelled export, say) comes out unchanged.
+ * Writes a file so that the path holds either the old content or all of the new, whatever happens in between: a
+ * temporary file beside it is written, synced and renamed, then the folder is synced. On an error the temporary file is
+ * removed. An error thrown by the iteration of `chunks` (a cancelled export, say) comes out unchanged.
  */
-export async function writeFileAtomic(path: string, chunks: Chunk | Iterable<Chunk> | AsyncIterable<Chunk>): Promise<void> {
+export async function writeFileAtomic(
+  path: string,
+  chunks: Chunk | Iterable<Chunk> | AsyncIterable<Chunk>,
+): Promise<void> {
   const target = resolve(path);
   const folder = dirname(target);
   const temporary = temporaryBeside(target);
   if ((await kindOf(target)) === 'folder') {
-    throw new NeoXPrefixError('NEOX_IO', `Cannot write ${target}: EISDIR`, { path: target, hint: HINTS['EISDIR'] as string });
+    throw new NeoXPrefixError('NEOX_IO', `Cannot write ${target}: EISDIR`, {
+      path: target,
+      hint: HINTS['EISDIR'] as string,
+    });
   }
   const handle = await attempt('write', target, () => open(temporary, 'wx'));
   try {
@@ -238,7 +255,8 @@ export async function writeFileAtomic(path: string, chunks: Chunk | Iterable<Chu
 }
 
 async function writeChunk(handle: FileHandle, path: string, chunk: Chunk): Promise<void> {
-  const bytes = typeof chunk === 'string' ? Buffer.from(chunk) : new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength);
+  const bytes =
+    typeof chunk === 'string' ? Buffer.from(chunk) : new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength);
   let done = 0;
   while (done < bytes.byteLength) {
     const want = Math.min(bytes.byteLength - done, MAX_TRANSFER);

@@ -5,7 +5,11 @@ import { basename, dirname, join } from 'node:path';
 import { fileError, kindOf, makeFolder, removeEmptyFolders, syncFolder } from './files';
 
 /** Has `fill` make a folder beside `target` and gives it that name when it is complete. */
-export async function inNewFolder<T>(target: string, overwrite: boolean, fill: (folder: string) => Promise<T>): Promise<T> {
+export async function inNewFolder<T>(
+  target: string,
+  overwrite: boolean,
+  fill: (folder: string) => Promise<T>,
+): Promise<T> {
   const parent = dirname(target);
   const unique = `${process.pid}-${randomBytes(6).toString('hex')}`;
   const folder = join(parent, `.${basename(target)}.${unique}.tmp`);

@@ -1,4 +1,3 @@
-
 import { type GPTNeoXConfig } from '../architecture/config';
 import { type DenseBiasRule } from '../fastertransformer/file-plan';
 import { type ExportTask } from '../fastertransformer/folder';
@@ -6,7 +5,8 @@ import { type JsonObject } from '../formats/json';
 import { type TensorEntry } from '../formats/tensor';
 
 /** What kind of folder a checkpoint is. */
-export type CheckpointFormat = 'safetensors' | 'safetensors-sharded' | 'pytorch' | 'pytorch-sharded' | 'fastertransformer';
+export type CheckpointFormat =
+  'safetensors' | 'safetensors-sharded' | 'pytorch' | 'pytorch-sharded' | 'fastertransformer';
 
 /** A checkpoint folder whose files were found complete and of the right shapes; no weight has been read yet. */
 export interface Checkpoint {
@@ -29,11 +29,10 @@ export interface Checkpoint {
 /** How to read a checkpoint. */
 export interface CheckpointOptions {
   /**
-   * Of a FasterTransformer folder for several GPUs: whether the biases after attention and mlp were divided by their number. `'runtime'`:
-   * as FasterTransformer itself will use them, that is with a parallel residual only; `'huggingface_converter'`: always, as NVIDIA's
-   * huggingface_gptneox_convert.py does, which gives back the weights that were converted although a server computes with others.
-   * Defaults to `'runtime'`.
+   * Of a FasterTransformer folder for several GPUs: whether the biases after attention and mlp were divided by their
+   * number. `'runtime'`: as FasterTransformer itself will use them, that is with a parallel residual only;
+   * `'huggingface_converter'`: always, as NVIDIA's huggingface_gptneox_convert.py does, which gives back the weights
+   * that were converted although a server computes with others. Defaults to `'runtime'`.
    */
   denseBias?: DenseBiasRule;
 }
-

@@ -13,19 +13,22 @@ import { fingerprintOf } from './fingerprint';
 
 const STORAGE: Readonly<Record<ExportFolder['dtype'], StorageDType>> = { float16: 'F16', float32: 'F32' };
 
-/** Of a sum of two numbers of the type that was rounded to it: relative, and where numbers get so small that their steps stay the same. */
+/**
+ * Of a sum of two numbers of the type that was rounded to it: relative, and where numbers get so small that their steps
+ * stay the same.
+ */
 const ROUNDING: Readonly<Record<ExportFolder['dtype'], readonly [relative: number, absolute: number]>> = {
   float16: [2 ** -10, 2 ** -24],
   float32: [2 ** -23, 2 ** -149],
 };
 
 /**
- * Opens a weight folder of NVIDIA FasterTransformer (`DIR/<ranks>-gpu`, or DIR when it holds one) as a checkpoint: the parts of the
- * tensor-parallel ranks are joined and their layouts undone when a tensor is asked for. No weight is read here but a few sampled
- * values and, for a parallel residual, the biases.
+ * Opens a weight folder of NVIDIA FasterTransformer (`DIR/<ranks>-gpu`, or DIR when it holds one) as a checkpoint: the
+ * parts of the tensor-parallel ranks are joined and their layouts undone when a tensor is asked for. No weight is read
+ * here but a few sampled values and, for a parallel residual, the biases.
  *
- * config.ini does not say the activation, the layer-norm epsilon, the rotary base and the longest sequence; the config has the
- * defaults of GPT-NeoX for them (erf GELU, 1e-5, 10000, 2048).
+ * config.ini does not say the activation, the layer-norm epsilon, the rotary base and the longest sequence; the config
+ * has the defaults of GPT-NeoX for them (erf GELU, 1e-5, 10000, 2048).
  * @param rule whether the folder's writer divided biases; 'runtime' takes them as FasterTransformer would use them
  * @throws NEOX_BAD_EXPORT, NEOX_FILE_NOT_FOUND
  */
@@ -60,13 +63,17 @@ function configOf(folder: ExportFolder, warnings: string[]): GPTNeoXConfig {
   }
   const rotaryDims = iniInteger(folder, 'rotary_embedding', 1, undefined, headSize);
   if (rotaryDims + (rotaryDims % 2) > headSize) {
-    throw unusable(folder, `rotary_embedding is ${rotaryDims}, which leaves no pairs of the ${headSize} dimensions of a head`);
+    throw unusable(
+      folder,
+      `rotary_embedding is ${rotaryDims}, which leaves no pairs of the ${headSize} dimensions of a head`,
+    );
   }
   const token = (key: string): number | null => {
     const value = folder.ini.getInteger(MAIN, key);
     if (value !== undefined && Number.isSafeInteger(value) && value >= 0 && value < vocabSize) return value;
     const found = folder.ini.get(MAIN, key);
-    const consequence = value === undefined || Number.isNaN(value) ? '; FasterTransformer ends its process at that' : '';
+    const consequence =
+      value === undefined || Number.isNaN(value) ? '; FasterTransformer ends its process at that' : '';
     warnings.push(`${folder.configPath}: ${key} is ${found ?? 'missing'}, no token of the vocabulary${consequence}`);
     return null;
   };
@@ -118,23 +125,28 @@ async function joinTensors(
   warnings: string[],
 ): Promise<Map<string, TensorEntry>> {
   const dtype = STORAGE[folder.dtype];
-  const biases = config.useParallelResidual ? await residualBiases(folder, config, files, warnings) : new Map<string, TensorEntry>();
+  const biases = config.useParallelResidual
+    ? await residualBiases(folder, config, files, warnings)
+    : new Map<string, TensorEntry>();
   const tensors = new Map<string, TensorEntry>();
   const needed: FilePlan[] = [];
   for (const [name, shape] of expectedShapes(config)) {
     const plans = files.get(name) as FilePlan[];
     const bias = biases.get(name);
     if (bias === undefined) needed.push(...plans);
-    tensors.set(name, bias ?? joinFiles({ name, shape, files: plans.map((plan) => withPath(folder, plan)) }, config, dtype));
+    tensors.set(
+      name,
+      bias ?? joinFiles({ name, shape, files: plans.map((plan) => withPath(folder, plan)) }, config, dtype),
+    );
   }
   await checkFiles(folder, needed);
   return tensors;
 }
 
 /**
- * With a parallel residual FasterTransformer reads one file in place of the biases behind attention and mlp: their sum. Converters
- * write the two beside it. Where they make up that sum, they are taken; where not, the mlp's bias is the sum and attention has none,
- * which computes the same.
+ * With a parallel residual FasterTransformer reads one file in place of the biases behind attention and mlp: their sum.
+ * Converters write the two beside it. Where they make up that sum, they are taken; where not, the mlp's bias is the sum
+ * and attention has none, which computes the same.
  */
 async function residualBiases(
   folder: ExportFolder,
@@ -145,7 +157,8 @@ async function residualBiases(
   const dtype = STORAGE[folder.dtype];
   const shape = [config.hiddenSize];
   const tensors = new Map<string, TensorEntry>();
-  const entry = (name: string, plan: FilePlan): TensorEntry => joinFiles({ name, shape, files: [withPath(folder, plan)] }, config, dtype);
+  const entry = (name: string, plan: FilePlan): TensorEntry =>
+    joinFiles({ name, shape, files: [withPath(folder, plan)] }, config, dtype);
   let without = 0;
   for (let layer = 0; layer < config.numLayers; layer++) {
     const names = ['attention.dense.bias', 'mlp.dense_4h_to_h.bias'].map((part) => `gpt_neox.layers.${layer}.${part}`);
@@ -185,4 +198,3 @@ async function isSum(a: TensorEntry, b: TensorEntry, sum: TensorEntry, dtype: Ex
 function withPath(folder: ExportFolder, plan: FilePlan): FilePlan & { path: string } {
   return { ...plan, path: join(folder.directory, plan.name) };
 }
-

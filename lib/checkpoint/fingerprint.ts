@@ -3,15 +3,17 @@ import { FileReader, sha256 } from '../base/files';
 import { DTYPE_BYTES, elementCount, type TensorEntry } from '../formats/tensor';
 import { pieceOf, storagePosition, toFloat32 } from '../formats/values';
 
-/** Sampled from each tensor: this many runs, evenly spaced from the first element to the last, of this many elements. */
+/**
+ * Sampled from each tensor: this many runs, evenly spaced from the first element to the last, of this many elements.
+ */
 const RUNS = 4;
 const RUN_LENGTH = 16;
 
 /**
- * A cheap and stable identity of a base model: SHA-256 over what the architecture computes and, for each tensor in the order
- * of its name, its name, shape and 64 of its values as float32. The same weights have the same fingerprint as one safetensors
- * file, in shards, or pickled, under any of the names that are accepted; another precision on disk may change it. Token
- * ids, the length limit and a tied output head (which is the embedding again) do not count.
+ * A cheap and stable identity of a base model: SHA-256 over what the architecture computes and, for each tensor in the
+ * order of its name, its name, shape and 64 of its values as float32. The same weights have the same fingerprint as one
+ * safetensors file, in shards, or pickled, under any of the names that are accepted; another precision on disk may
+ * change it. Token ids, the length limit and a tied output head (which is the embedding again) do not count.
  */
 export async function fingerprintOf(config: GPTNeoXConfig, tensors: ReadonlyMap<string, TensorEntry>): Promise<string> {
   const names = [...tensors.keys()].filter((name) => !(config.tieWordEmbeddings && name === 'embed_out.weight')).sort();
@@ -31,7 +33,10 @@ export async function fingerprintOf(config: GPTNeoXConfig, tensors: ReadonlyMap<
   }
   const pieces: (string | Float32Array)[] = [JSON.stringify(architecture(config))];
   for (const [i, entry] of entries.entries()) {
-    pieces.push(`\n${names[i] ?? ''} [${entry.shape.join(', ')}] `, scaled(samples.get(entry) as Float32Array, entry.scale));
+    pieces.push(
+      `\n${names[i] ?? ''} [${entry.shape.join(', ')}] `,
+      scaled(samples.get(entry) as Float32Array, entry.scale),
+    );
   }
   return sha256(...pieces);
 }
@@ -52,8 +57,18 @@ function architecture(config: GPTNeoXConfig): unknown[] {
       config.rotaryDims,
       config.rotaryBase,
     ],
-    ...[config.ropeScaling.type, config.ropeScaling.factor, config.ropeScaling.type === 'dynamic' ? config.maxPositionEmbeddings : 0],
-    ...[config.useParallelResidual, config.hiddenAct, config.layerNormEps, config.attentionBias, config.tieWordEmbeddings],
+    ...[
+      config.ropeScaling.type,
+      config.ropeScaling.factor,
+      config.ropeScaling.type === 'dynamic' ? config.maxPositionEmbeddings : 0,
+    ],
+    ...[
+      config.useParallelResidual,
+      config.hiddenAct,
+      config.layerNormEps,
+      config.attentionBias,
+      config.tieWordEmbeddings,
+    ],
   ];
 }
 
@@ -108,7 +123,8 @@ function evenly(last: number): number[] {
 
 async function readRun(reader: FileReader, entry: TensorEntry, start: number, length: number): Promise<Float32Array> {
   const width = DTYPE_BYTES[entry.dtype];
-  if (entry.stride === undefined) return toFloat32(entry, await reader.read(entry.offset + start * width, length * width));
+  if (entry.stride === undefined)
+    return toFloat32(entry, await reader.read(entry.offset + start * width, length * width));
   const values = new Float32Array(length);
   for (let i = 0; i < length; i++) {
     const element = await reader.read(entry.offset + storagePosition(entry, start + i) * width, width);

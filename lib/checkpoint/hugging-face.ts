@@ -30,7 +30,9 @@ const WEIGHT_FILES: readonly { file: string; format: CheckpointFormat }[] = [
 ];
 
 /** Reads and resolves DIR/config.json. */
-export async function readConfig(directory: string): Promise<{ rawConfig: JsonObject; config: GPTNeoXConfig; warnings: string[] }> {
+export async function readConfig(
+  directory: string,
+): Promise<{ rawConfig: JsonObject; config: GPTNeoXConfig; warnings: string[] }> {
   const path = join(directory, 'config.json');
   if ((await kindOf(path)) === undefined) {
     const adapter = (await kindOf(join(directory, 'adapter_config.json'))) !== undefined;
@@ -41,7 +43,12 @@ export async function readConfig(directory: string): Promise<{ rawConfig: JsonOb
         : 'this is no Hugging Face checkpoint folder',
     });
   }
-  const rawConfig = parseJsonObject(await readSmallFile(path, MAX_CONFIG_BYTES), 'NEOX_BAD_CONFIG', 'The configuration', path);
+  const rawConfig = parseJsonObject(
+    await readSmallFile(path, MAX_CONFIG_BYTES),
+    'NEOX_BAD_CONFIG',
+    'The configuration',
+    path,
+  );
   const { config, warnings } = resolveConfig(rawConfig, path);
   return { rawConfig, config, warnings: [...warnings] };
 }
@@ -69,10 +76,19 @@ async function readWeightFile(path: string): Promise<Omit<WeightFiles, 'format'>
 }
 
 /** Reads the index of a sharded checkpoint and every shard that it names. */
-async function readShards(directory: string, indexPath: string, warnings: string[]): Promise<Omit<WeightFiles, 'format'>> {
+async function readShards(
+  directory: string,
+  indexPath: string,
+  warnings: string[],
+): Promise<Omit<WeightFiles, 'format'>> {
   const bad = (problem: string): NeoXPrefixError =>
     new NeoXPrefixError('NEOX_BAD_CHECKPOINT', `The index ${indexPath} is not usable: ${problem}`, { path: indexPath });
-  const index = parseJsonObject(await readSmallFile(indexPath, MAX_INDEX_BYTES), 'NEOX_BAD_CHECKPOINT', 'The index', indexPath);
+  const index = parseJsonObject(
+    await readSmallFile(indexPath, MAX_INDEX_BYTES),
+    'NEOX_BAD_CHECKPOINT',
+    'The index',
+    indexPath,
+  );
   const map = get(index, 'weight_map');
   if (!isObject(map)) throw bad('expected an object weight_map');
   const shards = new Map<string, string[]>();
@@ -102,7 +118,10 @@ async function readShards(directory: string, indexPath: string, warnings: string
   return { tensors, unsupported };
 }
 
-/** A wrong total is harmless (some tools count tied tensors twice), but tells that the index and the shards are of two versions. */
+/**
+ * A wrong total is harmless (some tools count tied tensors twice), but tells that the index and the shards are of two
+ * versions.
+ */
 function checkTotal(
   index: JsonObject,
   tensors: ReadonlyMap<string, TensorEntry>,
@@ -114,12 +133,18 @@ function checkTotal(
   const stated = isObject(metadata) ? get(metadata, 'total_size') : undefined;
   if (stated === undefined || unsupported.size > 0) return;
   let total = 0;
-  for (const { shape, dtype } of tensors.values()) total += shape.reduce((product, size) => product * size, DTYPE_BYTES[dtype]);
+  for (const { shape, dtype } of tensors.values())
+    total += shape.reduce((product, size) => product * size, DTYPE_BYTES[dtype]);
   if (stated !== total) warnings.push(`${path} states a total_size of ${show(stated)} bytes; its shards hold ${total}`);
 }
 
 /** Canonical names, legacy buffers left out, every weight there and of its shape. */
-export function selectTensors(files: WeightFiles, config: GPTNeoXConfig, directory: string, warnings: string[]): Map<string, TensorEntry> {
+export function selectTensors(
+  files: WeightFiles,
+  config: GPTNeoXConfig,
+  directory: string,
+  warnings: string[],
+): Map<string, TensorEntry> {
   const found = new Map<string, TensorEntry>();
   for (const [name, entry] of files.tensors) {
     if (isLegacyBuffer(name)) continue;
@@ -141,7 +166,9 @@ export function selectTensors(files: WeightFiles, config: GPTNeoXConfig, directo
   const unexpected = [...found.keys(), ...unsupported.keys()].filter((name) => !expected.has(name));
   if (unexpected.length > 0) {
     const more = unexpected.length > 5 ? ` and ${unexpected.length - 5} more` : '';
-    warnings.push(`tensors that are no part of a GPT-NeoX model are ignored: ${unexpected.slice(0, 5).join(', ')}${more}`);
+    warnings.push(
+      `tensors that are no part of a GPT-NeoX model are ignored: ${unexpected.slice(0, 5).join(', ')}${more}`,
+    );
   }
   return selected;
 }
@@ -155,7 +182,8 @@ function checkTensor(
   unsupportedDtype: string | undefined,
 ): TensorEntry {
   const dtype = entry?.dtype ?? unsupportedDtype;
-  if (dtype === undefined) throw badCheckpoint(directory, `${name} [${shape.join(', ')}] is missing`, hintForMissing(name, found));
+  if (dtype === undefined)
+    throw badCheckpoint(directory, `${name} [${shape.join(', ')}] is missing`, hintForMissing(name, found));
   if (entry === undefined || !FLOAT_DTYPES.includes(entry.dtype)) {
     throw new NeoXPrefixError(
       'NEOX_UNSUPPORTED',
@@ -164,17 +192,22 @@ function checkTensor(
     );
   }
   if (entry.shape.length !== shape.length || entry.shape.some((size, d) => size !== shape[d])) {
-    throw badCheckpoint(entry.file, `${entry.name} has shape [${entry.shape.join(', ')}]; config.json asks for [${shape.join(', ')}]`);
+    throw badCheckpoint(
+      entry.file,
+      `${entry.name} has shape [${entry.shape.join(', ')}]; config.json asks for [${shape.join(', ')}]`,
+    );
   }
   return entry;
 }
 
 function hintForMissing(name: string, found: ReadonlyMap<string, TensorEntry>): string | undefined {
   const names = [...found.keys()];
-  if (names.some((other) => other.endsWith('.qweight'))) return 'these weights are quantised (GPTQ or AWQ); use the original checkpoint';
+  if (names.some((other) => other.endsWith('.qweight')))
+    return 'these weights are quantised (GPTQ or AWQ); use the original checkpoint';
   if (names.some((other) => other.includes('.lora_'))) return 'these are LoRA weights; use the base model';
   if (name !== 'embed_out.weight') return undefined;
-  if (found.has('score.weight')) return 'this is a sequence classification model (it has score.weight); use the language model';
+  if (found.has('score.weight'))
+    return 'this is a sequence classification model (it has score.weight); use the language model';
   return 'the checkpoint was saved without its output head; save it from GPTNeoXForCausalLM';
 }
 

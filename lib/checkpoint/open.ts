@@ -10,11 +10,12 @@ import { fingerprintOf } from './fingerprint';
 import { readConfig, readWeights, selectTensors } from './hugging-face';
 
 /**
- * Opens a checkpoint folder: a Hugging Face one (config.json beside model.safetensors or pytorch_model.bin, whole or in shards),
- * or a weight folder of FasterTransformer (`<ranks>-gpu`, or a folder that holds one). Only headers and a few sampled values are read.
- * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_CONFIG, NEOX_UNSUPPORTED (another kind of model), NEOX_BAD_CHECKPOINT (a file that is
- *   damaged, or tensors that are missing or of another shape than config.json says), NEOX_BAD_EXPORT (the same of a
- *   FasterTransformer folder)
+ * Opens a checkpoint folder: a Hugging Face one (config.json beside model.safetensors or pytorch_model.bin, whole or in
+ * shards), or a weight folder of FasterTransformer (`<ranks>-gpu`, or a folder that holds one). Only headers and a few
+ * sampled values are read.
+ * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_CONFIG, NEOX_UNSUPPORTED (another kind of model), NEOX_BAD_CHECKPOINT (a file
+ *   that is damaged, or tensors that are missing or of another shape than config.json says), NEOX_BAD_EXPORT (the same
+ *   of a FasterTransformer folder)
  */
 export async function openCheckpoint(dir: string, options: CheckpointOptions = {}): Promise<Checkpoint> {
   checkOptions('options', options, ['denseBias']);

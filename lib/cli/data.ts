@@ -49,19 +49,36 @@ export const dataOptions = (): Option[] => [
 
 export const readingOptions = (): Option[] => [
   option('--format <format>', 'for a file not named .jsonl, .ndjson or .txt', { choices: ['jsonl', 'text'] }),
-  option('--packing <how>', "none: a record is a sample; lines: rinna's recipe, the lines of each text joined into samples", {
-    choices: ['none', 'lines'],
-    default: 'none',
-  }),
+  option(
+    '--packing <how>',
+    "none: a record is a sample; lines: rinna's recipe, the lines of each text joined into samples",
+    {
+      choices: ['none', 'lines'],
+      default: 'none',
+    },
+  ),
   option('--suffix <text>', "with --packing lines: put behind every line, for example ' 😃'"),
   option('--max-length <tokens>', 'with --packing lines: tokens in a sample', { parse: integer(1), default: 64 }),
-  option('--keep-remainder', "with --packing lines: keep what is left at the end of each text, which rinna's script drops"),
-  option('--template <name>', 'how {"messages"} are written: as for rinna\'s instruction models, or the contents alone', {
-    choices: ['rinna', 'plain'],
-    default: 'what the tokenizer says, if it does',
+  option(
+    '--keep-remainder',
+    "with --packing lines: keep what is left at the end of each text, which rinna's script drops",
+  ),
+  option(
+    '--template <name>',
+    'how {"messages"} are written: as for rinna\'s instruction models, or the contents alone',
+    {
+      choices: ['rinna', 'plain'],
+      default: 'what the tokenizer says, if it does',
+    },
+  ),
+  option('--max-tokens <n>', 'tokens of a sample at most', {
+    parse: integer(1),
+    default: 'what the model takes behind the prefix',
   }),
-  option('--max-tokens <n>', 'tokens of a sample at most', { parse: integer(1), default: 'what the model takes behind the prefix' }),
-  option('--over-long <what>', 'what becomes of a sample that is longer', { choices: ['error', 'truncate', 'drop'], default: 'error' }),
+  option('--over-long <what>', 'what becomes of a sample that is longer', {
+    choices: ['error', 'truncate', 'drop'],
+    default: 'error',
+  }),
   option('--cache-dir <dir>', 'folder for a temporary file, for data of more than 16 million tokens', {
     default: "the system's for temporary files",
   }),
@@ -73,9 +90,11 @@ export async function checkData(files: readonly string[], flags: ReadingFlags): 
   const unused = Object.entries(
     packing === 'lines' ? { template } : { suffix, 'max-length': maxLength, 'keep-remainder': keepRemainder },
   ).find(([, value]) => value !== undefined)?.[0];
-  if (unused !== undefined) throw new UsageError(`--${unused} has no effect ${packing === 'lines' ? 'with' : 'without'} --packing lines`);
+  if (unused !== undefined)
+    throw new UsageError(`--${unused} has no effect ${packing === 'lines' ? 'with' : 'without'} --packing lines`);
   for (const path of files) {
-    if ((await kindOf(path)) === undefined) throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `No such file: ${path}`, { path });
+    if ((await kindOf(path)) === undefined)
+      throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `No such file: ${path}`, { path });
     if (format === undefined) formatOf(path);
   }
 }
@@ -90,7 +109,8 @@ export interface DataTarget {
 }
 
 /**
- * Reads samples, which {@link checkData} let pass, for a model behind a prefix, and says what was found. The dataset is to be closed.
+ * Reads samples, which {@link checkData} let pass, for a model behind a prefix, and says what was found. The dataset is
+ * to be closed.
  *
  * @param prefixLength positions that samples have to leave free
  * @throws NEOX_TOO_LONG where no sample fits behind the prefix
@@ -113,7 +133,10 @@ export async function readSamples(
   const dataset = await ui.withProgress({ title: `reading ${names}`, total: 0, unit: 'bytes' }, (update) =>
     openDataset(files, {
       ...given({ format, packing, suffix, maxLength, keepRemainder, template, overLong, cacheDir }),
-      tokenizer: { encode: (text) => target.tokenizer.encode(text), tokenToId: (token) => target.tokenizer.tokenToId(token) },
+      tokenizer: {
+        encode: (text) => target.tokenizer.encode(text),
+        tokenToId: (token) => target.tokenizer.tokenToId(token),
+      },
       maxTokens: flags.maxTokens ?? room,
       vocabSize: config.vocabSize,
       signal: ui.signal,
@@ -126,8 +149,17 @@ export async function readSamples(
 
 /** Statistics on one line: what is always there, and what is not as it might be expected. */
 function inWords(statistics: DatasetStatistics): string {
-  const { samples, promptTokens, completionTokens, longest, truncated, dropped, remainders, duplicates, duplicatesAreLowerBound } =
-    statistics;
+  const {
+    samples,
+    promptTokens,
+    completionTokens,
+    longest,
+    truncated,
+    dropped,
+    remainders,
+    duplicates,
+    duplicatesAreLowerBound,
+  } = statistics;
   const prompts = promptTokens === 0 ? '' : ` behind ${formatCount(promptTokens)} of prompts`;
   const remarks = [
     truncated > 0 && `${truncated} truncated`,

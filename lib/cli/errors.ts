@@ -23,7 +23,10 @@ const OPTION_NAMES: readonly (readonly [library: string, commandLine: string])[]
     'set `overwrite: true` to replace it, or use addTasks() to add prefixes to it',
     'give --overwrite to replace it, or --append to add tasks to it',
   ],
-  ['add prefixes to the weights in its folder 1 with FTExporter.addTasks()', 'add tasks to its folder 1 with `export ft --append`'],
+  [
+    'add prefixes to the weights in its folder 1 with FTExporter.addTasks()',
+    'add tasks to its folder 1 with `export ft --append`',
+  ],
   ['choose another folder or modelName', 'choose another --out or --model-name'],
   ['choose another modelName', 'choose another --model-name'],
   [
@@ -35,13 +38,19 @@ const OPTION_NAMES: readonly (readonly [library: string, commandLine: string])[]
     'set gradientCheckpointing: true, shorten the samples, or load the model in bfloat16',
     'give --gradient-checkpointing, shorten the samples, or give --dtype bfloat16',
   ],
-  ["leave out device, backend and pack, or use dtype: 'bfloat16'", 'leave out --device and --backend, or give --dtype bfloat16'],
+  [
+    "leave out device, backend and pack, or use dtype: 'bfloat16'",
+    'leave out --device and --backend, or give --dtype bfloat16',
+  ],
   ['set `replace: true`', 'give --replace'],
   ['name one of them, or give tensorParallel', 'give --tensor-parallel'],
   ['load the prefix with allowFingerprintMismatch: true', 'give --allow-fingerprint-mismatch'],
   ['pass the model (or its config), or numLayers and numHeads', 'give the model that it is for with --model DIR'],
   ["pass format: 'jsonl' or 'text' for another name", 'give --format jsonl or --format text'],
-  ["give overLong: 'truncate' or 'drop', or shorten the text", 'give --over-long truncate or --over-long drop, or shorten the text'],
+  [
+    "give overLong: 'truncate' or 'drop', or shorten the text",
+    'give --over-long truncate or --over-long drop, or shorten the text',
+  ],
   ['give keepRemainder: true, or a smaller maxLength', 'give --keep-remainder, or a smaller --max-length'],
   ['name another folder with cacheDir', 'name another folder with --cache-dir'],
   [
@@ -72,7 +81,10 @@ export function reportError(error: unknown, ui: Ui, where = ''): number {
   }
   const { message: what, hint, code, path } = describe(error);
   const message = where === '' ? what : `${where}: ${what}`;
-  ui.error(message, hint ?? (code === undefined ? 'this error was not foreseen; --debug shows where it comes from' : undefined));
+  ui.error(
+    message,
+    hint ?? (code === undefined ? 'this error was not foreseen; --debug shows where it comes from' : undefined),
+  );
   ui.json({ error: { code, message, hint, path } });
   if (ui.options.debug && error instanceof Error) ui.error(error.stack ?? '');
   return error instanceof UsageError ? 2 : 1;

@@ -30,7 +30,10 @@ export function table(heading: readonly string[], rows: readonly (readonly strin
 }
 
 /** `name  value` lines with the values under each other. */
-export function fields(entries: readonly (readonly [name: string, value: string | number | undefined])[], indent = ''): string {
+export function fields(
+  entries: readonly (readonly [name: string, value: string | number | undefined])[],
+  indent = '',
+): string {
   const present = entries.filter((entry) => entry[1] !== undefined);
   const width = Math.max(...present.map(([name]) => displayWidth(name)));
   return present.map(([name, value]) => `${indent}${padEnd(name, width)}  ${value}`).join('\n');

@@ -29,7 +29,10 @@ export class Interrupted extends Error {
   }
 }
 
-/** The reason of an abort because stdout takes no more. Whatever fails after it fails because of it, so nothing more is said. */
+/**
+ * The reason of an abort because stdout takes no more. Whatever fails after it fails because of it, so nothing more is
+ * said.
+ */
 export class OutputLost extends Error {
   override readonly name = 'OutputLost';
 

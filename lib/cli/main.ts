@@ -4,7 +4,10 @@ import { runCli } from './program';
 
 const controller = new AbortController();
 
-/** The first time, the command stops and cleans up. The second time, the signal does what it does to a program without a handler. */
+/**
+ * The first time, the command stops and cleans up. The second time, the signal does what it does to a program without a
+ * handler.
+ */
 function interrupt(signal: 'SIGINT' | 'SIGTERM'): void {
   if (!controller.signal.aborted) {
     controller.abort(new Interrupted(signal === 'SIGINT' ? 130 : 143));

@@ -19,7 +19,9 @@ export function number(min: number, max = Infinity): (text: string) => number {
   return (text) => {
     const value = text.trim() === '' ? NaN : Number(text);
     if (Number.isFinite(value) && value >= min && value <= max) return value;
-    throw new InvalidArgumentError(`Expected a number ${max === Infinity ? `of at least ${min}` : `from ${min} to ${max}`}.`);
+    throw new InvalidArgumentError(
+      `Expected a number ${max === Infinity ? `of at least ${min}` : `from ${min} to ${max}`}.`,
+    );
   };
 }
 
@@ -38,7 +40,8 @@ export function collectTasks(text: string, before: NamedFile[] | undefined): Nam
   const at = text.indexOf('=');
   if (at < 1 || at === text.length - 1) throw new InvalidArgumentError('Expected NAME=FILE.');
   const [name, path] = [text.slice(0, at), text.slice(at + 1)];
-  if (before?.some((task) => task.name === name) === true) throw new InvalidArgumentError(`Two tasks are named '${name}'.`);
+  if (before?.some((task) => task.name === name) === true)
+    throw new InvalidArgumentError(`Two tasks are named '${name}'.`);
   try {
     checkTaskName(name);
   } catch (error) {
@@ -50,21 +53,24 @@ export function collectTasks(text: string, before: NamedFile[] | undefined): Nam
 interface Details<T> {
   parse?: (text: string, before: T | undefined) => T;
   choices?: readonly string[];
-  /** What the library takes when the option is not given; told in the help, not passed on, so that it is stated once. */
+  /**
+   * What the library takes when the option is not given; told in the help, not passed on, so that it is stated once.
+   */
   default?: string | number;
   required?: boolean;
   conflicts?: string[];
 }
 
 /**
- * commander's own mandatory options are missed before a misspelled one is named, which hides the cause; so they are checked here, after
- * commander is done.
+ * commander's own mandatory options are missed before a misspelled one is named, which hides the cause; so they are
+ * checked here, after commander is done.
  */
 const REQUIRED = new WeakSet<Option>();
 
 export function checkRequired(command: Command): void {
   for (const item of command.options) {
-    if (REQUIRED.has(item) && command.getOptionValue(item.attributeName()) === undefined) command.error(`error: ${item.flags} is needed`);
+    if (REQUIRED.has(item) && command.getOptionValue(item.attributeName()) === undefined)
+      command.error(`error: ${item.flags} is needed`);
   }
 }
 

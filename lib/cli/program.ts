@@ -70,7 +70,8 @@ export async function runCli(args: readonly string[], io: CliIO): Promise<number
 
 /** What commander writes over one or two lines, as our other errors of wrong usage. */
 function parserError({ code, message }: CommanderError): { code: string; message: string; hint?: string } {
-  if (code === 'commander.help') return { code: USAGE, message: 'a command is needed', hint: '--help lists the commands' };
+  if (code === 'commander.help')
+    return { code: USAGE, message: 'a command is needed', hint: '--help lists the commands' };
   const [, what, hint] = /^(?:error: )?([^]*?)(?:\n\((Did you mean .*)\))?$/.exec(message) ?? [];
   return { code: USAGE, message: what ?? message, ...(hint === undefined ? {} : { hint }) };
 }
@@ -95,10 +96,24 @@ export function createProgram(io: CliIO, act: Act): Command {
       getErrHasColors: () => false,
     })
     .exitOverride();
-  for (const { register } of [train, sweep, report, generate, evaluate, data, exportCommand, convert, inspect, doctor, fetchLibtorch])
+  for (const { register } of [
+    train,
+    sweep,
+    report,
+    generate,
+    evaluate,
+    data,
+    exportCommand,
+    convert,
+    inspect,
+    doctor,
+    fetchLibtorch,
+  ])
     register(program, act);
   for (const command of allCommands(program))
-    command.showHelpAfterError(`\`${fullName(command)} --help\` explains ${command === program ? 'the commands' : 'its options'}`);
+    command.showHelpAfterError(
+      `\`${fullName(command)} --help\` explains ${command === program ? 'the commands' : 'its options'}`,
+    );
   return program;
 }
 

@@ -46,7 +46,8 @@ export class Progress {
   }
 
   /**
-   * @param details what else there is to say (the loss, for example), the most important first: a narrow terminal does not show the last
+   * @param details what else there is to say (the loss, for example), the most important first: a narrow terminal does
+   *   not show the last
    * @param secondsLeft until the end. Defaults to an estimate by the time so far
    */
   update(done: number, details: string | readonly string[] = '', total = this.total, secondsLeft?: number): void {
@@ -89,7 +90,8 @@ export class Progress {
           ? show(this.done)
           : `${show(this.done)} of ${unit === 'bytes' ? show(this.total) : plural(this.total, unit.slice(0, -1))}`;
     const speed = this.done / Math.max(seconds, 1e-3);
-    const shownSpeed = unit === 'bytes' ? `${formatBytes(speed)}/s` : `${speed >= 10 ? speed.toFixed(0) : speed.toFixed(1)} ${unit}/s`;
+    const shownSpeed =
+      unit === 'bytes' ? `${formatBytes(speed)}/s` : `${speed >= 10 ? speed.toFixed(0) : speed.toFixed(1)} ${unit}/s`;
     const left = secondsLeft ?? (share === undefined || share === 0 ? NaN : (seconds / share) * (1 - share));
     return [
       share === undefined ? '' : `${Math.floor(share * 100)}%`,
@@ -109,7 +111,8 @@ export class Progress {
     this.hidden = false;
     this.bar = new SingleBar({
       // Made when it is drawn, for the terminal as wide as it is then; 0 is what a terminal says that does not know.
-      format: () => this.text(this.stream.columns === undefined || this.stream.columns === 0 ? 80 : this.stream.columns),
+      format: () =>
+        this.text(this.stream.columns === undefined || this.stream.columns === 0 ? 80 : this.stream.columns),
       stream: this.stream as NodeJS.WritableStream,
       // Lines are cut to the width of the terminal instead; the terminal's modes stay as they are.
       linewrap: true,

@@ -6,8 +6,8 @@ import type { Ui } from './ui';
 const PROMPT = 'Prompt (Ctrl-D ends): ';
 
 /**
- * Reads prompts line by line until the end of the input, one at a time; at a terminal it asks for each. A prompt that cannot be answered, for
- * example because it is too long, is told and does not end the loop.
+ * Reads prompts line by line until the end of the input, one at a time; at a terminal it asks for each. A prompt that
+ * cannot be answered, for example because it is too long, is told and does not end the loop.
  * @returns the exit code: at a terminal 0, elsewhere that of the last failure
  */
 export async function promptLoop(ui: Ui, answer: (prompt: string) => Promise<void>): Promise<number> {
@@ -16,7 +16,9 @@ export async function promptLoop(ui: Ui, answer: (prompt: string) => Promise<voi
   const asks = io.stdin.isTTY === true;
   // What is asked goes to stderr: stdout has the answers alone.
   const reader = createInterface(
-    asks ? { input: io.stdin, output: io.stderr as NodeJS.WritableStream, prompt: PROMPT } : { input: io.stdin, terminal: false },
+    asks
+      ? { input: io.stdin, output: io.stderr as NodeJS.WritableStream, prompt: PROMPT }
+      : { input: io.stdin, terminal: false },
   );
   // At a terminal readline reads the keys itself, Ctrl-C included.
   reader.on('SIGINT', () => io.interrupt());

@@ -12,7 +12,8 @@ export interface UiOptions {
 }
 
 /**
- * What a command says. Results go to stdout: as text, or with --json as JSON and nothing else. Everything else goes to stderr.
+ * What a command says. Results go to stdout: as text, or with --json as JSON and nothing else. Everything else goes to
+ * stderr.
  */
 export class Ui {
   private readonly now: () => number;
@@ -59,7 +60,10 @@ export class Ui {
 
   /** What went wrong, and what to do about it. */
   error(text: string, hint?: string): void {
-    this.send(this.io.stderr, `${this.coloured('red', 'error:')} ${text}\n${hint === undefined ? '' : `hint: ${hint}\n`}`);
+    this.send(
+      this.io.stderr,
+      `${this.coloured('red', 'error:')} ${text}\n${hint === undefined ? '' : `hint: ${hint}\n`}`,
+    );
   }
 
   /** Runs an operation with its progress shown. */

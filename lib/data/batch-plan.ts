@@ -21,8 +21,9 @@ export interface BatchPlanOptions {
   /** Tokens in a batch: as many samples as fit. A longer sample is a batch by itself. */
   batchTokens?: number;
   /**
-   * `'sequential'`: as in the dataset. `'shuffled'`: in random order. `'bucketed'`: shuffled, then sorted by length within windows of about 100
-   * batches, so that the samples of a batch are of similar length; the batches of a window are in random order.
+   * `'sequential'`: as in the dataset. `'shuffled'`: in random order. `'bucketed'`: shuffled, then sorted by length
+   * within windows of about 100 batches, so that the samples of a batch are of similar length; the batches of a window
+   * are in random order.
    */
   order: BatchOrder;
 }
@@ -34,9 +35,9 @@ const MAX_WINDOW_SAMPLES = 2 ** 20;
 const BATCH_STREAM = 0x6261_7463;
 
 /**
- * The batches of an epoch: each sample in exactly one of them, decided by the options alone, so that any batch can be had again (to resume a run)
- * without those before it. Memory does not grow with the number of samples, but for orders of up to a million, which are lists of 4 bytes a sample,
- * and 4 bytes a window with `batchTokens`.
+ * The batches of an epoch: each sample in exactly one of them, decided by the options alone, so that any batch can be
+ * had again (to resume a run) without those before it. Memory does not grow with the number of samples, but for orders
+ * of up to a million, which are lists of 4 bytes a sample, and 4 bytes a window with `batchTokens`.
  */
 export class BatchPlan {
   private readonly sampleAt: (position: number) => number;
@@ -56,7 +57,8 @@ export class BatchPlan {
     checkInteger('epoch', epoch, 0);
     checkOneOf('order', order, BATCH_ORDERS);
     if ((batchSize === undefined) === (batchTokens === undefined)) {
-      if (batchSize === undefined) throw badArgument('batchSize', 'an integer of at least 1, or one for batchTokens,', batchSize);
+      if (batchSize === undefined)
+        throw badArgument('batchSize', 'an integer of at least 1, or one for batchTokens,', batchSize);
       throw badArgument('batchTokens', 'nothing beside batchSize', batchTokens);
     }
     if (batchSize !== undefined) checkInteger('batchSize', batchSize, 1);
@@ -78,7 +80,10 @@ export class BatchPlan {
     return this.windowEnds().at(-1) ?? 0;
   }
 
-  /** Goes over the epoch, where that is needed, and lets the event loop turn meanwhile: a second or two for a million samples. */
+  /**
+   * Goes over the epoch, where that is needed, and lets the event loop turn meanwhile: a second or two for a million
+   * samples.
+   */
   async prepare(signal?: AbortSignal): Promise<void> {
     if (this.options.batchSize !== undefined || this.ends !== undefined) return;
     const turn = eventLoopTurns(checkSignal('signal', signal));
@@ -91,8 +96,10 @@ export class BatchPlan {
     if (length === 0) throw badArgument('batch', 'no index, as there is no batch,', batch);
     checkInteger('batch', batch, 0, length - 1);
     const { batchSize, order } = this.options;
-    if (batchSize !== undefined && order !== 'bucketed') return this.samples(batch * batchSize, (batch + 1) * batchSize);
-    if (batchSize !== undefined) return this.batchesOf(Math.floor(batch / WINDOW_BATCHES))[batch % WINDOW_BATCHES] as number[];
+    if (batchSize !== undefined && order !== 'bucketed')
+      return this.samples(batch * batchSize, (batch + 1) * batchSize);
+    if (batchSize !== undefined)
+      return this.batchesOf(Math.floor(batch / WINDOW_BATCHES))[batch % WINDOW_BATCHES] as number[];
     const ends = this.windowEnds();
     const window = firstAbove(ends, batch);
     return this.batchesOf(window)[batch - (window === 0 ? 0 : (ends[window - 1] as number))] as number[];
@@ -132,7 +139,8 @@ export class BatchPlan {
     if (this.last?.window !== window) {
       const batches = this.composed(window);
       const { order, seed, epoch } = this.options;
-      if (order === 'bucketed') shuffle(batches, generator(seed, (BATCH_STREAM + Math.imul(epoch, 0x9e3779b1) + window) >>> 0));
+      if (order === 'bucketed')
+        shuffle(batches, generator(seed, (BATCH_STREAM + Math.imul(epoch, 0x9e3779b1) + window) >>> 0));
       this.last = { window, batches };
     }
     return this.last.batches;

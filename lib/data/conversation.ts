@@ -4,8 +4,8 @@ import { conversationSegments, type Message, type Segment, type Template, TEMPLA
 import type { Encoder, Sample, Turn } from './sample';
 
 /**
- * The template for the conversations of a model: the one that is given, else that of rinna's instruction models where the tokenizer has a token for
- * their line break, `<NL>`.
+ * The template for the conversations of a model: the one that is given, else that of rinna's instruction models where
+ * the tokenizer has a token for their line break, `<NL>`.
  *
  * @param place what has the conversation, for the error
  * @throws NEOX_BAD_ARGUMENT when neither decides it
@@ -13,9 +13,13 @@ import type { Encoder, Sample, Turn } from './sample';
 export function templateFor(template: Template | undefined, tokenizer: Encoder | undefined, place: string): Template {
   if (template !== undefined) return template;
   if (tokenizer?.tokenToId?.('<NL>') !== undefined) return 'rinna';
-  throw new NeoXPrefixError('NEOX_BAD_ARGUMENT', `${place} has {"messages"}, and nothing says how the model's conversations are written`, {
-    hint: "give template: 'rinna' (rinna's instruction models), 'plain' (the contents, one below the other), or a function",
-  });
+  throw new NeoXPrefixError(
+    'NEOX_BAD_ARGUMENT',
+    `${place} has {"messages"}, and nothing says how the model's conversations are written`,
+    {
+      hint: "give template: 'rinna' (rinna's instruction models), 'plain' (the contents, one below the other), or a function",
+    },
+  );
 }
 
 /** @throws NEOX_BAD_ARGUMENT */
@@ -26,11 +30,12 @@ export function checkTemplate(template: unknown): Template | undefined {
 }
 
 /**
- * A conversation as one sample that learns every message of the assistant, each behind all before it. What stands behind the last one is left out.
+ * A conversation as one sample that learns every message of the assistant, each behind all before it. What stands
+ * behind the last one is left out.
  *
  * ```ts
- * const sample = conversationSample([{ role: 'user', content: '今日は' }, { role: 'assistant', content: 'いい天気ですね' }], 'rinna');
- * // { prompt: 'ユーザー: 今日は<NL>システム: ', completion: 'いい天気ですね' }
+ * const sample = conversationSample([{ role: 'user', content: '今日は' }, { role: 'assistant', content: 'いい天気ですね' }],
+ * 'rinna'); // { prompt: 'ユーザー: 今日は<NL>システム: ', completion: 'いい天気ですね' }
  * ```
  *
  * @throws NEOX_BAD_ARGUMENT for a wrong message or template, or where nothing is learned
@@ -39,7 +44,9 @@ export function conversationSample(messages: readonly Message[], template: Templ
   if (!Array.isArray(messages)) throw badArgument('messages', 'an array of { role, content }', messages);
   const turns: (Turn & { prompt: string; completion: string })[] = [];
   let prompt = '';
-  for (const { text, learned } of checkSegments(conversationSegments(messages as Message[], checkTemplate(template) as Template))) {
+  for (const { text, learned } of checkSegments(
+    conversationSegments(messages as Message[], checkTemplate(template) as Template),
+  )) {
     if (text === '') continue;
     const last = turns.at(-1);
     if (!learned) prompt += text;
@@ -65,7 +72,8 @@ function checkSegments(segments: unknown): readonly Segment[] {
   if (!Array.isArray(segments)) throw badArgument('what template returns', 'an array of { text, learned }', segments);
   for (const [i, segment] of (segments as (Segment | null)[]).entries()) {
     const name = `segment ${i} of template`;
-    if (segment === null || typeof segment !== 'object') throw badArgument(name, 'an object { text, learned }', segment);
+    if (segment === null || typeof segment !== 'object')
+      throw badArgument(name, 'an object { text, learned }', segment);
     if (typeof segment.text !== 'string') throw badArgument(`the text of ${name}`, 'a string', segment.text);
     if (typeof segment.learned !== 'boolean') throw badArgument(`learned of ${name}`, 'a boolean', segment.learned);
   }

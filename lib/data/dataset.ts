@@ -1,6 +1,15 @@
 import { stat } from 'node:fs/promises';
 import { extname } from 'node:path';
-import { badArgument, checkBoolean, checkFunction, checkInteger, checkOneOf, checkOptions, checkPath, checkSignal } from '../base/arguments';
+import {
+  badArgument,
+  checkBoolean,
+  checkFunction,
+  checkInteger,
+  checkOneOf,
+  checkOptions,
+  checkPath,
+  checkSignal,
+} from '../base/arguments';
 import { isNeoXPrefixError, NeoXPrefixError } from '../base/errors';
 import { fileError } from '../base/files';
 import { badLine } from '../formats/bad-line';
@@ -17,16 +26,17 @@ import { TokenizedDataset } from './tokenized-dataset';
 /** How to read data files. */
 export interface DatasetOptions {
   /**
-   * `'jsonl'`: an object a line, `{"text"}`, `{"completion"}`, `{"prompt", "completion"}` or `{"messages"}`; prompt and completion may be token ids.
-   * `'text'`: a sample a line. Empty lines are skipped in both. Defaults to what the extension says: .jsonl and .ndjson, or .txt, each also with
-   * .gz behind it.
+   * `'jsonl'`: an object a line, `{"text"}`, `{"completion"}`, `{"prompt", "completion"}` or `{"messages"}`; prompt and
+   * completion may be token ids. `'text'`: a sample a line. Empty lines are skipped in both. Defaults to what the
+   * extension says: .jsonl and .ndjson, or .txt, each also with .gz behind it.
    */
   format?: 'jsonl' | 'text';
   /**
-   * `'none'`: a record is a sample. `'lines'`: rinna's recipe (load_data_from_filepath of prefix_tuning_example.py). The lines of a
-   * document get `suffix` and are joined by "\n" into samples of at most `maxLength` tokens; the first sample of a document starts with
-   * "\n", a single longer line is a sample all the same, and what is left over at the end of a document is dropped (see
-   * `keepRemainder`). In plain text an empty line ends a document. Defaults to `'none'`.
+   * `'none'`: a record is a sample. `'lines'`: rinna's recipe (load_data_from_filepath of prefix_tuning_example.py).
+   * The lines of a document get `suffix` and are joined by "\n" into samples of at most `maxLength` tokens; the first
+   * sample of a document starts with "\n", a single longer line is a sample all the same, and what is left over at the
+   * end of a document is dropped (see `keepRemainder`). In plain text an empty line ends a document. Defaults to
+   * `'none'`.
    */
   packing?: 'none' | 'lines';
   /** With packing: appended to every line, for example `' 😃'`. Defaults to `''`. */
@@ -35,7 +45,10 @@ export interface DatasetOptions {
   maxLength?: number;
   /** With packing: whether the rest of each document is kept as a sample. Defaults to `false`, as the recipe. */
   keepRemainder?: boolean;
-  /** How the conversations of `{"messages"}` are written. Defaults to `'rinna'` where the tokenizer has a token `<NL>`; else it must be given. */
+  /**
+   * How the conversations of `{"messages"}` are written. Defaults to `'rinna'` where the tokenizer has a token `<NL>`;
+   * else it must be given.
+   */
   template?: Template;
   /** Needed for packing; {@link openDataset} needs it for all text. */
   tokenizer?: Encoder;
@@ -45,18 +58,22 @@ export interface DatasetOptions {
 /** How to read data files as token ids. */
 export interface OpenDatasetOptions extends DatasetOptions {
   /**
-   * Positions of a sample at most: its tokens, and the beginning-of-sequence token where it has no prompt. A model takes its
-   * `maxPositionEmbeddings` without the prefix's length. Defaults to no limit.
+   * Positions of a sample at most: its tokens, and the beginning-of-sequence token where it has no prompt. A model
+   * takes its `maxPositionEmbeddings` without the prefix's length. Defaults to no limit.
    */
   maxTokens?: number;
   /**
-   * What becomes of a sample that is longer: `'error'`, the reading fails and says where; `'truncate'`, the end of its completion is cut off, and no
-   * end of the text is learned there; `'drop'`, it is left out. The statistics count both. Defaults to `'error'`.
+   * What becomes of a sample that is longer: `'error'`, the reading fails and says where; `'truncate'`, the end of its
+   * completion is cut off, and no end of the text is learned there; `'drop'`, it is left out. The statistics count
+   * both. Defaults to `'error'`.
    */
   overLong?: 'error' | 'truncate' | 'drop';
   /** Number of ids of the model, to find others in the data. Defaults to no limit. */
   vocabSize?: number;
-  /** Bytes of token ids, 4 each, that are kept in memory; more, and all go into a temporary file. Defaults to `67108864`, 64 MiB. */
+  /**
+   * Bytes of token ids, 4 each, that are kept in memory; more, and all go into a temporary file. Defaults to
+   * `67108864`, 64 MiB.
+   */
   inMemoryLimit?: number;
   /** Folder of that file. It needs 4 bytes a token. Defaults to the system's for temporary files. */
   cacheDir?: string;
@@ -64,15 +81,33 @@ export interface OpenDatasetOptions extends DatasetOptions {
   onProgress?: (progress: { bytes: number; totalBytes: number; samples: number }) => void;
 }
 
-const OPTIONS = ['format', 'packing', 'suffix', 'maxLength', 'keepRemainder', 'template', 'tokenizer', 'signal'] as const;
-const OPEN_OPTIONS = [...OPTIONS, 'maxTokens', 'overLong', 'vocabSize', 'inMemoryLimit', 'cacheDir', 'onProgress'] as const;
+const OPTIONS = [
+  'format',
+  'packing',
+  'suffix',
+  'maxLength',
+  'keepRemainder',
+  'template',
+  'tokenizer',
+  'signal',
+] as const;
+const OPEN_OPTIONS = [
+  ...OPTIONS,
+  'maxTokens',
+  'overLong',
+  'vocabSize',
+  'inMemoryLimit',
+  'cacheDir',
+  'onProgress',
+] as const;
 const FORMATS: Readonly<Record<string, 'jsonl' | 'text'>> = { '.jsonl': 'jsonl', '.ndjson': 'jsonl', '.txt': 'text' };
 
 /**
- * Reads training samples from one or more files into memory, in order. Packed samples are token ids, conversations are written by their template,
- * all others are as the file has them.
+ * Reads training samples from one or more files into memory, in order. Packed samples are token ids, conversations are
+ * written by their template, all others are as the file has them.
  *
- * @throws NEOX_BAD_DATA with file, line number and what is wrong with it, for the first ten lines; NEOX_FILE_NOT_FOUND; NEOX_BAD_ARGUMENT for an
+ * @throws NEOX_BAD_DATA with file, line number and what is wrong with it, for the first ten lines; NEOX_FILE_NOT_FOUND;
+ *   NEOX_BAD_ARGUMENT for an
  * option.
  */
 export async function readDataset(paths: string | readonly string[], options?: DatasetOptions): Promise<Sample[]> {
@@ -87,13 +122,18 @@ export async function readDataset(paths: string | readonly string[], options?: D
 }
 
 /**
- * Reads training samples from one or more files as token ids, in one pass and in constant memory: what is more than `inMemoryLimit` goes into a
- * temporary file, which has no name and is gone when the dataset is closed or the process ends. In memory stay about 2.5 bytes a sample.
+ * Reads training samples from one or more files as token ids, in one pass and in constant memory: what is more than
+ * `inMemoryLimit` goes into a temporary file, which has no name and is gone when the dataset is closed or the process
+ * ends. In memory stay about 2.5 bytes a sample.
  *
- * @throws NEOX_BAD_DATA with file, line number and what is wrong with it, for the first ten places, and when there is no sample; NEOX_FILE_NOT_FOUND;
+ * @throws NEOX_BAD_DATA with file, line number and what is wrong with it, for the first ten places, and when there is
+ *   no sample; NEOX_FILE_NOT_FOUND;
  * NEOX_IO, a full disk for example; NEOX_BAD_ARGUMENT for an option; the reason of `signal`.
  */
-export async function openDataset(paths: string | readonly string[], options?: OpenDatasetOptions): Promise<TokenizedDataset> {
+export async function openDataset(
+  paths: string | readonly string[],
+  options?: OpenDatasetOptions,
+): Promise<TokenizedDataset> {
   checkOptions('options', options, OPEN_OPTIONS);
   const { maxTokens, overLong = 'error', vocabSize, onProgress, tokenizer } = options ?? {};
   if (maxTokens !== undefined) checkInteger('maxTokens', maxTokens, 1);
@@ -111,15 +151,23 @@ export async function openDataset(paths: string | readonly string[], options?: O
   const onBytes = (more: number): void => onProgress?.({ bytes: (bytes += more), totalBytes, samples: store.length });
   const problems = new Problems();
   const reader = new RecordReader(files, { ...records, onBytes }, problems);
-  const encoder = tokenizer ?? { encode: () => { throw badArgument('tokenizer', 'a tokenizer (the data is text)', tokenizer); } }; // prettier-ignore
+  // prettier-ignore
+  const encoder = tokenizer ?? { encode: () => { throw badArgument('tokenizer', 'a tokenizer (the data is text)', tokenizer); } };
   const turn = eventLoopTurns(records.signal);
   try {
     for await (const placed of reader.samples()) {
       await turn();
-      const sample = fitted(tokenized(placed, encoder, vocabSize, problems), placed, { maxTokens, overLong }, store, problems);
+      const sample = fitted(
+        tokenized(placed, encoder, vocabSize, problems),
+        placed,
+        { maxTokens, overLong },
+        store,
+        problems,
+      );
       if (sample !== undefined) await store.add(sample);
     }
-    for (const path of reader.emptyFiles) problems.add(new NeoXPrefixError('NEOX_BAD_DATA', `${path}: it has no text`, { path }));
+    for (const path of reader.emptyFiles)
+      problems.add(new NeoXPrefixError('NEOX_BAD_DATA', `${path}: it has no text`, { path }));
     problems.throwIfAny();
     const { statistics } = store;
     Object.assign(statistics, { emptyLines: reader.emptyLines, remainders: reader.remainders });
@@ -175,7 +223,11 @@ function fitted(
   const truncated = truncateSample(sample, maxTokens);
   if (truncated === undefined) {
     problems.add(
-      badLine(path, line, `its prompt has ${sample.prompt.length} tokens of ${maxTokens} at most, so nothing would be left to learn`),
+      badLine(
+        path,
+        line,
+        `its prompt has ${sample.prompt.length} tokens of ${maxTokens} at most, so nothing would be left to learn`,
+      ),
     );
     return undefined;
   }
@@ -184,7 +236,12 @@ function fitted(
   return truncated;
 }
 
-function noSample(files: readonly DataFile[], { remainders }: RecordReader, { packing }: RecordOptions, dropped: number): NeoXPrefixError {
+function noSample(
+  files: readonly DataFile[],
+  { remainders }: RecordReader,
+  { packing }: RecordOptions,
+  dropped: number,
+): NeoXPrefixError {
   const what = `There is no sample in ${files.map(({ path }) => path).join(', ')}`;
   if (dropped > 0) return new NeoXPrefixError('NEOX_BAD_DATA', `${what}: ${dropped} were dropped, as too long`);
   if (packing === undefined || remainders === 0) return new NeoXPrefixError('NEOX_BAD_DATA', what);
@@ -213,19 +270,23 @@ function checkLimit(bytes: number): number {
 /** What both readers have in common, checked. */
 function resolveOptions(paths: unknown, options: DatasetOptions): { files: DataFile[]; records: RecordOptions } {
   const { format, packing = 'none', suffix, maxLength, keepRemainder, template, tokenizer } = options;
-  if (format !== undefined && format !== 'jsonl' && format !== 'text') throw badArgument('format', "'jsonl' or 'text'", format);
+  if (format !== undefined && format !== 'jsonl' && format !== 'text')
+    throw badArgument('format', "'jsonl' or 'text'", format);
   if (packing !== 'none' && packing !== 'lines') throw badArgument('packing', "'none' or 'lines'", packing);
   if (suffix !== undefined && typeof suffix !== 'string') throw badArgument('suffix', 'a string', suffix);
   if (maxLength !== undefined) checkInteger('maxLength', maxLength, 1);
   if (keepRemainder !== undefined) checkBoolean('keepRemainder', keepRemainder);
   checkTemplate(template);
-  if (tokenizer !== undefined && typeof tokenizer.encode !== 'function') throw badArgument('tokenizer', 'a tokenizer', tokenizer);
+  if (tokenizer !== undefined && typeof tokenizer.encode !== 'function')
+    throw badArgument('tokenizer', 'a tokenizer', tokenizer);
   const signal = checkSignal('signal', options.signal);
   const without = packing === 'lines' ? { template } : { suffix, maxLength, keepRemainder };
   for (const [name, value] of Object.entries(without)) {
-    if (value !== undefined) throw badArgument(name, `nothing ${packing === 'lines' ? 'with' : 'without'} packing: 'lines'`, value);
+    if (value !== undefined)
+      throw badArgument(name, `nothing ${packing === 'lines' ? 'with' : 'without'} packing: 'lines'`, value);
   }
-  if (packing === 'lines' && tokenizer === undefined) throw badArgument('tokenizer', 'a tokenizer (packing counts tokens)', tokenizer);
+  if (packing === 'lines' && tokenizer === undefined)
+    throw badArgument('tokenizer', 'a tokenizer (packing counts tokens)', tokenizer);
   signal?.throwIfAborted();
   const list = (Array.isArray(paths) ? paths : [paths]) as readonly unknown[];
   if (list.length === 0) throw badArgument('paths', 'a path or a non-empty array of paths', paths);
@@ -233,7 +294,11 @@ function resolveOptions(paths: unknown, options: DatasetOptions): { files: DataF
     const name = checkPath(Array.isArray(paths) ? `paths[${i}]` : 'path', path);
     return { path: name, format: format ?? formatOf(name) };
   });
-  const lines: PackOptions = { suffix: suffix ?? '', maxLength: maxLength ?? 64, keepRemainder: keepRemainder ?? false };
+  const lines: PackOptions = {
+    suffix: suffix ?? '',
+    maxLength: maxLength ?? 64,
+    keepRemainder: keepRemainder ?? false,
+  };
   return { files, records: { packing: packing === 'lines' ? lines : undefined, template, tokenizer, signal } };
 }
 
@@ -242,5 +307,10 @@ export function formatOf(path: string): 'jsonl' | 'text' {
   const format = FORMATS[extname(path.replace(/\.gz$/i, '')).toLowerCase()];
   if (format !== undefined) return format;
   const names = Object.keys(FORMATS).join(', ');
-  throw badArgument('path', `a file named ${names}, or that and .gz,`, path, "pass format: 'jsonl' or 'text' for another name");
+  throw badArgument(
+    'path',
+    `a file named ${names}, or that and .gz,`,
+    path,
+    "pass format: 'jsonl' or 'text' for another name",
+  );
 }

@@ -2,8 +2,8 @@ const FIRST_CAPACITY = 2 ** 12;
 const LOAD = 0.75;
 
 /**
- * Counts samples that were seen before, by 64 bits of their hash, in a table of bounded size. When it is full, only samples that are in it are
- * recognised, and the count is a lower bound.
+ * Counts samples that were seen before, by 64 bits of their hash, in a table of bounded size. When it is full, only
+ * samples that are in it are recognised, and the count is a lower bound.
  */
 export class DuplicateCounter {
   duplicates = 0;
@@ -40,7 +40,8 @@ export class DuplicateCounter {
   private find(high: number, low: number): number {
     const mask = this.slots.length / 2 - 1;
     let slot = low & mask;
-    while (this.slots[2 * slot + 1] !== 0 && (this.slots[2 * slot] !== high || this.slots[2 * slot + 1] !== low)) slot = (slot + 1) & mask;
+    while (this.slots[2 * slot + 1] !== 0 && (this.slots[2 * slot] !== high || this.slots[2 * slot + 1] !== low))
+      slot = (slot + 1) & mask;
     return slot;
   }
 

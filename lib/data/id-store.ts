@@ -117,7 +117,10 @@ export class IdStore {
     const result = new Int32Array(count);
     for (let done = 0; done < count;) {
       const at = first + done;
-      const part = (this.pieces[Math.floor(at / PIECE)] as Int32Array).subarray(at % PIECE, (at % PIECE) + count - done);
+      const part = (this.pieces[Math.floor(at / PIECE)] as Int32Array).subarray(
+        at % PIECE,
+        (at % PIECE) + count - done,
+      );
       result.set(part, done);
       done += part.length;
     }

@@ -20,10 +20,12 @@ const NEW_LINE = 0x0a;
 const GZIP = [0x1f, 0x8b];
 
 /**
- * The lines of a UTF-8 file, which may be compressed by gzip (its first two bytes say so), read piece by piece. A line ends in "\n" or "\r\n" (not
- * in U+2028, which may stand inside a JSON string); a byte order mark at the start of the file is dropped.
+ * The lines of a UTF-8 file, which may be compressed by gzip (its first two bytes say so), read piece by piece. A line
+ * ends in "\n" or "\r\n" (not in U+2028, which may stand inside a JSON string); a byte order mark at the start of the
+ * file is dropped.
  *
- * @throws NEOX_FILE_NOT_FOUND, NEOX_IO, or NEOX_BAD_DATA with file and line for bytes that are not UTF-8 and for damaged gzip data.
+ * @throws NEOX_FILE_NOT_FOUND, NEOX_IO, or NEOX_BAD_DATA with file and line for bytes that are not UTF-8 and for
+ *   damaged gzip data.
  */
 export async function* readLines(path: string, signal?: AbortSignal, onBytes?: OnBytes): AsyncGenerator<Line> {
   const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
@@ -105,10 +107,12 @@ async function* fileBytes(path: string, onBytes: OnBytes | undefined): AsyncGene
 
 function asReadError(error: unknown, path: string, line: number): unknown {
   const { code, syscall, message } = error as NodeJS.ErrnoException;
-  if (code === 'Z_BUF_ERROR') return badLine(path, line, 'the gzip data ends too early, here or a little behind', error);
+  if (code === 'Z_BUF_ERROR')
+    return badLine(path, line, 'the gzip data ends too early, here or a little behind', error);
   if (typeof code === 'string' && code.startsWith('Z_'))
     return badLine(path, line, `the gzip data is damaged, here or a little behind: ${message}`, error);
   if (syscall === undefined) return error;
-  if (code === 'ENOENT') return new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `${path} does not exist`, { path, cause: error });
+  if (code === 'ENOENT')
+    return new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `${path} does not exist`, { path, cause: error });
   return new NeoXPrefixError('NEOX_IO', `Cannot read ${path}: ${message}`, { path, cause: error });
 }

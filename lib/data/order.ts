@@ -1,7 +1,10 @@
 /** Orders of at most so many samples are lists; those of more are computed, element by element. */
 const MAX_LISTED = 1_000_000;
 
-/** The order of an epoch's samples, in bounded memory: a permutation of 0 ... count - 1 that depends on count, seed and epoch alone. */
+/**
+ * The order of an epoch's samples, in bounded memory: a permutation of 0 ... count - 1 that depends on count, seed and
+ * epoch alone.
+ */
 export class EpochOrder {
   private readonly permute: (position: number) => number;
 
@@ -45,8 +48,9 @@ export function shuffle(list: unknown[], random: () => number): void {
 const ROUNDS = 4;
 
 /**
- * A pseudo-random permutation of 0 ... count - 1 that needs no list: a Feistel network over the pairs (left, right) with left < a and right < b,
- * where a b is just above count, applied again while it leaves the range (Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
+ * A pseudo-random permutation of 0 ... count - 1 that needs no list: a Feistel network over the pairs (left, right)
+ * with left < a and right < b, where a b is just above count, applied again while it leaves the range (Black and
+ * Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
  */
 export class Permutation {
   private readonly a: number;

@@ -15,7 +15,11 @@ export interface PackedLines {
 }
 
 /** Packs the lines of one document. */
-export function packLines(lines: readonly string[], tokenizer: Encoder, { suffix, maxLength, keepRemainder }: PackOptions): PackedLines {
+export function packLines(
+  lines: readonly string[],
+  tokenizer: Encoder,
+  { suffix, maxLength, keepRemainder }: PackOptions,
+): PackedLines {
   const samples: Int32Array[] = [];
   const flush = (ids: Int32Array): void => {
     if (ids.length > 0) samples.push(ids);

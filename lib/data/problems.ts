@@ -21,13 +21,17 @@ export class Problems {
 
   /** An error that ended the reading: with the problems before it where it is one of the data, else itself. */
   ending(error: unknown): unknown {
-    if (this.count === 0 || this.count >= ENOUGH || !isNeoXPrefixError(error) || error.code !== 'NEOX_BAD_DATA') return error;
+    if (this.count === 0 || this.count >= ENOUGH || !isNeoXPrefixError(error) || error.code !== 'NEOX_BAD_DATA')
+      return error;
     this.count++;
     if (this.listed.length < LISTED) this.listed.push(error);
     return this.asError();
   }
 
-  /** @throws NEOX_BAD_DATA with the first ten problems and their number; a single one that is no fault of a line as it is */
+  /**
+   * @throws NEOX_BAD_DATA with the first ten problems and their number; a single one that is no fault of a line as it
+   *   is
+   */
   throwIfAny(): void {
     if (this.count > 0) throw this.asError();
   }
@@ -36,8 +40,12 @@ export class Problems {
     const first = this.listed[0] as NeoXPrefixError;
     if (this.count === 1 && first.code !== 'NEOX_BAD_DATA') return first;
     const { path } = first;
-    const details = { ...(path === undefined ? {} : { path }), ...(this.hints.size === 0 ? {} : { hint: [...this.hints].join('; ') }) };
-    if (this.count === 1) return new NeoXPrefixError('NEOX_BAD_DATA', first.message, { ...details, cause: first.cause });
+    const details = {
+      ...(path === undefined ? {} : { path }),
+      ...(this.hints.size === 0 ? {} : { hint: [...this.hints].join('; ') }),
+    };
+    if (this.count === 1)
+      return new NeoXPrefixError('NEOX_BAD_DATA', first.message, { ...details, cause: first.cause });
     const number = this.count >= ENOUGH ? `${this.count} problems or more` : `${this.count} problems`;
     const which = this.count > LISTED ? `, of which the first ${LISTED}` : '';
     const list = this.listed.map(({ message }) => `\n  ${message.split('\nHint: ')[0]}`).join('');

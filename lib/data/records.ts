@@ -70,7 +70,9 @@ export class RecordReader {
         this.emptyLines++;
         continue;
       }
-      const sample = this.attempt(path, line, () => (file.format === 'text' ? { completion: text } : this.toSample(text, path, line)));
+      const sample = this.attempt(path, line, () =>
+        file.format === 'text' ? { completion: text } : this.toSample(text, path, line),
+      );
       if (sample !== undefined) yield { sample, path, line };
     }
   }
@@ -159,11 +161,15 @@ export class RecordReader {
     const { prompt, completion } = record;
     if (completion === undefined)
       throw new BadRecord(
-        prompt === undefined ? 'it has neither "text" nor "completion" nor "messages"' : 'it has a "prompt" but no "completion"',
+        prompt === undefined
+          ? 'it has neither "text" nor "completion" nor "messages"'
+          : 'it has a "prompt" but no "completion"',
       );
     const checked = checkTextOrIds(completion, 'completion');
     if (checked.length === 0) throw new BadRecord('its "completion" is empty');
-    return prompt === undefined ? { completion: checked } : { prompt: checkTextOrIds(prompt, 'prompt'), completion: checked };
+    return prompt === undefined
+      ? { completion: checked }
+      : { prompt: checkTextOrIds(prompt, 'prompt'), completion: checked };
   }
 }
 
@@ -185,7 +191,8 @@ function parseObject(line: string): Record<string, unknown> {
   } catch (error) {
     throw new BadRecord(`it is not valid JSON: ${(error as Error).message}`, error);
   }
-  if (value === null || typeof value !== 'object' || Array.isArray(value)) throw new BadRecord('it is not a JSON object');
+  if (value === null || typeof value !== 'object' || Array.isArray(value))
+    throw new BadRecord('it is not a JSON object');
   return value as Record<string, unknown>;
 }
 
@@ -209,8 +216,11 @@ function conversationOf(messages: unknown, template: Template): Sample {
 
 function checkTextOrIds(value: unknown, name: string): string | number[] {
   if (typeof value === 'string') return value;
-  if (!Array.isArray(value)) throw new BadRecord(`"${name}" is ${describe(value)}, not a string or a list of token ids`);
-  const wrong = value.findIndex((id: unknown) => typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id > MAX_ID);
+  if (!Array.isArray(value))
+    throw new BadRecord(`"${name}" is ${describe(value)}, not a string or a list of token ids`);
+  const wrong = value.findIndex(
+    (id: unknown) => typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id > MAX_ID,
+  );
   if (wrong >= 0) throw new BadRecord(`"${name}"[${wrong}] is not a token id (an integer of at least 0)`);
   return value as number[];
 }

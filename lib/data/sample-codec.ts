@@ -1,8 +1,8 @@
 import { joinIds, type TokenizedSample, type TokenizedTurn } from './sample';
 
 /*
- * A sample is stored as its ids one behind the other, with two flags in the bits that ids leave free. So its length is its number of tokens,
- * and where prompts and completions begin and end is stored with them.
+ * A sample is stored as its ids one behind the other, with two flags in the bits that ids leave free. So its length is
+ * its number of tokens, and where prompts and completions begin and end is stored with them.
  */
 
 /** On every id of a completion. */

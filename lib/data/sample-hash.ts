@@ -2,9 +2,10 @@ import { hash } from 'node:crypto';
 import { sha256 } from '../base/files';
 
 /*
- * The hash of samples d(0) ... d(n-1) is SHA-256 over n and the sum of d(i) B^(n-1-i) modulo p, where d(i) is the SHA-256 of sample i as it is
- * stored. In that form the hash of any part follows from two sums that begin at sample 0 (Rabin's fingerprint of a substring), so a view of a
- * dataset has the hash that a dataset of those samples alone would have, and the ids need not be read again.
+ * The hash of samples d(0) ... d(n-1) is SHA-256 over n and the sum of d(i) B^(n-1-i) modulo p, where d(i) is the
+ * SHA-256 of sample i as it is stored. In that form the hash of any part follows from two sums that begin at sample 0
+ * (Rabin's fingerprint of a substring), so a view of a dataset has the hash that a dataset of those samples alone would
+ * have, and the ids need not be read again.
  */
 const P = 2n ** 255n - 19n;
 const B = BigInt(`0x${sha256('neox-prefix: samples of a dataset')}`) % P;
@@ -34,7 +35,10 @@ export class SampleHasher {
     const upTo = (index: number): bigint => {
       if (index === this.count) return this.sum;
       const known = index - (index % STRIDE);
-      return samples(known, index).reduce((sum, stored) => next(sum, digestOf(stored)), this.sums[known / STRIDE] as bigint);
+      return samples(known, index).reduce(
+        (sum, stored) => next(sum, digestOf(stored)),
+        this.sums[known / STRIDE] as bigint,
+      );
     };
     const sum = (upTo(end) - ((upTo(first) * power(B, end - first)) % P) + P) % P;
     return sha256(`${end - first}:${sum.toString(16)}`);

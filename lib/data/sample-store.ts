@@ -72,7 +72,9 @@ export class SampleStore {
   }
 
   async get(indices: readonly number[]): Promise<TokenizedSample[]> {
-    const reading = this.ids.read(indices.map((i) => ({ first: this.index.offsetOf(i), count: this.index.lengthOf(i) })));
+    const reading = this.ids.read(
+      indices.map((i) => ({ first: this.index.offsetOf(i), count: this.index.lengthOf(i) })),
+    );
     this.reads.add(reading);
     try {
       return (await reading).map(decodeSample);

@@ -10,11 +10,17 @@ export interface Turn {
   completion: TextOrIds;
 }
 
-/** A training sample. The model learns `completion` (and then to stop) behind `prompt`; without a prompt it learns the whole text. */
+/**
+ * A training sample. The model learns `completion` (and then to stop) behind `prompt`; without a prompt it learns the
+ * whole text.
+ */
 export interface Sample {
   prompt?: TextOrIds;
   completion: TextOrIds;
-  /** What follows in a conversation, each turn behind all that stands before it. Every completion is learned. Defaults to none. */
+  /**
+   * What follows in a conversation, each turn behind all that stands before it. Every completion is learned. Defaults
+   * to none.
+   */
   turns?: readonly Turn[];
 }
 
@@ -48,7 +54,8 @@ export interface Encoder {
 export const MAX_ID = 2 ** 30 - 1;
 
 /**
- * Turns a sample into ids. Prompts and completions are encoded one by one, without special tokens, as rinna's recipe does.
+ * Turns a sample into ids. Prompts and completions are encoded one by one, without special tokens, as rinna's recipe
+ * does.
  *
  * @param name What errors call the sample. Defaults to `'sample'`.
  * @throws NEOX_BAD_ARGUMENT for a wrong type, NEOX_BAD_DATA for a completion without tokens.
@@ -59,13 +66,18 @@ export function tokenizeSample(sample: Sample, tokenizer: Encoder, name = 'sampl
   const prompt = sample.prompt === undefined ? new Int32Array(0) : toIds(sample.prompt, tokenizer, `${name}.prompt`);
   const completion = toCompletion(sample.completion, tokenizer, name);
   if (sample.turns === undefined || sample.turns.length === 0) return { prompt, completion };
-  if (!Array.isArray(sample.turns)) throw badArgument(`${name}.turns`, 'an array of { prompt, completion }', sample.turns);
+  if (!Array.isArray(sample.turns))
+    throw badArgument(`${name}.turns`, 'an array of { prompt, completion }', sample.turns);
   const turns: TokenizedTurn[] = [{ prompt, completion }];
   for (const [i, turn] of (sample.turns as Turn[]).entries()) {
     const at = `${name}.turns[${i}]`;
-    if (turn === null || typeof turn !== 'object') throw badArgument(at, 'an object with a prompt and a completion', turn);
+    if (turn === null || typeof turn !== 'object')
+      throw badArgument(at, 'an object with a prompt and a completion', turn);
     checkOptions(at, turn, ['prompt', 'completion']);
-    const next = { prompt: toIds(turn.prompt, tokenizer, `${at}.prompt`), completion: toCompletion(turn.completion, tokenizer, at) };
+    const next = {
+      prompt: toIds(turn.prompt, tokenizer, `${at}.prompt`),
+      completion: toCompletion(turn.completion, tokenizer, at),
+    };
     const last = turns.at(-1) as TokenizedTurn;
     // With nothing in between, two completions are one.
     if (next.prompt.length === 0) last.completion = joinIds(last.completion, next.completion);
@@ -75,7 +87,10 @@ export function tokenizeSample(sample: Sample, tokenizer: Encoder, name = 'sampl
   return rest.length === 0 ? first : { ...first, turns: rest };
 }
 
-/** For long work in small pieces: a function to call between them, which gives the event loop a turn every few milliseconds. */
+/**
+ * For long work in small pieces: a function to call between them, which gives the event loop a turn every few
+ * milliseconds.
+ */
 export function eventLoopTurns(signal: AbortSignal | undefined): () => Promise<void> | void {
   let turned = performance.now();
   return () => {
@@ -117,7 +132,10 @@ export interface RowOptions {
   twoRows?: boolean;
 }
 
-/** One row of a batch: `targets[i]` is the id that the model shall predict after `inputs[i]`, or -1 where nothing is learned. */
+/**
+ * One row of a batch: `targets[i]` is the id that the model shall predict after `inputs[i]`, or -1 where nothing is
+ * learned.
+ */
 export interface Row {
   inputs: Int32Array;
   targets: Int32Array;
@@ -132,9 +150,9 @@ export interface Row {
  *     a conversation:  inputs [p c p' c']    targets [-1 ... -1 c eos -1 ... -1 c' eos]
  *     truncated:       as above, without the last input and the last eos
  *
- * So a conversation is one row whose loss is the sum of those of its completions, each behind all that stands before it: behind a completion
- * the end is learned, although the conversation goes on. What is not learned is marked by its position, so an id that happens to be the pad or
- * end token is learned like any other.
+ * So a conversation is one row whose loss is the sum of those of its completions, each behind all that stands before
+ * it: behind a completion the end is learned, although the conversation goes on. What is not learned is marked by its
+ * position, so an id that happens to be the pad or end token is learned like any other.
  */
 export function sampleRows({ prompt, completion, turns = [], truncated }: TokenizedSample, options: RowOptions): Row[] {
   const { bosId, eosId, twoRows = true } = options;

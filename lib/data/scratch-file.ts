@@ -10,7 +10,10 @@ const FOLDER_HINT = 'free some space there, or name another folder with cacheDir
 /** Closes what was forgotten, before Node complains of it. */
 const forgotten = new FinalizationRegistry<FileHandle>((handle) => void handle.close().catch(() => undefined));
 
-/** A file of 32-bit numbers that is there as long as it is open: it has no name from the start, so nothing of it is left whatever happens. */
+/**
+ * A file of 32-bit numbers that is there as long as it is open: it has no name from the start, so nothing of it is left
+ * whatever happens.
+ */
 export class ScratchFile {
   /** Numbers in the file. */
   length = 0;
@@ -78,7 +81,9 @@ export class ScratchFile {
   }
 
   private tooShort(wanted: number): NeoXPrefixError {
-    return new NeoXPrefixError('NEOX_IO', `A temporary file in ${this.folder} ends before ${4 * wanted} bytes`, { path: this.folder });
+    return new NeoXPrefixError('NEOX_IO', `A temporary file in ${this.folder} ends before ${4 * wanted} bytes`, {
+      path: this.folder,
+    });
   }
 }
 

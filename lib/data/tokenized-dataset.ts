@@ -14,7 +14,8 @@ export interface FromSamplesOptions {
 }
 
 /**
- * Training samples as token ids, in memory or in a file on disk; immutable. Made by {@link openDataset} or {@link TokenizedDataset.from}.
+ * Training samples as token ids, in memory or in a file on disk; immutable. Made by {@link openDataset} or {@link
+ * TokenizedDataset.from}.
  *
  * ```ts
  * await using dataset = await openDataset('faq.jsonl', { tokenizer: model.tokenizer });
@@ -41,15 +42,22 @@ export class TokenizedDataset implements AsyncDisposable {
   /**
    * Samples in memory as a dataset.
    *
-   * @throws NEOX_BAD_ARGUMENT for a wrong type, NEOX_BAD_DATA for a completion without tokens, each naming the sample; the reason of `signal`
+   * @throws NEOX_BAD_ARGUMENT for a wrong type, NEOX_BAD_DATA for a completion without tokens, each naming the sample;
+   *   the reason of `signal`
    * when it aborts.
    */
   static async from(samples: readonly Sample[], options?: FromSamplesOptions): Promise<TokenizedDataset> {
-    const { tokenizer, signal, name = 'samples' } = checkOptions('options', options, ['tokenizer', 'signal', 'name']) as FromSamplesOptions;
+    const {
+      tokenizer,
+      signal,
+      name = 'samples',
+    } = checkOptions('options', options, ['tokenizer', 'signal', 'name']) as FromSamplesOptions;
     if (!Array.isArray(samples)) throw badArgument(name, 'an array of { prompt?, completion }', samples);
-    if (tokenizer !== undefined && typeof tokenizer.encode !== 'function') throw badArgument('tokenizer', 'a tokenizer', tokenizer);
+    if (tokenizer !== undefined && typeof tokenizer.encode !== 'function')
+      throw badArgument('tokenizer', 'a tokenizer', tokenizer);
     const turn = eventLoopTurns(checkSignal('signal', signal));
-    const encoder = tokenizer ?? { encode: (text) => { throw badArgument('tokenizer', 'a tokenizer (a sample is text)', text); } }; // prettier-ignore
+    // prettier-ignore
+    const encoder = tokenizer ?? { encode: (text) => { throw badArgument('tokenizer', 'a tokenizer (a sample is text)', text); } };
     const store = new SampleStore({ inMemoryLimit: Infinity, cacheDir: '' });
     for (const [i, sample] of (samples as Sample[]).entries()) {
       await turn();
@@ -60,8 +68,8 @@ export class TokenizedDataset implements AsyncDisposable {
   }
 
   /**
-   * Identity of the samples: SHA-256 over all their ids and the borders of prompts and completions, in order. Equal for the same samples however they
-   * were read or stored, and for a view the same as for a dataset of its samples alone.
+   * Identity of the samples: SHA-256 over all their ids and the borders of prompts and completions, in order. Equal for
+   * the same samples however they were read or stored, and for a view the same as for a dataset of its samples alone.
    */
   get hash(): string {
     this.checkOpen();

@@ -6,7 +6,11 @@ import type { LoadedModel } from '../model/loaded-model';
 import { run } from './call';
 
 /** Checks the request at once; the work begins with the first `next()`. */
-export function stream(model: LoadedModel, prompt: Prompt, options: StreamOptions): AsyncGenerator<StreamPiece, void, void> {
+export function stream(
+  model: LoadedModel,
+  prompt: Prompt,
+  options: StreamOptions,
+): AsyncGenerator<StreamPiece, void, void> {
   checkOptions('options', options, STREAM_OPTIONS);
   const outer = checkSignal('signal', options.signal);
   const left = new AbortController();
@@ -15,7 +19,11 @@ export function stream(model: LoadedModel, prompt: Prompt, options: StreamOption
 }
 
 /** @param left aborted when nobody listens any more */
-async function* pieces(model: LoadedModel, request: PreparedRequest, left: AbortController): AsyncGenerator<StreamPiece, void, void> {
+async function* pieces(
+  model: LoadedModel,
+  request: PreparedRequest,
+  left: AbortController,
+): AsyncGenerator<StreamPiece, void, void> {
   // Pieces wait here until the consumer asks for them.
   const waiting: RowPiece[] = [];
   let wake: () => void = () => undefined;

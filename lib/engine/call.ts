@@ -2,7 +2,17 @@ import type * as Native from '../../types/native';
 import { native } from '../addon/addon';
 import { runNative } from '../addon/call';
 import { badArgument } from '../base/arguments';
-import { beamCompletions, type Completion, decode, decoderFor, type GenerateResult, Output, resultOf, type RowPiece, type Usage } from '../generation/output';
+import {
+  beamCompletions,
+  type Completion,
+  decode,
+  decoderFor,
+  type GenerateResult,
+  Output,
+  resultOf,
+  type RowPiece,
+  type Usage,
+} from '../generation/output';
 import type { PreparedRequest } from '../generation/request';
 import { GENERATE_OPTIONS, type GenerateOptions, prepare, type Prompt } from '../generation/request';
 import { type ScoredToken, scoredTokens } from '../generation/token-scores';
@@ -28,7 +38,8 @@ export async function run(
   if (prompts.length === 0) return [];
   const prefixes = await model.prefixHandles(request.prefixes);
   const share = n > 1 && format === undefined;
-  const start = share || request.promptLogprobs !== undefined ? await prefill(model, request, prefixes, share) : undefined;
+  const start =
+    share || request.promptLogprobs !== undefined ? await prefill(model, request, prefixes, share) : undefined;
   if (format !== undefined && start !== undefined) native().freeCache(start.cache);
   const completions =
     format === undefined
@@ -50,7 +61,8 @@ async function generateFreely(
 ): Promise<Completion[]> {
   const { prompts, settings, stops, n, signal } = request;
   const cache = start && n > 1 ? repeated(start, prompts.length, n) : start;
-  const stopFlags = stops.length === 0 ? undefined : Array.from({ length: prompts.length * n }, () => native().createCancelFlag());
+  const stopFlags =
+    stops.length === 0 ? undefined : Array.from({ length: prompts.length * n }, () => native().createCancelFlag());
   const rows: Rows = { prompts: [], prefixes: [], settings: [] };
   prompts.forEach((prompt, i) => {
     for (let stream = 0; stream < n; stream++) {
@@ -105,12 +117,24 @@ export async function prefill(
   share: boolean,
 ): Promise<{ cache: Native.Cache; promptLogprobs: (ScoredToken | null)[][] | undefined }> {
   const packed = packRows(prompts.map((prompt) => prompt.subarray(0, -1)));
-  const targets = promptLogprobs === undefined ? packed.tokens.map(() => -1) : packRows(prompts.map((prompt) => prompt.subarray(1))).tokens;
+  const targets =
+    promptLogprobs === undefined
+      ? packed.tokens.map(() => -1)
+      : packRows(prompts.map((prompt) => prompt.subarray(1))).tokens;
   const { rows, cache } = await runNative(signal, (addon, cancel) =>
-    addon.score(model.native, { ...packed, prefixes, targets, top: promptLogprobs ?? 0, keep: share ? 'blocks' : 'rows', cancel }),
+    addon.score(model.native, {
+      ...packed,
+      prefixes,
+      targets,
+      top: promptLogprobs ?? 0,
+      keep: share ? 'blocks' : 'rows',
+      cancel,
+    }),
   );
   const scores =
-    promptLogprobs === undefined ? undefined : rows.map((row, i) => [null, ...scoredTokens(prompts[i]?.subarray(1) ?? [], row)]);
+    promptLogprobs === undefined
+      ? undefined
+      : rows.map((row, i) => [null, ...scoredTokens(prompts[i]?.subarray(1) ?? [], row)]);
   return { cache, promptLogprobs: scores };
 }
 
@@ -123,7 +147,11 @@ function repeated(cache: Native.Cache, rows: number, n: number): Native.Cache {
 }
 
 /** What a row has said that nobody heard while it ran. */
-function completionOf(model: LoadedModel, { tokens, finishReason, scores }: Native.GenerateResult, scored: boolean): Completion {
+function completionOf(
+  model: LoadedModel,
+  { tokens, finishReason, scores }: Native.GenerateResult,
+  scored: boolean,
+): Completion {
   return {
     text: decode(model, tokens),
     tokens: Array.from(tokens),
@@ -137,16 +165,24 @@ export async function generate(
   prompts: Prompt | readonly Prompt[],
   options: GenerateOptions,
 ): Promise<GenerateResult | GenerateResult[]> {
-  // A plain empty array is no prompt at all rather than one without tokens: that is what an empty list of texts becomes.
-  const single = typeof prompts === 'string' || (isTokenIds(prompts) && !(Array.isArray(prompts) && prompts.length === 0));
+  // A plain empty array is no prompt at all rather than one without tokens: that is what an empty list of texts
+  // becomes.
+  const single =
+    typeof prompts === 'string' || (isTokenIds(prompts) && !(Array.isArray(prompts) && prompts.length === 0));
   const list: readonly Prompt[] = single ? [prompts] : prompts;
   if (!Array.isArray(list)) throw badArgument('prompt', 'a string, token ids, or an array of them', prompts);
   const request = prepare(model, list, options, GENERATE_OPTIONS);
-  const results = await model.track(request.beams === undefined ? run(model, request) : beamSearch(model, request, request.beams));
+  const results = await model.track(
+    request.beams === undefined ? run(model, request) : beamSearch(model, request, request.beams),
+  );
   return single ? (results[0] as GenerateResult) : results;
 }
 
-export async function beamSearch(model: LoadedModel, request: PreparedRequest, beams: Native.BeamSettings): Promise<GenerateResult[]> {
+export async function beamSearch(
+  model: LoadedModel,
+  request: PreparedRequest,
+  beams: Native.BeamSettings,
+): Promise<GenerateResult[]> {
   const { prompts, settings, signal } = request;
   signal?.throwIfAborted();
   if (prompts.length === 0) return [];

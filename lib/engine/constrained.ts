@@ -16,8 +16,9 @@ const MOST_ROWS = 64;
 const PREFILL_TOKENS = 2048;
 
 /**
- * Generates texts that have a format, for a call of {@link NeoXModel}: by an engine that lives as long as the call. Gives the completions of
- * the rows, n for each prompt; `onPiece` hears of every new token of every row, and of its end.
+ * Generates texts that have a format, for a call of {@link NeoXModel}: by an engine that lives as long as the call.
+ * Gives the completions of the rows, n for each prompt; `onPiece` hears of every new token of every row, and of its
+ * end.
  */
 export async function generateConstrained(
   model: LoadedModel,

@@ -8,7 +8,13 @@ import { checkModel, type LoadedModel } from '../model/loaded-model';
 import { Collector } from './collector';
 import { Job, type Sink } from './job';
 import { bytesPerToken, type EngineOptions, type ResolvedOptions, resolveOptions } from './options';
-import { type EngineRequest, type PreparedEngineRequest, prepareRequest, REQUEST_KEYS, STREAM_REQUEST_KEYS } from './request';
+import {
+  type EngineRequest,
+  type PreparedEngineRequest,
+  prepareRequest,
+  REQUEST_KEYS,
+  STREAM_REQUEST_KEYS,
+} from './request';
 import { Scheduler } from './scheduler';
 import { Channel, EngineStream } from './stream';
 
@@ -42,15 +48,17 @@ export interface EngineStats {
 }
 
 /**
- * Generates for many requests at once over one model, beam searches among them: each joins the running batch as soon as there is room and leaves it when it ends,
- * with its own prefix, sampling options, seed and end. A request gives the same bytes alone and in any mix, with the prompt cache warm or cold
- * (with the `native` and `onednn` backends; with `aten` up to rounding).
+ * Generates for many requests at once over one model, beam searches among them: each joins the running batch as soon as
+ * there is room and leaves it when it ends, with its own prefix, sampling options, seed and end. A request gives the
+ * same bytes alone and in any mix, with the prompt cache warm or cold (with the `native` and `onednn` backends; with
+ * `aten` up to rounding).
  *
  * Other operations of the model go on between the engine's steps.
  *
  * ```ts
  * await using engine = new GenerationEngine(model, { maxRows: 16 });
- * const [a, b] = await Promise.all([engine.generate({ prompt: 'こんにちは', prefix: smile }), engine.generate({ prompt: '今日は' })]);
+ * const [a, b] = await Promise.all([engine.generate({ prompt: 'こんにちは', prefix: smile }), engine.generate({ prompt:
+ * '今日は' })]);
  * ```
  */
 export class GenerationEngine {
@@ -76,8 +84,9 @@ export class GenerationEngine {
 
   /**
    * One request, one result: what {@link NeoXModel.generate} gives for it.
-   * @throws NEOX_BAD_ARGUMENT, NEOX_PREFIX_MISMATCH, NEOX_UNSUPPORTED, NEOX_NOT_FINITE; NEOX_TOO_LONG for what can never fit; NEOX_BUSY when as
-   *   many wait as may, and while the engine drains; NEOX_DISPOSED; the reason of its signal
+   * @throws NEOX_BAD_ARGUMENT, NEOX_PREFIX_MISMATCH, NEOX_UNSUPPORTED, NEOX_NOT_FINITE; NEOX_TOO_LONG for what can
+   *   never fit; NEOX_BUSY when as many wait as may, and while the engine drains; NEOX_DISPOSED; the reason of its
+   *   signal
    */
   async generate(request: EngineRequest): Promise<GenerateResult> {
     const prepared = this.prepare(request, REQUEST_KEYS);
@@ -95,8 +104,9 @@ export class GenerationEngine {
   }
 
   /**
-   * One request, piece by piece; the texts of the pieces, joined, are the text that `generate` gives. The request is under way from this call
-   * on. A stream that is not read makes its own row wait, after `maxUnread` tokens, and no other. A beam search has no pieces, and so no stream.
+   * One request, piece by piece; the texts of the pieces, joined, are the text that `generate` gives. The request is
+   * under way from this call on. A stream that is not read makes its own row wait, after `maxUnread` tokens, and no
+   * other. A beam search has no pieces, and so no stream.
    * @throws as `generate`, from this call where it is known by then
    */
   stream(request: Omit<EngineRequest, keyof BeamOptions>): EngineStream {
@@ -130,8 +140,8 @@ export class GenerationEngine {
   }
 
   /**
-   * Ends all requests with NEOX_DISPOSED and frees their memory and the prompt cache. Repeated calls give the same promise. Disposing
-   * the model does it, too.
+   * Ends all requests with NEOX_DISPOSED and frees their memory and the prompt cache. Repeated calls give the same
+   * promise. Disposing the model does it, too.
    */
   dispose(): Promise<void> {
     this.disposing ??= this.scheduler.dispose(disposedError()).finally(this.forget);
@@ -191,9 +201,13 @@ export class GenerationEngine {
     this.refused++;
     throw this.draining
       ? new NeoXPrefixError('NEOX_BUSY', 'The engine takes no more requests: it is drained')
-      : new NeoXPrefixError('NEOX_BUSY', `The engine has as many requests as it takes: ${maxRows} rows and ${maxQueue} that wait`, {
-          hint: 'try again later, or raise maxQueue',
-        });
+      : new NeoXPrefixError(
+          'NEOX_BUSY',
+          `The engine has as many requests as it takes: ${maxRows} rows and ${maxQueue} that wait`,
+          {
+            hint: 'try again later, or raise maxQueue',
+          },
+        );
   }
 }
 

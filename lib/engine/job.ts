@@ -59,11 +59,14 @@ export class Job implements Ticket {
     return { promptTokens, prefixTokens, completionTokens: this.output.length, cachedTokens };
   }
 
-  /** How many tokens to grant now; 0 while the row has enough, so that rows are not granted every single one by itself. */
+  /**
+   * How many tokens to grant now; 0 while the row has enough, so that rows are not granted every single one by itself.
+   */
   get wanted(): number {
     const { capacity, unread } = this.sink;
     const constraint = this.row?.constraint;
-    if (constraint !== undefined) return this.granted > 0 || constraint.mask === undefined || unread >= capacity ? 0 : 1;
+    if (constraint !== undefined)
+      return this.granted > 0 || constraint.mask === undefined || unread >= capacity ? 0 : 1;
     if (capacity === Infinity) return this.row === undefined || this.granted > 0 ? 0 : this.row.settings.maxNewTokens;
     const more = capacity - unread - this.granted;
     return more >= Math.max(1, Math.floor(capacity / 2)) ? more : 0;

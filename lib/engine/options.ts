@@ -9,8 +9,9 @@ export interface EngineOptions {
   /** Most requests that run at once; more wait. Defaults to `32`. */
   maxRows?: number;
   /**
-   * Most bytes that the keys and values of running requests may take. A request reserves what it may come to need: its prompt and
-   * `maxNewTokens`, for each beam of a beam search. Defaults to 1 GiB, or one row of the model's full length where that is more.
+   * Most bytes that the keys and values of running requests may take. A request reserves what it may come to need: its
+   * prompt and `maxNewTokens`, for each beam of a beam search. Defaults to 1 GiB, or one row of the model's full length
+   * where that is more.
    */
   kvBudgetBytes?: number;
   /** The same in tokens, instead of `kvBudgetBytes`. */
@@ -18,13 +19,13 @@ export interface EngineOptions {
   /** Most requests that wait, beside those that run; others are refused with NEOX_BUSY. Defaults to `256`. */
   maxQueue?: number;
   /**
-   * Most tokens of prompts that one step takes beside the running rows: a long prompt holds the others up by a part of itself at a
-   * time. Defaults to `128`.
+   * Most tokens of prompts that one step takes beside the running rows: a long prompt holds the others up by a part of
+   * itself at a time. Defaults to `128`.
    */
   prefillTokens?: number;
   /**
-   * Most bytes for keys and values of prompts' beginnings, kept so that a beginning that comes again behind the same prefix is not computed
-   * again; 0: none. Defaults to 64 MiB.
+   * Most bytes for keys and values of prompts' beginnings, kept so that a beginning that comes again behind the same
+   * prefix is not computed again; 0: none. Defaults to 64 MiB.
    */
   promptCacheBytes?: number;
   /** Tokens that a stream may have unread before its own row waits. Defaults to `64`. */

@@ -12,14 +12,15 @@ import { PrefixWeights } from '../prefix/weights';
 /** How much a {@link PrefixStore} keeps in memory, and where the rest goes. */
 export interface PrefixStoreOptions {
   /**
-   * Most bytes of prefixes in memory. What was used least recently leaves it, to be read again when it is asked for. A prefix counts the
-   * form that attention reads, in the model's `computeDtype`; one that was added as PrefixWeights counts its float32 values too, until
-   * they are in the spill folder. Defaults to no limit.
+   * Most bytes of prefixes in memory. What was used least recently leaves it, to be read again when it is asked for. A
+   * prefix counts the form that attention reads, in the model's `computeDtype`; one that was added as PrefixWeights
+   * counts its float32 values too, until they are in the spill folder. Defaults to no limit.
    */
   maxBytes?: number;
   /**
-   * A folder for the values of prefixes that were added as PrefixWeights, which is made when memory is short. Without one these stay in
-   * memory. Those that were added as a file are read from that file again. `dispose` deletes what is in it. Defaults to none.
+   * A folder for the values of prefixes that were added as PrefixWeights, which is made when memory is short. Without
+   * one these stay in memory. Those that were added as a file are read from that file again. `dispose` deletes what is
+   * in it. Defaults to none.
    */
   spillFolder?: string;
 }
@@ -74,7 +75,8 @@ interface Entry extends HeldPrefix {
 const MAX_NAME = 256;
 
 /**
- * Prefixes of one base model by name, for requests that name theirs: more of them than memory has room for, exchanged while requests run.
+ * Prefixes of one base model by name, for requests that name theirs: more of them than memory has room for, exchanged
+ * while requests run.
  *
  * ```ts
  * const prefixes = new PrefixStore(model, { maxBytes: 64e6, spillFolder: 'spill' });
@@ -83,8 +85,8 @@ const MAX_NAME = 256;
  * await engine.generate({ prompt: '今日は', prefix: 'smile' });
  * ```
  *
- * A request keeps the prefix that its name meant when it was made. Whatever a store gives out is the prefix that was added, by its hash, or an
- * error; never another one and never none.
+ * A request keeps the prefix that its name meant when it was made. Whatever a store gives out is the prefix that was
+ * added, by its hash, or an error; never another one and never none.
  *
  * In memory is the form that attention reads; the float32 values besides only for as long as no file has them.
  */
@@ -99,7 +101,10 @@ export class PrefixStore {
   private bytes = 0;
   /** The end of the last shrinking: one at a time. */
   private shrinking: Promise<void> = Promise.resolve();
-  /** The end of the last exchange: one at a time. A name that two gave another prefix, neither of which fits, has to have its old one again. */
+  /**
+   * The end of the last exchange: one at a time. A name that two gave another prefix, neither of which fits, has to
+   * have its old one again.
+   */
   private putting: Promise<unknown> = Promise.resolve();
   private disposing: Promise<void> | undefined;
 
@@ -112,13 +117,15 @@ export class PrefixStore {
     checkOptions('options', options, ['maxBytes', 'spillFolder']);
     this.maxBytes = options.maxBytes === undefined ? Infinity : checkInteger('maxBytes', options.maxBytes, 1);
     // Absolute, as the paths of files: they are read when a prefix has left memory, wherever the process is by then.
-    this.spillFolder = options.spillFolder === undefined ? undefined : resolve(checkPath('spillFolder', options.spillFolder));
+    this.spillFolder =
+      options.spillFolder === undefined ? undefined : resolve(checkPath('spillFolder', options.spillFolder));
   }
 
   /**
    * Adds a prefix, or the file of one, under a name that is free.
-   * @throws NEOX_BAD_ARGUMENT for a name that is taken; what PrefixWeights.load throws; NEOX_PREFIX_MISMATCH; NEOX_TOO_LONG where the model has
-   *   no position left for text; NEOX_OUT_OF_MEMORY when it does not fit and nothing can leave; NEOX_DISPOSED when the store or the model is
+   * @throws NEOX_BAD_ARGUMENT for a name that is taken; what PrefixWeights.load throws; NEOX_PREFIX_MISMATCH;
+   *   NEOX_TOO_LONG where the model has no position left for text; NEOX_OUT_OF_MEMORY when it does not fit and nothing
+   *   can leave; NEOX_DISPOSED when the store or the model is
    */
   async add(name: string, source: PrefixWeights | string): Promise<StoredPrefix> {
     this.checkAlive();
@@ -135,7 +142,8 @@ export class PrefixStore {
   }
 
   /**
-   * Gives a name another prefix. Requests that were made before keep the one they have; the old one serves until the new one is read.
+   * Gives a name another prefix. Requests that were made before keep the one they have; the old one serves until the
+   * new one is read.
    * @throws as `add`; NEOX_BAD_ARGUMENT for a name that there is not
    */
   async replace(name: string, source: PrefixWeights | string): Promise<StoredPrefix> {
@@ -144,10 +152,10 @@ export class PrefixStore {
   }
 
   /**
-   * The prefix of a name: the same object for as long as somebody has it, else read from its file. As a request does, this brings it into
-   * memory.
-   * @throws NEOX_BAD_ARGUMENT for a name that there is not; NEOX_BAD_PREFIX when its file is another one now, or what PrefixWeights.load throws;
-   *   NEOX_DISPOSED when the store is, or it has left memory and the model is
+   * The prefix of a name: the same object for as long as somebody has it, else read from its file. As a request does,
+   * this brings it into memory.
+   * @throws NEOX_BAD_ARGUMENT for a name that there is not; NEOX_BAD_PREFIX when its file is another one now, or what
+   *   PrefixWeights.load throws; NEOX_DISPOSED when the store is, or it has left memory and the model is
    */
   async get(name: string): Promise<PrefixWeights> {
     return this.weights(this.entry(name));
@@ -195,7 +203,10 @@ export class PrefixStore {
     await this.shrink();
   }
 
-  /** Forgets all prefixes and deletes the files of the spill folder that are this store's. Repeated calls give the same promise. */
+  /**
+   * Forgets all prefixes and deletes the files of the spill folder that are this store's. Repeated calls give the same
+   * promise.
+   */
   dispose(): Promise<void> {
     this.disposing ??= this.release();
     return this.disposing;
@@ -222,7 +233,11 @@ export class PrefixStore {
     return model === this.model;
   }
 
-  private async put(name: string, source: PrefixWeights | string, check: () => void = () => undefined): Promise<StoredPrefix> {
+  private async put(
+    name: string,
+    source: PrefixWeights | string,
+    check: () => void = () => undefined,
+  ): Promise<StoredPrefix> {
     const entry = await this.take(name, source);
     const done = this.putting.then(() => this.exchange(entry, check));
     this.putting = done.catch(() => undefined);
@@ -253,10 +268,14 @@ export class PrefixStore {
     return this.describe(entry);
   }
 
-  /** A prefix that no name means yet and nothing counts. Of a file's values nothing is left when this returns but the form of them. */
+  /**
+   * A prefix that no name means yet and nothing counts. Of a file's values nothing is left when this returns but the
+   * form of them.
+   */
   private async take(name: string, source: PrefixWeights | string): Promise<Entry> {
     const path = typeof source === 'string' ? resolve(checkPath('source', source)) : undefined;
-    if (typeof source !== 'string' && !(source instanceof PrefixWeights)) throw badArgument('source', 'PrefixWeights or a path', source);
+    if (typeof source !== 'string' && !(source instanceof PrefixWeights))
+      throw badArgument('source', 'PrefixWeights or a path', source);
     const own = typeof source === 'string' ? undefined : source;
     const weights = own ?? (await PrefixWeights.load(path as string, { config: this.model }));
     checkLength(`The prefix '${name}' with a token of text`, weights.prefixLength + 1, this.model.config);
@@ -278,7 +297,11 @@ export class PrefixStore {
     return entry;
   }
 
-  private async undo(entry: Entry, old: Entry | undefined, kept: Pick<Entry, 'handle' | 'values'> | undefined): Promise<void> {
+  private async undo(
+    entry: Entry,
+    old: Entry | undefined,
+    kept: Pick<Entry, 'handle' | 'values'> | undefined,
+  ): Promise<void> {
     const others = [entry];
     if (this.entries.get(entry.name) !== entry) {
       // The name means something else by now, or nothing.
@@ -337,10 +360,14 @@ export class PrefixStore {
     // It was found to fit when it was added, and must be what it was then.
     const weights = await PrefixWeights.load(path, { config: this.model, allowFingerprintMismatch: true });
     if (weights.hash !== entry.hash) {
-      throw new NeoXPrefixError('NEOX_BAD_PREFIX', `${path} is not the prefix '${entry.name}' any more: its values have changed`, {
-        path,
-        hint: 'replace() takes the file as it is now',
-      });
+      throw new NeoXPrefixError(
+        'NEOX_BAD_PREFIX',
+        `${path} is not the prefix '${entry.name}' any more: its values have changed`,
+        {
+          path,
+          hint: 'replace() takes the file as it is now',
+        },
+      );
     }
     entry.given = new WeakRef(weights);
     return weights;
@@ -441,7 +468,9 @@ export class PrefixStore {
       'name',
       'the name of a prefix of the store',
       name,
-      near === undefined ? `it has ${names.length === 0 ? 'none' : names.sort().slice(0, 10).join(', ')}` : `did you mean '${near}'?`,
+      near === undefined
+        ? `it has ${names.length === 0 ? 'none' : names.sort().slice(0, 10).join(', ')}`
+        : `did you mean '${near}'?`,
     );
   }
 

@@ -9,8 +9,8 @@ export interface Ticket {
 }
 
 /**
- * Requests in the order they are admitted: as they came, except that a request of priority p stands as if it had come 16 p requests
- * earlier. So whoever waits is overtaken by a bounded number of others only, and nobody starves.
+ * Requests in the order they are admitted: as they came, except that a request of priority p stands as if it had come
+ * 16 p requests earlier. So whoever waits is overtaken by a bounded number of others only, and nobody starves.
  */
 export class AdmissionQueue<T extends Ticket> {
   private readonly items: T[] = [];
@@ -19,7 +19,10 @@ export class AdmissionQueue<T extends Ticket> {
     return this.items.length;
   }
 
-  /** The next one to admit. Nobody is admitted before it, even where the next one would fit and it does not: that would starve it. */
+  /**
+   * The next one to admit. Nobody is admitted before it, even where the next one would fit and it does not: that would
+   * starve it.
+   */
   get head(): T | undefined {
     return this.items[0];
   }

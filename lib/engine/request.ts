@@ -1,7 +1,14 @@
 import { badArgument, checkInteger, checkOptions } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import { BEAM_OPTIONS, type BeamOptions } from '../generation/beam-options';
-import { type GenerateOptions, prepare, type PreparedRequest, type Prompt, STREAM_OPTIONS, type StreamOptions } from '../generation/request';
+import {
+  type GenerateOptions,
+  prepare,
+  type PreparedRequest,
+  type Prompt,
+  STREAM_OPTIONS,
+  type StreamOptions,
+} from '../generation/request';
 import type { LoadedModel } from '../model/loaded-model';
 import { checkLength, maxPositions } from '../model/rows';
 import type { PrefixWeights } from '../prefix/weights';
@@ -16,11 +23,13 @@ export interface EngineRequest extends Omit<StreamOptions, 'prefix'>, BeamOption
   /** A prefix, or its name in the engine's store. Defaults to none. */
   prefix?: PrefixWeights | string | undefined;
   /**
-   * How many texts to generate (1 to 1024), as {@link GenerateOptions.n} has it; each is a row of its own. Streams give one. Defaults to `1`.
+   * How many texts to generate (1 to 1024), as {@link GenerateOptions.n} has it; each is a row of its own. Streams give
+   * one. Defaults to `1`.
    */
   n?: number;
   /**
-   * A request of priority p is admitted ahead of up to 16 p that came before it and still wait, so that nobody waits for ever. From 0 to
+   * A request of priority p is admitted ahead of up to 16 p that came before it and still wait, so that nobody waits
+   * for ever. From 0 to
    * 100. Defaults to `0`.
    */
   priority?: number;
@@ -28,8 +37,16 @@ export interface EngineRequest extends Omit<StreamOptions, 'prefix'>, BeamOption
 
 const PREPARED_KEYS = [...STREAM_OPTIONS, 'n', ...BEAM_OPTIONS] as const satisfies readonly (keyof GenerateOptions)[];
 /** What a stream takes; one that gives several texts is refused by their number. */
-export const STREAM_REQUEST_KEYS = [...STREAM_OPTIONS, 'n', 'prompt', 'priority'] as const satisfies readonly (keyof EngineRequest)[];
-export const REQUEST_KEYS = [...STREAM_REQUEST_KEYS, ...BEAM_OPTIONS] as const satisfies readonly (keyof EngineRequest)[];
+export const STREAM_REQUEST_KEYS = [
+  ...STREAM_OPTIONS,
+  'n',
+  'prompt',
+  'priority',
+] as const satisfies readonly (keyof EngineRequest)[];
+export const REQUEST_KEYS = [
+  ...STREAM_REQUEST_KEYS,
+  ...BEAM_OPTIONS,
+] as const satisfies readonly (keyof EngineRequest)[];
 
 /** A checked request. */
 export interface PreparedEngineRequest extends PreparedRequest {
@@ -40,7 +57,9 @@ export interface PreparedEngineRequest extends PreparedRequest {
   cost: number;
 }
 
-/** @throws NEOX_BAD_ARGUMENT, NEOX_PREFIX_MISMATCH, NEOX_UNSUPPORTED; NEOX_TOO_LONG, also for what is beyond `budget` */
+/**
+ * @throws NEOX_BAD_ARGUMENT, NEOX_PREFIX_MISMATCH, NEOX_UNSUPPORTED; NEOX_TOO_LONG, also for what is beyond `budget`
+ */
 export function prepareRequest(
   model: LoadedModel,
   request: EngineRequest,
@@ -53,7 +72,12 @@ export function prepareRequest(
   const { prompt, priority, prefix, ...options } = request;
   const named = typeof prefix === 'string' ? holdNamed(prefixes, prefix) : undefined;
   const given = typeof prefix === 'string' ? undefined : prefix;
-  const prepared = prepare(model, [prompt], given === undefined ? options : { ...options, prefix: given }, PREPARED_KEYS);
+  const prepared = prepare(
+    model,
+    [prompt],
+    given === undefined ? options : { ...options, prefix: given },
+    PREPARED_KEYS,
+  );
   const [own] = prepared.prefixes;
   const held = named ?? (own && { prefixLength: own.prefixLength, load: () => model.prefixHandle(own) });
   const prefixLength = held?.prefixLength ?? 0;
@@ -66,7 +90,9 @@ export function prepareRequest(
     throw new NeoXPrefixError(
       'NEOX_TOO_LONG',
       `The request needs ${cost} tokens of KV cache, ${beams > 1 ? `in each of ${beams} beams` : 'for'} ${promptTokens} of its prompt and up to ${length - promptTokens} new ones, and the engine has ${budget}`,
-      { hint: `shorten the prompt, lower maxNewTokens${beams > 1 ? ' or numBeams' : ''}, or give the engine a larger KV budget` },
+      {
+        hint: `shorten the prompt, lower maxNewTokens${beams > 1 ? ' or numBeams' : ''}, or give the engine a larger KV budget`,
+      },
     );
   }
   return {

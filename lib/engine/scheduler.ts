@@ -12,8 +12,8 @@ import { AdmissionQueue } from './queue';
 const SLICE_MICROSECONDS = 20_000;
 
 /**
- * Brings jobs into the rows of a native engine, as rows and budget allow, runs it step by step for as long as there is something to do, and hands
- * out what the rows say.
+ * Brings jobs into the rows of a native engine, as rows and budget allow, runs it step by step for as long as there is
+ * something to do, and hands out what the rows say.
  */
 export class Scheduler {
   /** All jobs that have not ended. */
@@ -52,7 +52,10 @@ export class Scheduler {
 
   constructor(
     private readonly model: LoadedModel,
-    private readonly options: Pick<ResolvedOptions, 'maxRows' | 'kvBudgetTokens' | 'prefillTokens' | 'promptCacheBytes'>,
+    private readonly options: Pick<
+      ResolvedOptions,
+      'maxRows' | 'kvBudgetTokens' | 'prefillTokens' | 'promptCacheBytes'
+    >,
   ) {
     const { maxRows, prefillTokens, promptCacheBytes } = options;
     this.cancelFlag = native().createCancelFlag();
@@ -126,7 +129,12 @@ export class Scheduler {
   }
 
   /** @param sequences of a beam search, which has no output before */
-  private finish(job: Job, finishReason: 'stop' | 'length', rowIsGone: boolean, sequences?: readonly Native.BeamResult[]): void {
+  private finish(
+    job: Job,
+    finishReason: 'stop' | 'length',
+    rowIsGone: boolean,
+    sequences?: readonly Native.BeamResult[],
+  ): void {
     this.counts.completed++;
     const { rest, completion } = job.output.end(finishReason);
     const completions = sequences === undefined ? [completion] : beamCompletions(this.model, sequences);
@@ -154,7 +162,9 @@ export class Scheduler {
   }
 
   private fits(job: Job | undefined): job is Job & { row: RowStart } {
-    return job?.row !== undefined && this.freeSlots.length > 0 && this.reserved + job.cost <= this.options.kvBudgetTokens;
+    return (
+      job?.row !== undefined && this.freeSlots.length > 0 && this.reserved + job.cost <= this.options.kvBudgetTokens
+    );
   }
 
   private admit(): void {
@@ -197,7 +207,9 @@ export class Scheduler {
     this.working = false;
   }
 
-  /** Which tokens the rows with a format may give next. Takes no longer than that: nothing here waits for anything else. */
+  /**
+   * Which tokens the rows with a format may give next. Takes no longer than that: nothing here waits for anything else.
+   */
   private async findMasks(): Promise<void> {
     for (const job of this.rows) {
       const constraint = job?.row?.constraint;

@@ -8,7 +8,10 @@ interface Reader {
   reject: (error: unknown) => void;
 }
 
-/** What lies between a row and the reader of its stream: pieces wait here, up to `capacity` of them, and then the row waits. */
+/**
+ * What lies between a row and the reader of its stream: pieces wait here, up to `capacity` of them, and then the row
+ * waits.
+ */
 export class Channel implements Sink {
   /** Pieces that nobody has read, from `first` on. */
   private waiting: StreamPiece[] = [];
@@ -91,8 +94,9 @@ export class Channel implements Sink {
 const dropped = new FinalizationRegistry<() => void>((stop) => stop());
 
 /**
- * The pieces of one request. The request is under way from the call that gave the stream; leaving the loop, `return()` or the signal
- * end it within a token, and so does the garbage collector when a stream is dropped. May be iterated once.
+ * The pieces of one request. The request is under way from the call that gave the stream; leaving the loop, `return()`
+ * or the signal end it within a token, and so does the garbage collector when a stream is dropped. May be iterated
+ * once.
  */
 export class EngineStream implements AsyncGenerator<StreamPiece, undefined, void> {
   /** @internal */

@@ -3,14 +3,20 @@ import { NeoXPrefixError } from '../base/errors';
 import { kindOf } from '../base/files';
 import { openCheckpoint } from '../checkpoint/open';
 import { isExportFolder } from '../fastertransformer/folder';
-import { formatOf, PREFIX_LOAD_OPTIONS, type PrefixFormat, type PrefixLoadOptions, PrefixWeights } from '../prefix/weights';
+import {
+  formatOf,
+  PREFIX_LOAD_OPTIONS,
+  type PrefixFormat,
+  type PrefixLoadOptions,
+  PrefixWeights,
+} from '../prefix/weights';
 import { FTExporter } from './exporter';
 
 /** What to read, and what to write. */
 export interface ConvertOptions extends PrefixLoadOptions {
   /**
-   * The format to write. Defaults to what the path says: `.safetensors`; `.checkpoint`, `.weight` or `.pt` for rinna; a folder or a name
-   * without an extension for peft; an existing FasterTransformer folder for fastertransformer.
+   * The format to write. Defaults to what the path says: `.safetensors`; `.checkpoint`, `.weight` or `.pt` for rinna; a
+   * folder or a name without an extension for peft; an existing FasterTransformer folder for fastertransformer.
    */
   format?: PrefixFormat | 'fastertransformer';
   /** The task's name in what is written. Defaults to the one that the source knows. */
@@ -34,10 +40,12 @@ export interface ConvertReport {
 }
 
 /**
- * Reads a prefix of any format and writes it in any other: safetensors, rinna's .checkpoint, a PEFT adapter, or a task of a
- * FasterTransformer folder. The source is recognised by its content; `task` chooses one of a FasterTransformer folder.
+ * Reads a prefix of any format and writes it in any other: safetensors, rinna's .checkpoint, a PEFT adapter, or a task
+ * of a FasterTransformer folder. The source is recognised by its content; `task` chooses one of a FasterTransformer
+ * folder.
  *
- * A FasterTransformer folder as the target must be there already (FTExporter makes it); the prefix is added to its tasks.
+ * A FasterTransformer folder as the target must be there already (FTExporter makes it); the prefix is added to its
+ * tasks.
  * @throws what PrefixWeights.load throws; NEOX_BAD_ARGUMENT when something is there and `overwrite` is not set; NEOX_IO
  */
 export async function convertPrefix(from: string, to: string, options: ConvertOptions = {}): Promise<ConvertReport> {
@@ -71,9 +79,14 @@ export async function convertPrefix(from: string, to: string, options: ConvertOp
   return { ...described, to: { path: to, format }, warnings: [...prefix.warnings, ...lost] };
 }
 
-async function addTask(prefix: PrefixWeights, to: string, replace: boolean): Promise<{ taskId: number; warnings: string[] }> {
+async function addTask(
+  prefix: PrefixWeights,
+  to: string,
+  replace: boolean,
+): Promise<{ taskId: number; warnings: string[] }> {
   const { task } = prefix.metadata;
-  if (task === undefined) throw badArgument('options.name', 'a name for the task, which the source does not know,', undefined);
+  if (task === undefined)
+    throw badArgument('options.name', 'a name for the task, which the source does not know,', undefined);
   const checkpoint = await openCheckpoint(to);
   const unknown = prefix.baseModelFingerprint !== undefined;
   // The folder does not say which checkpoint it was made from, so only the sizes can be compared.
@@ -93,7 +106,11 @@ async function checkFree(path: string, format: PrefixFormat, overwrite: boolean)
   const kind = await kindOf(path);
   if (kind === undefined || (overwrite && kind === (format === 'peft' ? 'folder' : 'file'))) return;
   const hint = overwrite ? 'choose another path' : 'choose another path, or set `overwrite: true` to replace it';
-  throw new NeoXPrefixError('NEOX_BAD_ARGUMENT', `There is a ${kind === 'other' ? 'special file' : kind} already: ${path}`, { path, hint });
+  throw new NeoXPrefixError(
+    'NEOX_BAD_ARGUMENT',
+    `There is a ${kind === 'other' ? 'special file' : kind} already: ${path}`,
+    { path, hint },
+  );
 }
 
 function hasMetadata({ metadata }: PrefixWeights): boolean {

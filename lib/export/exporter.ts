@@ -3,7 +3,16 @@ import { rm, statfs } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { type ExportProgress } from './native-files';
 
-import { badArgument, checkBoolean, checkFunction, checkInteger, checkOneOf, checkOptions, checkPath, checkSignal } from '../base/arguments';
+import {
+  badArgument,
+  checkBoolean,
+  checkFunction,
+  checkInteger,
+  checkOneOf,
+  checkOptions,
+  checkPath,
+  checkSignal,
+} from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import { kindOf, listFolder, writeFileAtomic } from '../base/files';
 import { attempt, inNewFolder, move } from '../base/new-folder';
@@ -11,16 +20,23 @@ import { plural } from '../base/quantities';
 import type { Checkpoint } from '../checkpoint/checkpoint';
 import { type ExportWarning, incompatibilities } from '../fastertransformer/compatibility';
 import { checkModelName, checkTaskName } from '../fastertransformer/config-ini';
-import { DENSE_BIAS_RULES, type DenseBiasRule, type FilePlan, checkTensorParallel, planBaseModel, planPrefix } from '../fastertransformer/file-plan';
 import {
-    BYTES_PER_ELEMENT,
-    EXPORT_DTYPES,
-    type ExportDType,
-    type ExportTask,
-    configDifferences,
-    newConfigIni,
-    openExport,
-    setTasks,
+  DENSE_BIAS_RULES,
+  type DenseBiasRule,
+  type FilePlan,
+  checkTensorParallel,
+  planBaseModel,
+  planPrefix,
+} from '../fastertransformer/file-plan';
+import {
+  BYTES_PER_ELEMENT,
+  EXPORT_DTYPES,
+  type ExportDType,
+  type ExportTask,
+  configDifferences,
+  newConfigIni,
+  openExport,
+  setTasks,
 } from '../fastertransformer/folder';
 import { PrefixWeights } from '../prefix/weights';
 import { type FileJob, type WrittenFile, writeFiles } from './native-files';
@@ -42,19 +58,23 @@ interface RunOptions {
 export interface ExportOptions extends RunOptions {
   /** Element type of every file. Defaults to `'float16'`. */
   dtype?: ExportDType;
-  /** Number of GPUs that share each layer; a divisor of the number of heads and of the intermediate size. Defaults to `1`. */
+  /**
+   * Number of GPUs that share each layer; a divisor of the number of heads and of the intermediate size. Defaults to
+   * `1`.
+   */
   tensorParallel?: number;
   /**
-   * Prefixes by task name; the first is task id 0. (JavaScript puts names that are whole numbers before all others.) A name
-   * becomes part of a file name and a value in config.ini. Defaults to none.
+   * Prefixes by task name; the first is task id 0. (JavaScript puts names that are whole numbers before all others.) A
+   * name becomes part of a file name and a value in config.ini. Defaults to none.
    */
   tasks?: Readonly<Record<string, PrefixWeights>>;
   /** `model_name` in config.ini, which FasterTransformer only logs. Defaults to `'gptneox'`. */
   modelName?: string;
   /**
-   * Whether the biases after attention and mlp are divided by `tensorParallel`. `'runtime'`: where FasterTransformer sums them
-   * over the GPUs, that is for a parallel residual. `'huggingface_converter'`: always, as NVIDIA's huggingface_gptneox_convert.py
-   * does, which is wrong for a sequential residual. Without effect at 1. Defaults to `'runtime'`.
+   * Whether the biases after attention and mlp are divided by `tensorParallel`. `'runtime'`: where FasterTransformer
+   * sums them over the GPUs, that is for a parallel residual. `'huggingface_converter'`: always, as NVIDIA's
+   * huggingface_gptneox_convert.py does, which is wrong for a sequential residual. Without effect at 1. Defaults to
+   * `'runtime'`.
    */
   denseBias?: DenseBiasRule;
   /** Replace an export that is already there. Defaults to `false`. */
@@ -90,10 +110,11 @@ interface Task {
 }
 
 /**
- * Writes a model and its prefixes as a weight folder of NVIDIA FasterTransformer (GPT-NeoX with prefix prompts), which Triton's
- * fastertransformer backend serves. docs/fastertransformer.md describes the files.
+ * Writes a model and its prefixes as a weight folder of NVIDIA FasterTransformer (GPT-NeoX with prefix prompts), which
+ * Triton's fastertransformer backend serves. docs/fastertransformer.md describes the files.
  *
- * The checkpoint's files are read again, tensor by tensor; what a loaded model holds in memory, and in which type, is not used.
+ * The checkpoint's files are read again, tensor by tensor; what a loaded model holds in memory, and in which type, is
+ * not used.
  */
 export class FTExporter {
   private readonly checkpoint: Checkpoint;
@@ -105,8 +126,8 @@ export class FTExporter {
   }
 
   /**
-   * Writes `DIR/<tensorParallel>-gpu/`. The folder appears under its name when it is complete; nothing stays behind after an
-   * error or an abort.
+   * Writes `DIR/<tensorParallel>-gpu/`. The folder appears under its name when it is complete; nothing stays behind
+   * after an error or an abort.
    * @throws NEOX_BAD_ARGUMENT, NEOX_PREFIX_MISMATCH (a prefix of another model), NEOX_BAD_CONFIG (no start or end id),
    *   NEOX_BAD_EXPORT (the folder exists, and `overwrite` is not set or it holds something else), NEOX_IO
    */
@@ -137,17 +158,22 @@ export class FTExporter {
   }
 
   /**
-   * Adds tasks to an export, in its element type and for its number of GPUs. New tasks follow the existing ones. The prefix
-   * files are put in place first, then config.ini; no other file is touched. A running server sees nothing of it until it
-   * loads the model again.
-   * @throws NEOX_BAD_EXPORT when the folder is no export or one of another model, NEOX_BAD_ARGUMENT for a task that is already
-   *   there (without `replace`), NEOX_PREFIX_MISMATCH, NEOX_IO
+   * Adds tasks to an export, in its element type and for its number of GPUs. New tasks follow the existing ones. The
+   * prefix files are put in place first, then config.ini; no other file is touched. A running server sees nothing of it
+   * until it loads the model again.
+   * @throws NEOX_BAD_EXPORT when the folder is no export or one of another model, NEOX_BAD_ARGUMENT for a task that is
+   *   already there (without `replace`), NEOX_PREFIX_MISMATCH, NEOX_IO
    */
-  async addTasks(dir: string, tasks: Readonly<Record<string, PrefixWeights>>, options: AddTasksOptions = {}): Promise<ExportReport> {
+  async addTasks(
+    dir: string,
+    tasks: Readonly<Record<string, PrefixWeights>>,
+    options: AddTasksOptions = {},
+  ): Promise<ExportReport> {
     checkOptions('options', options, ['tensorParallel', 'replace', 'signal', 'onProgress']);
     const run = runSettings(options);
     const replace = checkBoolean('replace', options.replace ?? false);
-    const asked = options.tensorParallel === undefined ? undefined : checkInteger('tensorParallel', options.tensorParallel, 1);
+    const asked =
+      options.tensorParallel === undefined ? undefined : checkInteger('tensorParallel', options.tensorParallel, 1);
     const added = this.checkTasks(tasks);
     if (added.length === 0) throw badArgument('tasks', 'at least one task', tasks);
     run.signal?.throwIfAborted();
@@ -157,9 +183,13 @@ export class FTExporter {
     const { directory, configPath, dtype, tensorParallel: ranks } = found;
     const differences = configDifferences(found.ini, config, dtype);
     if (differences.length > 0) {
-      throw new NeoXPrefixError('NEOX_BAD_EXPORT', `The export ${directory} is not of this model: ${differences.join('; ')}`, {
-        path: configPath,
-      });
+      throw new NeoXPrefixError(
+        'NEOX_BAD_EXPORT',
+        `The export ${directory} is not of this model: ${differences.join('; ')}`,
+        {
+          path: configPath,
+        },
+      );
     }
     checkTensorParallel(config, ranks);
     const all = [...found.tasks];
@@ -178,7 +208,10 @@ export class FTExporter {
 
     const suffix = `.${process.pid}-${randomBytes(6).toString('hex')}.tmp`;
     const jobs = added.map(({ name, prefix }) => {
-      const files = planPrefix(config, name, prefix.prefixLength, ranks).map((file) => ({ ...file, name: `.${file.name}${suffix}` }));
+      const files = planPrefix(config, name, prefix.prefixLength, ranks).map((file) => ({
+        ...file,
+        name: `.${file.name}${suffix}`,
+      }));
       return { files, prefix };
     });
     const names = jobs.flatMap(({ files }) => files.map(({ name }) => name));
@@ -186,7 +219,8 @@ export class FTExporter {
       await checkSpace(directory, jobs, dtype);
       const written = await this.write(directory, jobs, dtype, ranks, run);
       const renamed = written.map((file) => ({ ...file, name: file.name.slice(1, -suffix.length) }));
-      for (const [index, { name }] of renamed.entries()) await move(join(directory, names[index] as string), join(directory, name));
+      for (const [index, { name }] of renamed.entries())
+        await move(join(directory, names[index] as string), join(directory, name));
       await writeFileAtomic(configPath, found.ini.toString());
       return report(directory, dtype, ranks, renamed, all, []);
     } finally {
@@ -195,8 +229,8 @@ export class FTExporter {
   }
 
   /**
-   * Reads an export and compares every file bit by bit with what the checkpoint (and the given prefixes) give. Files are
-   * reported one by one; an export that differs is no error.
+   * Reads an export and compares every file bit by bit with what the checkpoint (and the given prefixes) give. Files
+   * are reported one by one; an export that differs is no error.
    * @throws NEOX_BAD_EXPORT when there is no export to read
    */
   verify(dir: string, options: VerifyOptions = {}): Promise<VerifyReport> {
@@ -231,7 +265,8 @@ export class FTExporter {
     let bytesBefore = 0;
     for (const job of jobs) {
       const target = { directory, dtype, ranks, heads: this.checkpoint.config.numHeads };
-      const onFile = (file: string, bytesDone: number): void => run.onProgress?.({ file, bytesDone: bytesBefore + bytesDone, bytesTotal });
+      const onFile = (file: string, bytesDone: number): void =>
+        run.onProgress?.({ file, bytesDone: bytesBefore + bytesDone, bytesTotal });
       written.push(...(await writeFiles(target, job, run.signal, onFile)));
       bytesBefore += bytesOf([job], dtype);
     }
@@ -248,8 +283,19 @@ function runSettings(options: RunOptions): RunOptions {
   return { ...(signal === undefined ? {} : { signal }), ...(onProgress === undefined ? {} : { onProgress }) };
 }
 
-function exportSettings(options: ExportOptions): Required<Omit<ExportOptions, 'tasks' | keyof RunOptions>> & RunOptions {
-  checkOptions('options', options, ['dtype', 'tensorParallel', 'tasks', 'modelName', 'denseBias', 'overwrite', 'signal', 'onProgress']);
+function exportSettings(
+  options: ExportOptions,
+): Required<Omit<ExportOptions, 'tasks' | keyof RunOptions>> & RunOptions {
+  checkOptions('options', options, [
+    'dtype',
+    'tensorParallel',
+    'tasks',
+    'modelName',
+    'denseBias',
+    'overwrite',
+    'signal',
+    'onProgress',
+  ]);
   return {
     dtype: checkOneOf('dtype', options.dtype ?? 'float16', EXPORT_DTYPES),
     tensorParallel: checkInteger('tensorParallel', options.tensorParallel ?? 1, 1),
@@ -261,7 +307,10 @@ function exportSettings(options: ExportOptions): Required<Omit<ExportOptions, 't
 }
 
 function bytesOf(jobs: readonly { readonly files: readonly FilePlan[] }[], dtype: ExportDType): number {
-  return jobs.reduce((sum, { files }) => sum + files.reduce((bytes, file) => bytes + file.elements * BYTES_PER_ELEMENT[dtype], 0), 0);
+  return jobs.reduce(
+    (sum, { files }) => sum + files.reduce((bytes, file) => bytes + file.elements * BYTES_PER_ELEMENT[dtype], 0),
+    0,
+  );
 }
 
 /** A place that can be written: nothing there, or an export when it may be replaced. */

@@ -1,10 +1,8 @@
-
 import type { NativeAddon } from '../addon/addon';
 import { runNative } from '../addon/call';
 import type { FilePlan } from '../fastertransformer/file-plan';
 import { BYTES_PER_ELEMENT, type ExportDType } from '../fastertransformer/folder';
 import type { PrefixWeights } from '../prefix/weights';
-
 
 /** Files that are written or compared in one go: those of the base model, or those of one prefix. */
 export interface FileJob {
@@ -43,7 +41,13 @@ export async function writeFiles(
   const itemBytes = BYTES_PER_ELEMENT[target.dtype];
   return job.files.map((file, index) => {
     const { overflowed, nonFinite } = counts[index] as (typeof counts)[number];
-    return { name: file.name, sources: file.sources.map(({ name }) => name), bytes: file.elements * itemBytes, overflowed, nonFinite };
+    return {
+      name: file.name,
+      sources: file.sources.map(({ name }) => name),
+      bytes: file.elements * itemBytes,
+      overflowed,
+      nonFinite,
+    };
   });
 }
 
@@ -60,7 +64,11 @@ export async function compareFiles(
   return job.files.map(({ name }, index) => {
     const { missing, ...result } = results[index] as (typeof results)[number];
     const wrongSize = result.actualBytes !== result.expectedBytes;
-    return { name, status: missing ? 'missing' : wrongSize ? 'wrong-size' : result.differing > 0 ? 'different' : 'equal', ...result };
+    return {
+      name,
+      status: missing ? 'missing' : wrongSize ? 'wrong-size' : result.differing > 0 ? 'different' : 'equal',
+      ...result,
+    };
   });
 }
 

@@ -1,7 +1,15 @@
 import { mkdir } from 'node:fs/promises';
 import { join, posix, resolve } from 'node:path';
 
-import { badArgument, checkBoolean, checkInteger, checkOneOf, checkOptions, checkPath, checkString } from '../base/arguments';
+import {
+  badArgument,
+  checkBoolean,
+  checkInteger,
+  checkOneOf,
+  checkOptions,
+  checkPath,
+  checkString,
+} from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import { kindOf, listFolder, syncFolder, writeFileAtomic } from '../base/files';
 import { attempt, inNewFolder } from '../base/new-folder';
@@ -23,8 +31,8 @@ export interface TritonOptions extends ExportOptions {
   /** One response a token, over gRPC streams, in place of one a request. Defaults to `false`. */
   decoupled?: boolean;
   /**
-   * Where the server sees `dir`, which differs inside of a container (`/models`). model_checkpoint_path in config.pbtxt starts with
-   * it. Defaults to the absolute path of `dir`.
+   * Where the server sees `dir`, which differs inside of a container (`/models`). model_checkpoint_path in config.pbtxt
+   * starts with it. Defaults to the absolute path of `dir`.
    */
   serverPath?: string;
 }
@@ -52,13 +60,18 @@ const MAX_BATCH_SIZE = 2 ** 31 - 1;
 
 /**
  * Writes a model and its prefixes as a model of a Triton repository, ready for the fastertransformer backend:
- * `DIR/<modelName>/config.pbtxt` and `DIR/<modelName>/1/<tensorParallel>-gpu/`. The model's folder appears under its name when it is
- * complete; nothing stays behind after an error or an abort.
- * @throws what FTExporter.export throws; NEOX_BAD_EXPORT when the model's folder exists, and `overwrite` is not set or it holds
- *   something else
+ * `DIR/<modelName>/config.pbtxt` and `DIR/<modelName>/1/<tensorParallel>-gpu/`. The model's folder appears under its
+ * name when it is complete; nothing stays behind after an error or an abort.
+ * @throws what FTExporter.export throws; NEOX_BAD_EXPORT when the model's folder exists, and `overwrite` is not set or
+ *   it holds something else
  */
-export async function exportTritonRepository(model: ExportSource, dir: string, options: TritonOptions = {}): Promise<TritonReport> {
-  const { computeDType, pipelineParallel, maxBatchSize, decoupled, serverPath, ...exportOptions } = checkTritonOptions(options);
+export async function exportTritonRepository(
+  model: ExportSource,
+  dir: string,
+  options: TritonOptions = {},
+): Promise<TritonReport> {
+  const { computeDType, pipelineParallel, maxBatchSize, decoupled, serverPath, ...exportOptions } =
+    checkTritonOptions(options);
   const exporter = new FTExporter(model);
   const { numLayers } = model.checkpoint.config;
   if (numLayers % pipelineParallel !== 0) {
@@ -115,7 +128,11 @@ function checkTritonOptions(options: TritonOptions): TritonOptions & Required<Pi
   ]);
   const modelName = checkString('modelName', options.modelName ?? 'fastertransformer');
   if (!/^[A-Za-z0-9_][\w.-]*$/.test(modelName)) {
-    throw badArgument('modelName', "a name of letters, digits, '_', '-' and '.', because it is a folder and a part of URLs,", modelName);
+    throw badArgument(
+      'modelName',
+      "a name of letters, digits, '_', '-' and '.', because it is a folder and a part of URLs,",
+      modelName,
+    );
   }
   if (options.computeDType !== undefined) checkOneOf('computeDType', options.computeDType, EXPORT_DTYPES);
   if (options.serverPath !== undefined && /\p{C}/u.test(checkString('serverPath', options.serverPath))) {

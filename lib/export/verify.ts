@@ -1,7 +1,13 @@
 import { checkFunction, checkInteger, checkOneOf, checkOptions, checkPath, checkSignal } from '../base/arguments';
 import { fileSize, listFolder } from '../base/files';
 import type { Checkpoint } from '../checkpoint/checkpoint';
-import { DENSE_BIAS_RULES, type DenseBiasRule, type FilePlan, planBaseModel, planPrefix } from '../fastertransformer/file-plan';
+import {
+  DENSE_BIAS_RULES,
+  type DenseBiasRule,
+  type FilePlan,
+  planBaseModel,
+  planPrefix,
+} from '../fastertransformer/file-plan';
 import { BYTES_PER_ELEMENT, configDifferences, type ExportDType, openExport } from '../fastertransformer/folder';
 import type { PrefixWeights } from '../prefix/weights';
 import type { ExportProgress } from './native-files';
@@ -9,7 +15,10 @@ import { compareFiles, type FileJob, type VerifiedFile } from './native-files';
 
 /** What to compare an export with. */
 export interface VerifyOptions {
-  /** The prefixes that the export should hold, by task name. Of other tasks only the file sizes are checked. Defaults to none. */
+  /**
+   * The prefixes that the export should hold, by task name. Of other tasks only the file sizes are checked. Defaults to
+   * none.
+   */
   tasks?: Readonly<Record<string, PrefixWeights>>;
   /** Which export, where the folder has several. Defaults to the only one. */
   tensorParallel?: number;
@@ -48,7 +57,8 @@ export async function verifyExport(
 ): Promise<VerifyReport> {
   checkOptions('options', options, ['tasks', 'tensorParallel', 'denseBias', 'signal', 'onProgress']);
   const given = new Map(checkTasks(options.tasks).map(({ name, prefix }) => [name, prefix]));
-  const asked = options.tensorParallel === undefined ? undefined : checkInteger('tensorParallel', options.tensorParallel, 1);
+  const asked =
+    options.tensorParallel === undefined ? undefined : checkInteger('tensorParallel', options.tensorParallel, 1);
   const rule = checkOneOf('denseBias', options.denseBias ?? 'runtime', DENSE_BIAS_RULES);
   const signal = checkSignal('signal', options.signal);
   const onProgress = options.onProgress === undefined ? undefined : checkFunction('onProgress', options.onProgress);
@@ -69,19 +79,25 @@ export async function verifyExport(
     }
     sizesOnly.push(...files);
     if (prefix !== undefined)
-      problems.push(`config.ini: prompt_length of the task '${name}' is ${prefixLength}, expected ${prefix.prefixLength}`);
+      problems.push(
+        `config.ini: prompt_length of the task '${name}' is ${prefixLength}, expected ${prefix.prefixLength}`,
+      );
   }
   for (const name of given.keys()) {
     if (!found.tasks.some((task) => task.name === name)) problems.push(`config.ini: there is no task '${name}'`);
   }
 
   const itemBytes = BYTES_PER_ELEMENT[dtype];
-  const bytesTotal = jobs.reduce((sum, { files }) => files.reduce((bytes, file) => bytes + file.elements * itemBytes, sum), 0);
+  const bytesTotal = jobs.reduce(
+    (sum, { files }) => files.reduce((bytes, file) => bytes + file.elements * itemBytes, sum),
+    0,
+  );
   const files: VerifiedFile[] = [];
   let bytesBefore = 0;
   for (const job of jobs) {
     const target = { directory, dtype, ranks, heads: config.numHeads };
-    const onFile = (file: string, bytesDone: number): void => onProgress?.({ file, bytesDone: bytesBefore + bytesDone, bytesTotal });
+    const onFile = (file: string, bytesDone: number): void =>
+      onProgress?.({ file, bytesDone: bytesBefore + bytesDone, bytesTotal });
     files.push(...(await compareFiles(target, job, signal, onFile)));
     bytesBefore += job.files.reduce((bytes, file) => bytes + file.elements * itemBytes, 0);
   }

@@ -25,22 +25,34 @@ const TANH_GELU: readonly string[] = ['gelu_new', 'gelu_fast', 'gelu_pytorch_tan
 const HEAD_SIZES: readonly number[] = [32, 48, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256];
 
 /**
- * What FasterTransformer's GPT-NeoX hard-codes and this model does in another way. (Its source, at commit df4a753: tanh GELU in
- * activation_kernels.cu, epsilon 1e-5 and plain rotary frequencies of base 10000 in the decoder.)
+ * What FasterTransformer's GPT-NeoX hard-codes and this model does in another way. (Its source, at commit df4a753: tanh
+ * GELU in activation_kernels.cu, epsilon 1e-5 and plain rotary frequencies of base 10000 in the decoder.)
  */
 export function incompatibilities(config: GPTNeoXConfig): ExportWarning[] {
   const warnings: ExportWarning[] = [];
   const warn = (code: ExportWarning['code'], message: string): void => void warnings.push({ code, message });
   if (config.hiddenAct === 'gelu') {
-    warn('activation', 'The model uses the erf form of GELU, FasterTransformer the tanh form: activations differ by up to 5e-4');
+    warn(
+      'activation',
+      'The model uses the erf form of GELU, FasterTransformer the tanh form: activations differ by up to 5e-4',
+    );
   } else if (!TANH_GELU.includes(config.hiddenAct)) {
-    warn('activation', `The model uses the activation ${config.hiddenAct}, FasterTransformer always GELU: its output will be wrong`);
+    warn(
+      'activation',
+      `The model uses the activation ${config.hiddenAct}, FasterTransformer always GELU: its output will be wrong`,
+    );
   }
   if (config.layerNormEps !== 1e-5) {
-    warn('layer-norm-epsilon', `The model's layer-norm epsilon is ${config.layerNormEps}, FasterTransformer's is always 1e-5`);
+    warn(
+      'layer-norm-epsilon',
+      `The model's layer-norm epsilon is ${config.layerNormEps}, FasterTransformer's is always 1e-5`,
+    );
   }
   if (config.rotaryBase !== 10000) {
-    warn('rotary-base', `The model's rotary base is ${config.rotaryBase}, FasterTransformer's is always 10000: its output will be wrong`);
+    warn(
+      'rotary-base',
+      `The model's rotary base is ${config.rotaryBase}, FasterTransformer's is always 10000: its output will be wrong`,
+    );
   }
   if (config.ropeScaling.type !== 'default') {
     const { type, factor } = config.ropeScaling;
@@ -56,10 +68,16 @@ export function incompatibilities(config: GPTNeoXConfig): ExportWarning[] {
     );
   }
   if (!HEAD_SIZES.includes(config.headSize)) {
-    warn('head-size', `FasterTransformer has no kernel for heads of size ${config.headSize}; it has ${HEAD_SIZES.join(', ')}`);
+    warn(
+      'head-size',
+      `FasterTransformer has no kernel for heads of size ${config.headSize}; it has ${HEAD_SIZES.join(', ')}`,
+    );
   }
   if (!config.attentionBias) {
-    warn('attention-bias', 'The model has no attention biases, which FasterTransformer always adds: zeros are written for them');
+    warn(
+      'attention-bias',
+      'The model has no attention biases, which FasterTransformer always adds: zeros are written for them',
+    );
   }
   if (config.eosTokenIds.length > 1) {
     warn(

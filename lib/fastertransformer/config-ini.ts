@@ -13,8 +13,8 @@ interface Line {
 }
 
 /**
- * FasterTransformer's config.ini. Lines that nobody changes stay as they are; new ones are written as Python's configparser
- * writes them: `key = value`, and a blank line after every section.
+ * FasterTransformer's config.ini. Lines that nobody changes stay as they are; new ones are written as Python's
+ * configparser writes them: `key = value`, and a blank line after every section.
  */
 export class ConfigIni {
   private readonly values = new Map<string, string>();
@@ -47,7 +47,8 @@ export class ConfigIni {
         continue;
       }
       // The reader's buffer: what is beyond becomes a line of its own there.
-      if (Buffer.byteLength(raw) > MAX_LINE_BYTES) throw bad(index, `FasterTransformer reads its first ${MAX_LINE_BYTES} bytes only`);
+      if (Buffer.byteLength(raw) > MAX_LINE_BYTES)
+        throw bad(index, `FasterTransformer reads its first ${MAX_LINE_BYTES} bytes only`);
       if (/^\s/.test(raw)) throw bad(index, 'it continues the line before, which is not supported');
       const header = /^\[([^\]]+)\]/.exec(content);
       if (header !== null) {
@@ -74,8 +75,8 @@ export class ConfigIni {
   }
 
   /**
-   * A whole number as FasterTransformer's reader takes it, by C's strtol of base 0: `12`, `0x0c` and `014` are twelve, and what follows
-   * after a blank does not count. Undefined when there is no such key, NaN when it is no number.
+   * A whole number as FasterTransformer's reader takes it, by C's strtol of base 0: `12`, `0x0c` and `014` are twelve,
+   * and what follows after a blank does not count. Undefined when there is no such key, NaN when it is no number.
    */
   getInteger(section: string, key: string): number | undefined {
     const text = this.get(section, key);
@@ -83,7 +84,12 @@ export class ConfigIni {
     const found = /^([+-]?)(?:0x([0-9a-f]+)|(0[0-7]*)|([1-9]\d*))(?:\s.*)?$/i.exec(text);
     if (found === null) return NaN;
     const [, sign, hexadecimal, octal, decimal] = found;
-    const value = hexadecimal !== undefined ? parseInt(hexadecimal, 16) : octal !== undefined ? parseInt(octal, 8) : Number(decimal);
+    const value =
+      hexadecimal !== undefined
+        ? parseInt(hexadecimal, 16)
+        : octal !== undefined
+          ? parseInt(octal, 8)
+          : Number(decimal);
     return sign === '-' ? -value : value;
   }
 
@@ -122,7 +128,8 @@ export class ConfigIni {
   }
 
   private remember({ section, key, value }: Line): void {
-    if (section !== undefined && key !== undefined && value !== undefined) this.values.set(placeOf(section, key), value);
+    if (section !== undefined && key !== undefined && value !== undefined)
+      this.values.set(placeOf(section, key), value);
   }
 }
 
@@ -131,8 +138,8 @@ function placeOf(section: string, key: string): string {
 }
 
 /**
- * Checks a value that is written into config.ini: FasterTransformer cuts a line at 199 bytes and at ` ;`, trims blanks and
- * reads one line only; Python's configparser refuses `%`.
+ * Checks a value that is written into config.ini: FasterTransformer cuts a line at 199 bytes and at ` ;`, trims blanks
+ * and reads one line only; Python's configparser refuses `%`.
  */
 function checkIniValue(name: string, key: string, value: unknown): string {
   const text = checkString(name, value);
@@ -147,7 +154,11 @@ function checkIniValue(name: string, key: string, value: unknown): string {
   if (fault !== undefined) throw badArgument(name, `a name ${fault}`, value);
   const available = MAX_LINE_BYTES - Buffer.byteLength(`${key} = \n`);
   if (Buffer.byteLength(text) > available) {
-    throw badArgument(name, `a name of at most ${available} bytes, because FasterTransformer cuts longer lines of config.ini`, value);
+    throw badArgument(
+      name,
+      `a name of at most ${available} bytes, because FasterTransformer cuts longer lines of config.ini`,
+      value,
+    );
   }
   return text;
 }
@@ -160,7 +171,11 @@ export function checkModelName(name: string, value: unknown): string {
 export function checkTaskName(value: unknown): string {
   const text = checkIniValue('task name', 'task_name', value);
   if (/[/\\]/.test(text) || /^\.+$/.test(text) || text.includes('..')) {
-    throw badArgument('task name', "a name without '/', '\\' and '..', because it becomes a part of a file name", value);
+    throw badArgument(
+      'task name',
+      "a name without '/', '\\' and '..', because it becomes a part of a file name",
+      value,
+    );
   }
   return text;
 }

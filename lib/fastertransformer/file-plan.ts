@@ -4,8 +4,8 @@ import { NeoXPrefixError } from '../base/errors';
 import type { TensorEntry } from '../formats/tensor';
 
 /**
- * How the elements of a file follow from their source. Shapes: O and I output and input features of a linear layer, N heads,
- * D head size, T ranks, P prefix length, L layers.
+ * How the elements of a file follow from their source. Shapes: O and I output and input features of a linear layer, N
+ * heads, D head size, T ranks, P prefix length, L layers.
  * - `copy`: as it lies
  * - `output_split`: weight [O, I] -> [I, O/T], bias [O] -> [O/T]
  * - `input_split`: weight [O, I] -> [I/T, O]
@@ -30,7 +30,10 @@ export interface FilePlan {
 
 /** Who divides the biases after attention and mlp by the number of ranks. */
 export const DENSE_BIAS_RULES = ['runtime', 'huggingface_converter'] as const;
-/** Which program's rule divides the biases after attention and mlp by the number of ranks; {@link ExportOptions.denseBias} has both. */
+/**
+ * Which program's rule divides the biases after attention and mlp by the number of ranks; {@link
+ * ExportOptions.denseBias} has both.
+ */
 export type DenseBiasRule = (typeof DENSE_BIAS_RULES)[number];
 
 /** Throws when the model cannot be cut into `ranks` equal parts. */
@@ -59,7 +62,10 @@ export function planBaseModel(
   const source = (name: string): TensorEntry => {
     const entry = tensors.get(name);
     if (entry === undefined)
-      throw new NeoXPrefixError('NEOX_BAD_CHECKPOINT', `The checkpoint has no tensor ${name}, which FasterTransformer needs`);
+      throw new NeoXPrefixError(
+        'NEOX_BAD_CHECKPOINT',
+        `The checkpoint has no tensor ${name}, which FasterTransformer needs`,
+      );
     return entry;
   };
   const copy = (name: string, from: string, elements: number): void => {
@@ -72,7 +78,8 @@ export function planBaseModel(
       files.push({ name: `${name}.${rank}.bin`, ...content, rank, divisor: 1, elements: elements / ranks });
     }
   };
-  // With a parallel residual every rank adds the bias before the ranks are summed up; else it is added once, after that.
+  // With a parallel residual every rank adds the bias before the ranks are summed up; else it is added once, after
+  // that.
   const divisor = config.useParallelResidual || rule === 'huggingface_converter' ? ranks : 1;
   const bias = (name: string, from: readonly (TensorEntry | undefined)[]): void => {
     const sources = from.filter((entry) => entry !== undefined);
@@ -91,7 +98,12 @@ export function planBaseModel(
       copy(`${to}.${norm}.weight.bin`, `${from}.${norm}.weight`, hidden);
       copy(`${to}.${norm}.bias.bin`, `${from}.${norm}.bias`, hidden);
     }
-    split(`${to}.attention.query_key_value.weight`, 'qkv', source(`${from}.attention.query_key_value.weight`), 3 * hidden * hidden);
+    split(
+      `${to}.attention.query_key_value.weight`,
+      'qkv',
+      source(`${from}.attention.query_key_value.weight`),
+      3 * hidden * hidden,
+    );
     split(`${to}.attention.query_key_value.bias`, 'qkv', qkvBias, 3 * hidden);
     split(`${to}.attention.dense.weight`, 'input_split', source(`${from}.attention.dense.weight`), hidden * hidden);
     bias(`${to}.attention.dense.bias.bin`, [denseBias]);
@@ -117,6 +129,13 @@ export function planPrefix(
   if (prefixLength === 0) return [];
   const elements = (config.numLayers * 2 * config.hiddenSize * prefixLength) / ranks;
   return Array.from({ length: ranks }, (_, rank) => {
-    return { name: `model.prefix_prompt.${task}.weight.${rank}.bin`, layout: 'prefix' as const, sources: [], rank, divisor: 1, elements };
+    return {
+      name: `model.prefix_prompt.${task}.weight.${rank}.bin`,
+      layout: 'prefix' as const,
+      sources: [],
+      rank,
+      divisor: 1,
+      elements,
+    };
   });
 }

@@ -21,7 +21,8 @@ const RANDOM_NUMBERS =
 export function geometryOf(folder: ExportFolder): Pick<GPTNeoXConfig, 'numHeads' | 'headSize' | 'numLayers'> {
   const numHeads = iniInteger(folder, 'head_num', 1);
   const headSize = iniInteger(folder, 'size_per_head', 1);
-  if (numHeads * headSize > MAX_SIZE) throw unusable(folder, `head_num ${numHeads} of size_per_head ${headSize} is too large`);
+  if (numHeads * headSize > MAX_SIZE)
+    throw unusable(folder, `head_num ${numHeads} of size_per_head ${headSize} is too large`);
   if (numHeads % folder.tensorParallel !== 0) {
     throw unusable(folder, `head_num is ${numHeads}, which ${folder.tensorParallel} ranks cannot share`);
   }
@@ -36,7 +37,10 @@ export function iniInteger(folder: ExportFolder, key: string, min: number, fallb
   const value = folder.ini.getInteger(MAIN, key) ?? fallback;
   if (value !== undefined && Number.isSafeInteger(value) && value >= min && value <= max) return value;
   const found = folder.ini.get(MAIN, key) ?? 'nothing';
-  throw unusable(folder, `expected a whole number from ${min} to ${max} for ${key} of [${MAIN}] in config.ini, found ${found}`);
+  throw unusable(
+    folder,
+    `expected a whole number from ${min} to ${max} for ${key} of [${MAIN}] in config.ini, found ${found}`,
+  );
 }
 
 /** @throws NEOX_BAD_EXPORT when a file is missing, too short or too long */
@@ -62,5 +66,9 @@ export async function fileProblems({ directory, dtype }: ExportFolder, plans: re
 
 export function unusable({ directory }: ExportFolder, problem: string, hint?: string): NeoXPrefixError {
   const message = `The export ${directory} is not usable: ${problem}`;
-  return new NeoXPrefixError('NEOX_BAD_EXPORT', message, hint === undefined ? { path: directory } : { path: directory, hint });
+  return new NeoXPrefixError(
+    'NEOX_BAD_EXPORT',
+    message,
+    hint === undefined ? { path: directory } : { path: directory, hint },
+  );
 }

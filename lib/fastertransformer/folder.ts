@@ -40,7 +40,11 @@ export interface ExportFolder {
 }
 
 /** `[gptneox]` of the base model: NVIDIA's keys in NVIDIA's order. */
-export function baseSection(config: GPTNeoXConfig, dtype: ExportDType, modelName: string): [key: string, value: string | number][] {
+export function baseSection(
+  config: GPTNeoXConfig,
+  dtype: ExportDType,
+  modelName: string,
+): [key: string, value: string | number][] {
   const { start, end } = startAndEndIds(config);
   return [
     ['model_name', modelName],
@@ -111,8 +115,10 @@ export async function isExportFolder(dir: string): Promise<boolean> {
 }
 
 async function locate(dir: string, tensorParallel: number | undefined): Promise<string> {
-  if ((await kindOf(dir)) !== 'folder') throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `No such export folder: ${dir}`, { path: dir });
-  if (/^\d+-gpu$/.test(basename(dir)) && (tensorParallel === undefined || basename(dir) === `${tensorParallel}-gpu`)) return dir;
+  if ((await kindOf(dir)) !== 'folder')
+    throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `No such export folder: ${dir}`, { path: dir });
+  if (/^\d+-gpu$/.test(basename(dir)) && (tensorParallel === undefined || basename(dir) === `${tensorParallel}-gpu`))
+    return dir;
   const names = (await listFolder(dir)).filter((name) => /^\d+-gpu$/.test(name));
   if (tensorParallel !== undefined) {
     if (names.includes(`${tensorParallel}-gpu`)) return join(dir, `${tensorParallel}-gpu`);

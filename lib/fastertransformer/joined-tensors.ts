@@ -10,10 +10,14 @@ export interface SplitTensor {
 }
 
 /**
- * Undoes what an export does to a tensor: says where its elements lie in the files. Shapes: O and I output and input features of a
- * linear layer, N heads, D head size, T ranks.
+ * Undoes what an export does to a tensor: says where its elements lie in the files. Shapes: O and I output and input
+ * features of a linear layer, N heads, D head size, T ranks.
  */
-export function joinFiles({ name, shape, files }: SplitTensor, config: GPTNeoXConfig, dtype: StorageDType): TensorEntry {
+export function joinFiles(
+  { name, shape, files }: SplitTensor,
+  config: GPTNeoXConfig,
+  dtype: StorageDType,
+): TensorEntry {
   const [first] = files;
   if (first === undefined) throw new RangeError(`no files for ${name}`);
   const whole = { name, dtype, shape, file: first.path, offset: 0, byteLength: first.elements * DTYPE_BYTES[dtype] };
@@ -69,5 +73,11 @@ function pieceOf(
   shape: readonly number[],
   stride: readonly number[] | undefined,
 ): TensorPiece {
-  return { file: path, offset: 0, byteLength: elements * DTYPE_BYTES[dtype], shape, ...(stride === undefined ? {} : { stride }) };
+  return {
+    file: path,
+    offset: 0,
+    byteLength: elements * DTYPE_BYTES[dtype],
+    shape,
+    ...(stride === undefined ? {} : { stride }),
+  };
 }

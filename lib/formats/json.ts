@@ -20,9 +20,19 @@ export type JsonObject = Readonly<Record<string, unknown>>;
  * anything, and a key given twice in one object is an error (JSON.parse would silently keep the last).
  * @throws NeoXPrefixError with `code`, naming `what` and `path`
  */
-export function parseJson(bytes: Uint8Array, code: NeoXErrorCode, what: string, path: string, maxNodes = MAX_NODES): unknown {
+export function parseJson(
+  bytes: Uint8Array,
+  code: NeoXErrorCode,
+  what: string,
+  path: string,
+  maxNodes = MAX_NODES,
+): unknown {
   const problem = (text: string, cause?: unknown): NeoXPrefixError =>
-    new NeoXPrefixError(code, `${what} ${path} is not usable: ${text}`, cause === undefined ? { path } : { path, cause });
+    new NeoXPrefixError(
+      code,
+      `${what} ${path} is not usable: ${text}`,
+      cause === undefined ? { path } : { path, cause },
+    );
   const shape = scan(bytes, maxNodes);
   if (shape !== undefined) throw problem(shape);
   let text: string;
@@ -39,9 +49,16 @@ export function parseJson(bytes: Uint8Array, code: NeoXErrorCode, what: string, 
 }
 
 /** The same for a file whose root has to be an object. */
-export function parseJsonObject(bytes: Uint8Array, code: NeoXErrorCode, what: string, path: string, maxNodes = MAX_NODES): JsonObject {
+export function parseJsonObject(
+  bytes: Uint8Array,
+  code: NeoXErrorCode,
+  what: string,
+  path: string,
+  maxNodes = MAX_NODES,
+): JsonObject {
   const value = parseJson(bytes, code, what, path, maxNodes);
-  if (!isObject(value)) throw new NeoXPrefixError(code, `${what} ${path} is not usable: expected a JSON object`, { path });
+  if (!isObject(value))
+    throw new NeoXPrefixError(code, `${what} ${path} is not usable: expected a JSON object`, { path });
   return value;
 }
 

@@ -34,7 +34,8 @@ export abstract class PickleObject {
 }
 
 export type PickleKey = string | number | boolean;
-export type PickleValue = null | boolean | number | bigint | string | PickleTuple | PickleList | PickleDict | PickleGlobal | PickleObject;
+export type PickleValue =
+  null | boolean | number | bigint | string | PickleTuple | PickleList | PickleDict | PickleGlobal | PickleObject;
 
 /** What a format allows in its pickles. */
 export interface PickleRules {
@@ -66,8 +67,8 @@ const OPCODE_NAMES: Readonly<Record<number, string>> = {
 };
 
 /**
- * Reads one pickle of protocol 2 without executing anything: the opcodes are those that torch.save emits, a global is a name
- * that must be on a list, and a call is carried out by the rules alone. Everything else is refused by name.
+ * Reads one pickle of protocol 2 without executing anything: the opcodes are those that torch.save emits, a global is a
+ * name that must be on a list, and a call is carried out by the rules alone. Everything else is refused by name.
  */
 export class Unpickler {
   /** Index of the byte after the last one read. */
@@ -216,7 +217,8 @@ export class Unpickler {
   private call(): void {
     const args = this.pop();
     const callee = this.pop();
-    if (!(callee instanceof PickleGlobal) || !(args instanceof PickleTuple)) throw this.bad('it calls something that is no function');
+    if (!(callee instanceof PickleGlobal) || !(args instanceof PickleTuple))
+      throw this.bad('it calls something that is no function');
     this.push(callee.name === ORDERED_DICT ? new PickleDict() : this.rules.call(callee.name, args.items));
     if (callee.name === ORDERED_DICT) this.fillFrom(args.items[0]);
   }
@@ -251,9 +253,11 @@ export class Unpickler {
     if (flat.length % 2 !== 0) throw this.bad('it sets a key without a value');
     for (let i = 0; i < flat.length; i += 2) {
       const key = flat[i];
-      const isKey = typeof key === 'string' || typeof key === 'boolean' || (typeof key === 'number' && Number.isInteger(key));
+      const isKey =
+        typeof key === 'string' || typeof key === 'boolean' || (typeof key === 'number' && Number.isInteger(key));
       if (!isKey) throw this.unsupported('a dictionary key that is no text or number');
-      if (typeof key === 'number' && Math.abs(key) > MAX_OPERATIONS) throw this.unsupported(`the dictionary key ${key}`);
+      if (typeof key === 'number' && Math.abs(key) > MAX_OPERATIONS)
+        throw this.unsupported(`the dictionary key ${key}`);
       dict.items.set(key, flat[i + 1] as PickleValue);
     }
   }

@@ -38,7 +38,8 @@ export class ProtobufReader {
     const tag = this.varint();
     this.field = tag >>> 3;
     this.wire = tag & 7;
-    if (tag > 0xffffffff || this.field === 0) throw new ProtobufError(`the field number before byte ${this.position} is out of range`);
+    if (tag > 0xffffffff || this.field === 0)
+      throw new ProtobufError(`the field number before byte ${this.position} is out of range`);
     switch (this.wire) {
       case VARINT:
         this.varint();
@@ -54,7 +55,10 @@ export class ProtobufReader {
     }
   }
 
-  /** A reader over the current length-delimited field; `reuse` is a reader of the same bytes to set on it, where there are many. */
+  /**
+   * A reader over the current length-delimited field; `reuse` is a reader of the same bytes to set on it, where there
+   * are many.
+   */
   message(reuse?: ProtobufReader): ProtobufReader {
     this.expect(BYTES);
     if (reuse === undefined) return new ProtobufReader(this.bytes, this.start, this.end);

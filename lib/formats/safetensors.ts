@@ -39,8 +39,8 @@ interface Slot {
 
 /**
  * Reads and checks the header of a safetensors file; no tensor is read.
- * @throws NEOX_BAD_CHECKPOINT for everything that the format forbids: a header that does not fit, unknown types, sizes that
- *   disagree with shapes, tensors that overlap or leave holes, missing or trailing bytes
+ * @throws NEOX_BAD_CHECKPOINT for everything that the format forbids: a header that does not fit, unknown types, sizes
+ *   that disagree with shapes, tensors that overlap or leave holes, missing or trailing bytes
  */
 export async function readSafetensorsHeader(path: string): Promise<SafetensorsHeader> {
   return FileReader.use(path, async (reader) => {
@@ -53,11 +53,15 @@ export async function readSafetensorsHeader(path: string): Promise<SafetensorsHe
     if (foreign !== undefined) throw bad(`it is ${foreign.what}`, foreign.hint);
     const declared = start.readBigUInt64LE(0);
     if (declared > BigInt(MAX_HEADER) && !isNamed) throw unknownFile(reader.path);
-    if (declared > BigInt(MAX_HEADER)) throw bad(`expected a header of at most ${MAX_HEADER} bytes, it declares ${declared}`);
+    if (declared > BigInt(MAX_HEADER))
+      throw bad(`expected a header of at most ${MAX_HEADER} bytes, it declares ${declared}`);
     const headerLength = Number(declared);
     const dataStart = 8 + headerLength;
     if (dataStart > reader.size) {
-      throw bad(`its header declares ${headerLength} bytes, the file has ${reader.size - 8} after the length`, 'the file is incomplete');
+      throw bad(
+        `its header declares ${headerLength} bytes, the file has ${reader.size - 8} after the length`,
+        'the file is incomplete',
+      );
     }
     const bytes = await reader.read(8, headerLength);
     if (bytes[0] !== 0x7b) throw bad("expected the header to start with '{'");
@@ -66,7 +70,12 @@ export async function readSafetensorsHeader(path: string): Promise<SafetensorsHe
   });
 }
 
-function readEntries(header: Readonly<Record<string, unknown>>, path: string, dataStart: number, dataLength: number): SafetensorsHeader {
+function readEntries(
+  header: Readonly<Record<string, unknown>>,
+  path: string,
+  dataStart: number,
+  dataLength: number,
+): SafetensorsHeader {
   const tensors = new Map<string, TensorEntry>();
   const unsupported = new Map<string, string>();
   const slots: Slot[] = [];
@@ -79,7 +88,8 @@ function readEntries(header: Readonly<Record<string, unknown>>, path: string, da
     const { dtype, shape, begin, end } = readEntry(name, value, path);
     slots.push({ name, begin, end });
     const byteLength = end - begin;
-    if (isStorageDType(dtype)) tensors.set(name, { name, file: path, dtype, shape, offset: dataStart + begin, byteLength });
+    if (isStorageDType(dtype))
+      tensors.set(name, { name, file: path, dtype, shape, offset: dataStart + begin, byteLength });
     else unsupported.set(name, dtype);
   }
   checkTiling(slots, path, dataLength);
@@ -97,7 +107,11 @@ function readMetadata(value: unknown, path: string): Map<string, string> {
   return metadata;
 }
 
-function readEntry(name: string, value: unknown, path: string): { dtype: string; shape: number[]; begin: number; end: number } {
+function readEntry(
+  name: string,
+  value: unknown,
+  path: string,
+): { dtype: string; shape: number[]; begin: number; end: number } {
   const bad = (problem: string): NeoXPrefixError => badFile(path, `tensor ${name.slice(0, 200)}: ${problem}`);
   if (!isObject(value)) throw bad('expected an object');
   const dtype = get(value, 'dtype');
@@ -117,7 +131,9 @@ function readEntry(name: string, value: unknown, path: string): { dtype: string;
   const size = (elementCount(name, shape, path) * bits) / 8;
   if (!Number.isSafeInteger(size)) throw bad(`its shape [${shape.join(', ')}] of ${dtype} does not fill whole bytes`);
   if (end - begin !== size) {
-    throw bad(`its shape [${shape.join(', ')}] of ${dtype} takes ${size} bytes, its data_offsets [${begin}, ${end}] span ${end - begin}`);
+    throw bad(
+      `its shape [${shape.join(', ')}] of ${dtype} takes ${size} bytes, its data_offsets [${begin}, ${end}] span ${end - begin}`,
+    );
   }
   return { dtype, shape: [...shape], begin, end };
 }
@@ -132,9 +148,14 @@ function checkTiling(slots: Slot[], path: string, dataLength: number): void {
     position = end;
   }
   if (position > dataLength) {
-    throw badFile(path, `its tensors need ${position} bytes of data, the file has ${dataLength}`, 'the file is incomplete; fetch it again');
+    throw badFile(
+      path,
+      `its tensors need ${position} bytes of data, the file has ${dataLength}`,
+      'the file is incomplete; fetch it again',
+    );
   }
-  if (position < dataLength) throw badFile(path, `its tensors need ${position} bytes of data, the file has ${dataLength}`);
+  if (position < dataLength)
+    throw badFile(path, `its tensors need ${position} bytes of data, the file has ${dataLength}`);
 }
 
 export function isStorageDType(dtype: string): dtype is StorageDType {
@@ -157,17 +178,23 @@ export function foreignFormat(start: Uint8Array): { what: string; hint: string }
     return { what: 'a Git LFS pointer, not the file itself', hint: 'fetch the file with `git lfs pull`' };
   }
   if (text.startsWith('PK')) return { what: 'a zip archive', hint: 'a PyTorch file is named .bin, .pt or .checkpoint' };
-  if (text.startsWith('\x80\x02')) return { what: 'a Python pickle', hint: 'a PyTorch file is named .bin, .pt or .checkpoint' };
-  if (/^\s*<(!doctype|html|\?xml)/i.test(text)) return { what: 'a web page', hint: 'the download failed; fetch the file again' };
+  if (text.startsWith('\x80\x02'))
+    return { what: 'a Python pickle', hint: 'a PyTorch file is named .bin, .pt or .checkpoint' };
+  if (/^\s*<(!doctype|html|\?xml)/i.test(text))
+    return { what: 'a web page', hint: 'the download failed; fetch the file again' };
   if (text.startsWith('GGUF')) return { what: 'a GGUF file', hint: 'use the safetensors files that it was made from' };
   return undefined;
 }
 
 /** Of a file whose name does not say what it should be. */
 function unknownFile(path: string): NeoXPrefixError {
-  return new NeoXPrefixError('NEOX_BAD_CHECKPOINT', `${path} is of no known format: neither a safetensors file nor one of torch.save`, {
-    path,
-  });
+  return new NeoXPrefixError(
+    'NEOX_BAD_CHECKPOINT',
+    `${path} is of no known format: neither a safetensors file nor one of torch.save`,
+    {
+      path,
+    },
+  );
 }
 
 /** A tensor to be written; `data` holds its elements in row-major order, as its dtype lays them out in memory. */
@@ -179,15 +206,17 @@ export interface TensorToWrite {
 }
 
 /**
- * Writes a safetensors file (atomically) as the reference writer lays it out: widest types first, then by name, the header
- * padded so that the data start at a multiple of 8.
+ * Writes a safetensors file (atomically) as the reference writer lays it out: widest types first, then by name, the
+ * header padded so that the data start at a multiple of 8.
  */
 export async function writeSafetensors(
   path: string,
   tensors: readonly TensorToWrite[],
   metadata: Readonly<Record<string, string>>,
 ): Promise<void> {
-  const ordered = [...tensors].sort((a, b) => DTYPE_BYTES[b.dtype] - DTYPE_BYTES[a.dtype] || (a.name < b.name ? -1 : 1));
+  const ordered = [...tensors].sort(
+    (a, b) => DTYPE_BYTES[b.dtype] - DTYPE_BYTES[a.dtype] || (a.name < b.name ? -1 : 1),
+  );
   const entries: [string, unknown][] = [['__metadata__', { format: 'pt', ...metadata }]];
   let position = 0;
   for (const { name, dtype, shape, data } of ordered) {

@@ -17,8 +17,8 @@ export const DTYPE_BYTES = {
 export type StorageDType = keyof typeof DTYPE_BYTES;
 
 /**
- * Bytes of a file as a tensor: from `offset` on they hold the elements in little-endian order, row-major unless `stride` (in
- * elements, one per dimension) says otherwise.
+ * Bytes of a file as a tensor: from `offset` on they hold the elements in little-endian order, row-major unless
+ * `stride` (in elements, one per dimension) says otherwise.
  */
 export interface TensorPiece {
   /** Absolute path of the file. */
@@ -36,8 +36,8 @@ export interface TensorEntry extends TensorPiece {
   readonly name: string;
   readonly dtype: StorageDType;
   /**
-   * A tensor that does not lie in one run: the pieces, put together along `axis` and then given the tensor's shape. No pieces:
-   * zeros. (`file` is then the first of several, and the entry's own offset and length mean nothing.)
+   * A tensor that does not lie in one run: the pieces, put together along `axis` and then given the tensor's shape. No
+   * pieces: zeros. (`file` is then the first of several, and the entry's own offset and length mean nothing.)
    */
   readonly join?: { readonly axis: number; readonly pieces: readonly TensorPiece[] };
   /** A factor of every element. Defaults to 1. */
@@ -49,13 +49,21 @@ export function elementCount(name: string, shape: readonly number[], path: strin
   let count = 1;
   for (const size of shape) {
     if (!Number.isSafeInteger(size) || size < 0) {
-      throw new NeoXPrefixError('NEOX_BAD_CHECKPOINT', `Tensor ${name} in ${path} has a bad shape [${shape.join(', ')}]`, { path });
+      throw new NeoXPrefixError(
+        'NEOX_BAD_CHECKPOINT',
+        `Tensor ${name} in ${path} has a bad shape [${shape.join(', ')}]`,
+        { path },
+      );
     }
     count *= size;
     if (!Number.isSafeInteger(count)) {
-      throw new NeoXPrefixError('NEOX_BAD_CHECKPOINT', `Tensor ${name} in ${path} has too many elements: shape [${shape.join(', ')}]`, {
-        path,
-      });
+      throw new NeoXPrefixError(
+        'NEOX_BAD_CHECKPOINT',
+        `Tensor ${name} in ${path} has too many elements: shape [${shape.join(', ')}]`,
+        {
+          path,
+        },
+      );
     }
   }
   return count;

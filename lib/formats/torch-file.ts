@@ -26,8 +26,8 @@ export interface TorchFile {
 /**
  * Reads a file written by torch.save, of any version, without executing anything and without reading the tensors: they
  * come back as places in the file.
- * @throws NEOX_UNSUPPORTED for a file that holds more than tensors in dictionaries, lists and tuples, naming what was found;
- *   NEOX_BAD_CHECKPOINT for a damaged file
+ * @throws NEOX_UNSUPPORTED for a file that holds more than tensors in dictionaries, lists and tuples, naming what was
+ *   found; NEOX_BAD_CHECKPOINT for a damaged file
  */
 export async function readTorchFile(path: string): Promise<TorchFile> {
   return FileReader.use(path, async (reader) => {
@@ -35,7 +35,11 @@ export async function readTorchFile(path: string): Promise<TorchFile> {
     if (start.length >= 4 && start.readUInt32LE(0) === 0x04034b50) return readZipFile(reader);
     if (start[0] === 0x80 && start[1] === 2) return readLegacyFile(reader);
     const foreign = foreignFormat(start);
-    throw badFile(reader.path, `it is ${foreign?.what ?? 'no PyTorch file'}; expected a zip archive or a pickle`, foreign?.hint);
+    throw badFile(
+      reader.path,
+      `it is ${foreign?.what ?? 'no PyTorch file'}; expected a zip archive or a pickle`,
+      foreign?.hint,
+    );
   });
 }
 
@@ -76,7 +80,9 @@ async function readZipFile(reader: FileReader): Promise<TorchFile> {
   }
   const byteorder = record('byteorder');
   if (byteorder !== undefined && (await zip.read(byteorder, 64)).toString('latin1') !== 'little') {
-    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `${reader.path} was saved on a big-endian machine`, { path: reader.path });
+    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `${reader.path} was saved on a big-endian machine`, {
+      path: reader.path,
+    });
   }
   const pickle = await zip.read(zip.entries.get(pickleName) as NonNullable<ReturnType<typeof record>>, MAX_PICKLE);
   const storages = new StorageTable(reader.path);
@@ -89,7 +95,9 @@ async function readZipFile(reader: FileReader): Promise<TorchFile> {
   return { path: reader.path, format: 'zip', root };
 }
 
-/** Five pickles (magic number, version, machine, the object, the keys of its storages), then the storages one by one. */
+/**
+ * Five pickles (magic number, version, machine, the object, the keys of its storages), then the storages one by one.
+ */
 async function readLegacyFile(reader: FileReader): Promise<TorchFile> {
   const { root, keys, storages, end } = await readLegacyPickles(reader);
   let position = end;
@@ -142,7 +150,8 @@ function parseLegacyPickles(bytes: Buffer, path: string): LegacyPickles {
   };
   if (next() !== LEGACY_MAGIC) throw badFile(path, 'it is a Python pickle that torch.save did not write');
   const version = next();
-  if (version !== LEGACY_PROTOCOL) throw badFile(path, `expected version ${LEGACY_PROTOCOL} of the format, found ${show(version)}`);
+  if (version !== LEGACY_PROTOCOL)
+    throw badFile(path, `expected version ${LEGACY_PROTOCOL} of the format, found ${show(version)}`);
   const machine = next();
   if (machine instanceof PickleDict && machine.items.get('little_endian') === false) {
     throw new NeoXPrefixError('NEOX_UNSUPPORTED', `${path} was saved on a big-endian machine`, { path });
@@ -177,7 +186,11 @@ function truncated(path: string, cause: unknown): NeoXPrefixError {
 }
 
 function endsEarly(path: string, key: string): NeoXPrefixError {
-  return badFile(path, `the storage ${key} reaches beyond the end of the file`, 'the file is incomplete; fetch it again');
+  return badFile(
+    path,
+    `the storage ${key} reaches beyond the end of the file`,
+    'the file is incomplete; fetch it again',
+  );
 }
 
 function badFile(path: string, problem: string, hint?: string): NeoXPrefixError {

@@ -16,7 +16,12 @@ const STORAGE_DTYPES: Readonly<Record<string, StorageDType>> = {
   'torch.BoolStorage': 'BOOL',
 };
 
-const FUNCTIONS = ['torch._utils._rebuild_tensor', 'torch._utils._rebuild_tensor_v2', 'torch._utils._rebuild_parameter', 'torch.Size'];
+const FUNCTIONS = [
+  'torch._utils._rebuild_tensor',
+  'torch._utils._rebuild_tensor_v2',
+  'torch._utils._rebuild_parameter',
+  'torch.Size',
+];
 const PARAMETER = 'torch.nn.parameter.Parameter';
 
 export function isAllowedGlobal(name: string): boolean {
@@ -81,7 +86,13 @@ export class TorchTensor extends PickleObject {
   entry(name: string): TensorEntry {
     const { storage, shape, stride } = this;
     const width = DTYPE_BYTES[storage.dtype];
-    const base = { name, file: storage.path, dtype: storage.dtype, shape, offset: storage.start + this.storageOffset * width };
+    const base = {
+      name,
+      file: storage.path,
+      dtype: storage.dtype,
+      shape,
+      offset: storage.start + this.storageOffset * width,
+    };
     const byteLength = spanOf(shape, stride) * width;
     const plain = contiguousStride(shape);
     // The step of a dimension of size 1 is never taken, so any value means the same.
@@ -117,12 +128,14 @@ export class StorageTable {
     if (items.length < 5 || items.length > 6 || tag !== 'storage' || typeof location !== 'string') {
       throw unsupported(this.path, 'a persistent id that is no storage');
     }
-    const dtype = type instanceof PickleGlobal && Object.hasOwn(STORAGE_DTYPES, type.name) ? STORAGE_DTYPES[type.name] : undefined;
+    const dtype =
+      type instanceof PickleGlobal && Object.hasOwn(STORAGE_DTYPES, type.name) ? STORAGE_DTYPES[type.name] : undefined;
     if (dtype === undefined) throw unsupported(this.path, 'a storage without a known type');
     if (typeof key !== 'string' || key.length > 100) throw badTensor(this.path, 'a storage without a key');
     if (!isSize(count) || !Number.isSafeInteger(count * DTYPE_BYTES[dtype]))
       throw badTensor(this.path, `the storage ${key} has a bad number of elements`);
-    if (view !== undefined && view !== null) throw unsupported(this.path, 'a view of a storage, as torch before 0.4 saved it');
+    if (view !== undefined && view !== null)
+      throw unsupported(this.path, 'a view of a storage, as torch before 0.4 saved it');
     const known = this.storages.get(key);
     if (known !== undefined && (known.dtype !== dtype || known.count !== count))
       throw badTensor(this.path, `the storage ${key} is described in two ways`);
@@ -147,7 +160,8 @@ export class StorageTable {
     switch (name) {
       case 'torch.Size': {
         const sizes = args[0];
-        if (args.length !== 1 || !(sizes instanceof PickleTuple)) throw badTensor(this.path, 'a torch.Size without sizes');
+        if (args.length !== 1 || !(sizes instanceof PickleTuple))
+          throw badTensor(this.path, 'a torch.Size without sizes');
         return sizes;
       }
       case 'torch._utils._rebuild_tensor': // (storage, offset, size, stride)
@@ -166,7 +180,8 @@ export class StorageTable {
 
   private rebuild(args: readonly PickleValue[]): TorchTensor {
     const [storage, offset, size, step] = args;
-    if (args.length < 4 || args.length > 7 || !(storage instanceof TorchStorage)) throw badTensor(this.path, 'a tensor without a storage');
+    if (args.length < 4 || args.length > 7 || !(storage instanceof TorchStorage))
+      throw badTensor(this.path, 'a tensor without a storage');
     const shape = sizesOf(size);
     const stride = sizesOf(step);
     if (!isSize(offset) || shape === undefined || stride === undefined || shape.length !== stride.length) {
@@ -181,7 +196,10 @@ export class StorageTable {
       );
     }
     if (elements > span)
-      throw unsupported(this.path, `an expanded tensor of shape [${shape.join(', ')}] and stride [${stride.join(', ')}]`);
+      throw unsupported(
+        this.path,
+        `an expanded tensor of shape [${shape.join(', ')}] and stride [${stride.join(', ')}]`,
+      );
     return new TorchTensor(storage, offset, shape, stride);
   }
 }

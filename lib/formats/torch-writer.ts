@@ -19,18 +19,26 @@ export interface TorchTensorToWrite {
 }
 
 /**
- * Writes one plain tensor so that `torch.load(path)` returns it, also with weights_only=True, in every torch from 1.6 on.
- * The file is written atomically.
+ * Writes one plain tensor so that `torch.load(path)` returns it, also with weights_only=True, in every torch from 1.6
+ * on. The file is written atomically.
  */
 export async function writeTorchTensor(path: string, { shape, data }: TorchTensorToWrite): Promise<void> {
   if (elementCount('to write', shape, path) !== data.length) {
-    throw new NeoXPrefixError('NEOX_BAD_ARGUMENT', `A tensor of shape [${shape.join(', ')}] cannot have ${data.length} elements`, { path });
+    throw new NeoXPrefixError(
+      'NEOX_BAD_ARGUMENT',
+      `A tensor of shape [${shape.join(', ')}] cannot have ${data.length} elements`,
+      { path },
+    );
   }
   if (data.byteLength > MAX_ARCHIVE - 4096) {
-    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `Cannot write ${data.byteLength} bytes to ${path}: expected less than 4 GiB`, {
-      path,
-      hint: 'write a .safetensors file instead',
-    });
+    throw new NeoXPrefixError(
+      'NEOX_UNSUPPORTED',
+      `Cannot write ${data.byteLength} bytes to ${path}: expected less than 4 GiB`,
+      {
+        path,
+        hint: 'write a .safetensors file instead',
+      },
+    );
   }
   await writeFileAtomic(
     path,
@@ -93,7 +101,10 @@ interface ZipRecord {
   readonly data: Uint8Array;
 }
 
-/** A zip archive of stored, aligned records (APPNOTE.TXT 4.3), dated 1 January 1980 so that equal content gives equal files. */
+/**
+ * A zip archive of stored, aligned records (APPNOTE.TXT 4.3), dated 1 January 1980 so that equal content gives equal
+ * files.
+ */
 function storedZip(records: readonly ZipRecord[]): Uint8Array[] {
   const chunks: Uint8Array[] = [];
   const directory: Buffer[] = [];

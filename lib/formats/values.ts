@@ -30,7 +30,10 @@ async function readPiece(entry: TensorEntry, piece: TensorPiece): Promise<Float3
   });
 }
 
-async function readJoined(entry: TensorEntry, { axis, pieces }: NonNullable<TensorEntry['join']>): Promise<Float32Array> {
+async function readJoined(
+  entry: TensorEntry,
+  { axis, pieces }: NonNullable<TensorEntry['join']>,
+): Promise<Float32Array> {
   const values = new Float32Array(elementCount(entry.name, entry.shape, entry.file));
   // Joining along a dimension is taking turns: so many elements of each piece, again and again.
   const turns = pieces.map(({ shape }) => shape.slice(axis).reduce((product, size) => product * size, 1));
@@ -39,14 +42,20 @@ async function readJoined(entry: TensorEntry, { axis, pieces }: NonNullable<Tens
   for (const [i, piece] of pieces.entries()) {
     const own = await readPiece(entry, piece);
     const turn = turns[i] as number;
-    for (let from = 0, to = start; from < own.length; from += turn, to += all) values.set(own.subarray(from, from + turn), to);
+    for (let from = 0, to = start; from < own.length; from += turn, to += all)
+      values.set(own.subarray(from, from + turn), to);
     start += turn;
   }
   return values;
 }
 
 /** target in row-major order = source at the given steps. */
-function copyStrided(target: Float32Array, source: Float32Array, shape: readonly number[], stride: readonly number[]): void {
+function copyStrided(
+  target: Float32Array,
+  source: Float32Array,
+  shape: readonly number[],
+  stride: readonly number[],
+): void {
   const index = new Array<number>(shape.length).fill(0);
   let from = 0;
   for (let to = 0; to < target.length; to++) {
@@ -61,7 +70,10 @@ function copyStrided(target: Float32Array, source: Float32Array, shape: readonly
   }
 }
 
-/** The position in storage, in elements from the tensor's start, of the element that is number `index` in row-major order. */
+/**
+ * The position in storage, in elements from the tensor's start, of the element that is number `index` in row-major
+ * order.
+ */
 export function storagePosition({ shape, stride }: Pick<TensorPiece, 'shape' | 'stride'>, index: number): number {
   if (stride === undefined) return index;
   let position = 0;
@@ -74,8 +86,14 @@ export function storagePosition({ shape, stride }: Pick<TensorPiece, 'shape' | '
   return position;
 }
 
-/** The piece of a joined tensor that holds the element number `index` in row-major order, and that element's number in the piece. */
-export function pieceOf({ axis, pieces }: NonNullable<TensorEntry['join']>, index: number): { piece: TensorPiece; index: number } {
+/**
+ * The piece of a joined tensor that holds the element number `index` in row-major order, and that element's number in
+ * the piece.
+ */
+export function pieceOf(
+  { axis, pieces }: NonNullable<TensorEntry['join']>,
+  index: number,
+): { piece: TensorPiece; index: number } {
   const turns = pieces.map(({ shape }) => shape.slice(axis).reduce((product, size) => product * size, 1));
   const all = turns.reduce((sum, turn) => sum + turn, 0);
   const round = Math.floor(index / all);
@@ -87,7 +105,9 @@ export function pieceOf({ axis, pieces }: NonNullable<TensorEntry['join']>, inde
   throw new RangeError(`element ${index} is not in the pieces`);
 }
 
-/** Little-endian bytes of the entry's dtype, decoded. Node runs on little-endian machines only, so typed arrays serve. */
+/**
+ * Little-endian bytes of the entry's dtype, decoded. Node runs on little-endian machines only, so typed arrays serve.
+ */
 export function toFloat32(entry: TensorEntry, bytes: Buffer<ArrayBuffer>): Float32Array {
   const count = bytes.byteLength / DTYPE_BYTES[entry.dtype];
   switch (entry.dtype) {

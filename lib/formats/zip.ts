@@ -29,7 +29,9 @@ interface PlacedEntry extends ZipEntry {
   readonly limit: number;
 }
 
-/** The entries of an archive. Only those that are stored, not compressed, can be read: they can then be mapped in place. */
+/**
+ * The entries of an archive. Only those that are stored, not compressed, can be read: they can then be mapped in place.
+ */
 export class ZipDirectory {
   private constructor(
     private readonly reader: FileReader,
@@ -39,7 +41,8 @@ export class ZipDirectory {
   /** @throws NEOX_BAD_CHECKPOINT for a damaged archive and for one with repeated or escaping names */
   static async open(reader: FileReader): Promise<ZipDirectory> {
     const { offset, size, count } = await findDirectory(reader);
-    if (size > MAX_DIRECTORY) throw badZip(reader.path, `its directory takes ${size} bytes, expected at most ${MAX_DIRECTORY}`);
+    if (size > MAX_DIRECTORY)
+      throw badZip(reader.path, `its directory takes ${size} bytes, expected at most ${MAX_DIRECTORY}`);
     if (offset + size > reader.size) throw badZip(reader.path, 'its directory reaches beyond the end of the file');
     const entries = parseDirectory(await reader.read(offset, size), count, reader.path);
     return new ZipDirectory(reader, placeEntries(entries, offset, reader.path));
@@ -50,7 +53,8 @@ export class ZipDirectory {
    * @throws NEOX_BAD_CHECKPOINT for an entry that is compressed or encrypted, or whose headers disagree
    */
   async dataOffset(entry: PlacedEntry): Promise<number> {
-    const bad = (problem: string): NeoXPrefixError => badZip(this.reader.path, `the entry ${shorten(entry.name)} ${problem}`);
+    const bad = (problem: string): NeoXPrefixError =>
+      badZip(this.reader.path, `the entry ${shorten(entry.name)} ${problem}`);
     if (entry.method !== 0 || entry.size !== entry.unpackedSize) {
       throw bad(`is compressed (method ${entry.method}); expected stored entries, as torch.save writes them`);
     }
@@ -66,7 +70,10 @@ export class ZipDirectory {
 
   async read(entry: PlacedEntry, maxBytes: number): Promise<Buffer> {
     if (entry.size > maxBytes)
-      throw badZip(this.reader.path, `the entry ${shorten(entry.name)} takes ${entry.size} bytes, expected at most ${maxBytes}`);
+      throw badZip(
+        this.reader.path,
+        `the entry ${shorten(entry.name)} takes ${entry.size} bytes, expected at most ${maxBytes}`,
+      );
     return this.reader.read(await this.dataOffset(entry), entry.size);
   }
 }
@@ -76,7 +83,11 @@ async function findDirectory(reader: FileReader): Promise<{ offset: number; size
   const length = Math.min(reader.size, END_RECORD_SIZE + 0xffff);
   const tail = await reader.read(reader.size - length, length);
   let at = tail.length - END_RECORD_SIZE;
-  while (at >= 0 && !(tail.readUInt32LE(at) === END_RECORD && at + END_RECORD_SIZE + tail.readUInt16LE(at + 20) === tail.length)) at--;
+  while (
+    at >= 0 &&
+    !(tail.readUInt32LE(at) === END_RECORD && at + END_RECORD_SIZE + tail.readUInt16LE(at + 20) === tail.length)
+  )
+    at--;
   if (at < 0) throw badZip(reader.path, 'it has no directory at its end', 'the file is incomplete; fetch it again');
   const count = tail.readUInt16LE(at + 10);
   const size = tail.readUInt32LE(at + 12);
@@ -100,7 +111,8 @@ function parseDirectory(bytes: Buffer, count: number, path: string): Map<string,
   const entries = new Map<string, ZipEntry>();
   let at = 0;
   while (at < bytes.length) {
-    if (at + 46 > bytes.length || bytes.readUInt32LE(at) !== CENTRAL_ENTRY) throw badZip(path, 'its directory is damaged');
+    if (at + 46 > bytes.length || bytes.readUInt32LE(at) !== CENTRAL_ENTRY)
+      throw badZip(path, 'its directory is damaged');
     const nameEnd = at + 46 + bytes.readUInt16LE(at + 28);
     const extraEnd = nameEnd + bytes.readUInt16LE(at + 30);
     const next = extraEnd + bytes.readUInt16LE(at + 32);
@@ -116,8 +128,15 @@ function parseDirectory(bytes: Buffer, count: number, path: string): Map<string,
   return entries;
 }
 
-/** Sizes of 4 GiB and more are in an extra field, which holds only those of the three that do not fit, in this order. */
-function readSizes(bytes: Buffer, at: number, extra: Buffer, path: string): Pick<ZipEntry, 'size' | 'unpackedSize' | 'headerOffset'> {
+/**
+ * Sizes of 4 GiB and more are in an extra field, which holds only those of the three that do not fit, in this order.
+ */
+function readSizes(
+  bytes: Buffer,
+  at: number,
+  extra: Buffer,
+  path: string,
+): Pick<ZipEntry, 'size' | 'unpackedSize' | 'headerOffset'> {
   let wide: Buffer = Buffer.alloc(0);
   for (let e = 0; e + 4 <= extra.length; e += 4 + extra.readUInt16LE(e + 2)) {
     if (extra.readUInt16LE(e) === ZIP64_EXTRA) wide = extra.subarray(e + 4, e + 4 + extra.readUInt16LE(e + 2));
@@ -136,23 +155,37 @@ function readSizes(bytes: Buffer, at: number, extra: Buffer, path: string): Pick
 
 function checkEntry(name: string, flags: number, path: string): void {
   const bad = (problem: string): NeoXPrefixError => badZip(path, `the entry ${shorten(name)} ${problem}`);
-  if (name === '' || name.startsWith('/') || name.includes('\\') || name.includes('\0') || name.split('/').includes('..')) {
+  if (
+    name === '' ||
+    name.startsWith('/') ||
+    name.includes('\\') ||
+    name.includes('\0') ||
+    name.split('/').includes('..')
+  ) {
     throw bad('has a name that leads outside of the archive');
   }
   if ((flags & 1) !== 0) throw bad('is encrypted');
 }
 
 /** Checks that no entry shares bytes with another one or with the directory. */
-function placeEntries(entries: ReadonlyMap<string, ZipEntry>, directoryOffset: number, path: string): Map<string, PlacedEntry> {
+function placeEntries(
+  entries: ReadonlyMap<string, ZipEntry>,
+  directoryOffset: number,
+  path: string,
+): Map<string, PlacedEntry> {
   const placed = new Map<string, PlacedEntry>();
   const sorted = [...entries.values()].sort((a, b) => a.headerOffset - b.headerOffset);
   let end = 0;
   for (const [i, entry] of sorted.entries()) {
     if (entry.headerOffset < end) throw badZip(path, `the entry ${shorten(entry.name)} overlaps another one`);
     end = entry.headerOffset + 30 + Buffer.byteLength(entry.name) + entry.size;
-    placed.set(entry.name, { ...entry, limit: Math.min(sorted[i + 1]?.headerOffset ?? directoryOffset, directoryOffset) });
+    placed.set(entry.name, {
+      ...entry,
+      limit: Math.min(sorted[i + 1]?.headerOffset ?? directoryOffset, directoryOffset),
+    });
   }
-  if (end > directoryOffset) throw badZip(path, 'its entries reach into its directory', 'the file is incomplete; fetch it again');
+  if (end > directoryOffset)
+    throw badZip(path, 'its entries reach into its directory', 'the file is incomplete; fetch it again');
   return placed;
 }
 

@@ -2,15 +2,21 @@ import type * as Native from '../../types/native';
 import { badArgument, checkInteger, checkNumber } from '../base/arguments';
 import { refusal } from './sampling-options';
 
-/** Beam search: the texts that are most likely as a whole, instead of one token after the other. As Hugging Face's, without sampling. */
+/**
+ * Beam search: the texts that are most likely as a whole, instead of one token after the other. As Hugging Face's,
+ * without sampling.
+ */
 export interface BeamOptions {
   /** Beginnings that are kept at a time; 1: no beam search. Defaults to `1`. */
   numBeams?: number;
-  /** A text's log-probability is divided by its tokens ^ this: above 0 longer texts gain, below 0 shorter ones. Defaults to `1`. */
+  /**
+   * A text's log-probability is divided by its tokens ^ this: above 0 longer texts gain, below 0 shorter ones. Defaults
+   * to `1`.
+   */
   lengthPenalty?: number;
   /**
-   * When to stop: once there are `numBeams` finished texts (`true`), once the running ones are unlikely to become better (`false`), or
-   * once they cannot (`'never'`). Defaults to `false`.
+   * When to stop: once there are `numBeams` finished texts (`true`), once the running ones are unlikely to become
+   * better (`false`), or once they cannot (`'never'`). Defaults to `false`.
    */
   earlyStopping?: boolean | 'never';
   /** How many of the finished texts to give, at most `numBeams`; the best comes first. Defaults to `1`. */
@@ -42,7 +48,9 @@ const SAMPLING_ONLY = [
 ] as const;
 
 /** Checks and completes; undefined where no beam search is asked for. */
-export function beamSettings(options: BeamOptions & Readonly<Partial<Record<(typeof SAMPLING_ONLY)[number] | 'temperature', unknown>>>): Native.BeamSettings | undefined {
+export function beamSettings(
+  options: BeamOptions & Readonly<Partial<Record<(typeof SAMPLING_ONLY)[number] | 'temperature', unknown>>>,
+): Native.BeamSettings | undefined {
   const numBeams = checkInteger('numBeams', options.numBeams ?? 1, 1, MOST_BEAMS);
   if (numBeams === 1) {
     for (const name of BEAM_OPTIONS) {
@@ -56,13 +64,18 @@ export function beamSettings(options: BeamOptions & Readonly<Partial<Record<(typ
     return undefined;
   }
   for (const name of SAMPLING_ONLY) {
-    if (options[name] !== undefined) throw refusal(`${name} and numBeams: ${numBeams} do not go together`, 'a beam search does not sample');
+    if (options[name] !== undefined)
+      throw refusal(`${name} and numBeams: ${numBeams} do not go together`, 'a beam search does not sample');
   }
   if ((options.temperature ?? 0) !== 0) {
-    throw refusal(`temperature and numBeams: ${numBeams} do not go together`, 'leave temperature out: a beam search does not sample');
+    throw refusal(
+      `temperature and numBeams: ${numBeams} do not go together`,
+      'leave temperature out: a beam search does not sample',
+    );
   }
   const early = options.earlyStopping ?? false;
-  if (typeof early !== 'boolean' && early !== 'never') throw badArgument('earlyStopping', "true, false or 'never'", early);
+  if (typeof early !== 'boolean' && early !== 'never')
+    throw badArgument('earlyStopping', "true, false or 'never'", early);
   return {
     numBeams,
     lengthPenalty: checkNumber('lengthPenalty', options.lengthPenalty ?? 1, -100, 100),
@@ -70,4 +83,3 @@ export function beamSettings(options: BeamOptions & Readonly<Partial<Record<(typ
     numReturnSequences: checkInteger('numReturnSequences', options.numReturnSequences ?? 1, 1, numBeams),
   };
 }
-

@@ -11,9 +11,15 @@ import { type Prompt, promptIds } from './request';
 export interface EmbedOptions {
   /** A prefix for all texts, or an array with one (or undefined) for each. Defaults to none. */
   prefix?: PrefixWeights | undefined | readonly (PrefixWeights | undefined)[];
-  /** The hidden state of the last token, which has seen the whole text, or the mean over all tokens. Defaults to `'last'`. */
+  /**
+   * The hidden state of the last token, which has seen the whole text, or the mean over all tokens. Defaults to
+   * `'last'`.
+   */
   pooling?: 'last' | 'mean';
-  /** The layer that hidden states are taken from, as {@link ForwardOptions.hiddenStates} counts them. Defaults to `-1`, the last. */
+  /**
+   * The layer that hidden states are taken from, as {@link ForwardOptions.hiddenStates} counts them. Defaults to `-1`,
+   * the last.
+   */
   layer?: number;
   /** Stops within a layer; the promise rejects with the signal's reason. Defaults to none. */
   signal?: AbortSignal;
@@ -22,7 +28,11 @@ export interface EmbedOptions {
 /** Tokens that go through the model at a time. */
 const BATCH_TOKENS = 2048;
 
-export async function embed(model: LoadedModel, texts: readonly Prompt[], options: EmbedOptions): Promise<Float32Array[]> {
+export async function embed(
+  model: LoadedModel,
+  texts: readonly Prompt[],
+  options: EmbedOptions,
+): Promise<Float32Array[]> {
   checkOptions('options', options, ['prefix', 'pooling', 'layer', 'signal']);
   const signal = checkSignal('signal', options.signal);
   const pooling = checkOneOf('pooling', options.pooling ?? 'last', ['last', 'mean']);
@@ -43,7 +53,13 @@ export async function embed(model: LoadedModel, texts: readonly Prompt[], option
     }
     const batch = rows.slice(begin, end);
     const { hiddenStates, cache } = await runNative(signal, (addon, cancel) =>
-      addon.forward(model.native, { ...packRows(batch), prefixes: handles.slice(begin, end), logits: 'none', hiddenLayer, cancel }),
+      addon.forward(model.native, {
+        ...packRows(batch),
+        prefixes: handles.slice(begin, end),
+        logits: 'none',
+        hiddenLayer,
+        cancel,
+      }),
     );
     native().freeCache(cache);
     results.push(...pool(hiddenStates as Float32Array, batch, model.config.hiddenSize, pooling));
@@ -52,7 +68,12 @@ export async function embed(model: LoadedModel, texts: readonly Prompt[], option
 }
 
 /** A vector [H] for each row of a packed batch [M, H]. */
-function pool(states: Float32Array, rows: readonly Int32Array[], size: number, pooling: 'last' | 'mean'): Float32Array[] {
+function pool(
+  states: Float32Array,
+  rows: readonly Int32Array[],
+  size: number,
+  pooling: 'last' | 'mean',
+): Float32Array[] {
   let from = 0;
   return rows.map(({ length }) => {
     const own = states.subarray(from * size, (from + length) * size);

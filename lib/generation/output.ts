@@ -76,7 +76,10 @@ export interface Completion {
   stop?: string;
   /** Of each new token, with `logprobs`. */
   logprobs?: ScoredToken[];
-  /** Of a beam search: the log-probability of the tokens under the processed distributions, divided by their number ^ `lengthPenalty`. */
+  /**
+   * Of a beam search: the log-probability of the tokens under the processed distributions, divided by their number ^
+   * `lengthPenalty`.
+   */
   score?: number;
 }
 
@@ -101,7 +104,11 @@ export interface RowPiece {
 /** The result of a prompt with these completions. */
 export function resultOf(usage: Omit<Usage, 'completionTokens'>, completions: Completion[]): GenerateResult {
   const completionTokens = completions.reduce((sum, { tokens }) => sum + tokens.length, 0);
-  return { ...(completions[0] as Completion), usage: { ...usage, completionTokens }, ...(completions.length > 1 && { completions }) };
+  return {
+    ...(completions[0] as Completion),
+    usage: { ...usage, completionTokens },
+    ...(completions.length > 1 && { completions }),
+  };
 }
 
 export function decode(model: LoadedModel, tokens: Int32Array): string {

@@ -10,13 +10,13 @@ import { BEAM_OPTIONS, type BeamOptions, beamSettings } from './beam-options';
 import { checkFormat, type OutputFormat } from './format/format';
 import type { GenerateResult } from './output';
 import {
-    checkCount,
-    refusal,
-    SAMPLING_OPTIONS,
-    type SamplingOptions,
-    samplingSettings,
-    type SharedSettings,
-    stopStrings,
+  checkCount,
+  refusal,
+  SAMPLING_OPTIONS,
+  type SamplingOptions,
+  samplingSettings,
+  type SharedSettings,
+  stopStrings,
 } from './sampling-options';
 
 /** Text, or token ids. An empty prompt (`''`) is the model's beginning-of-sequence token. */
@@ -27,20 +27,24 @@ export interface GenerateOptions extends SamplingOptions, BeamOptions {
   /** A prefix for all prompts, or an array with one (or undefined) for each. Defaults to none. */
   prefix?: PrefixWeights | undefined | readonly (PrefixWeights | undefined)[];
   /**
-   * Seed of the draws, or an array with one for each prompt. The text of a prompt depends on its own seed alone, not on the prompts beside
-   * it. Integers from 0 to 2^53 - 1. Defaults to a random one for each prompt.
+   * Seed of the draws, or an array with one for each prompt. The text of a prompt depends on its own seed alone, not on
+   * the prompts beside it. Integers from 0 to 2^53 - 1. Defaults to a random one for each prompt.
    */
   seed?: number | readonly number[];
   /**
-   * How many texts to generate for each prompt (1 to 1024), which is computed once. Each draws from a random stream of its own under the
-   * prompt's seed; the first is what `n: 1` gives. They are in {@link GenerateResult.completions}. Defaults to `1`.
+   * How many texts to generate for each prompt (1 to 1024), which is computed once. Each draws from a random stream of
+   * its own under the prompt's seed; the first is what `n: 1` gives. They are in {@link GenerateResult.completions}.
+   * Defaults to `1`.
    */
   n?: number;
-  /** Also gives the prompts' log-probabilities, with this many of the most likely tokens beside each (0 to 100). Defaults to none. */
+  /**
+   * Also gives the prompts' log-probabilities, with this many of the most likely tokens beside each (0 to 100).
+   * Defaults to none.
+   */
   promptLogprobs?: number;
   /**
-   * What the text must be: a JSON value by a schema, a text that a regular expression matches, or one of a list. With the finish reason
-   * `'stop'` it is; a text that `maxNewTokens` ended is the beginning of one. Defaults to any text.
+   * What the text must be: a JSON value by a schema, a text that a regular expression matches, or one of a list. With
+   * the finish reason `'stop'` it is; a text that `maxNewTokens` ended is the beginning of one. Defaults to any text.
    */
   format?: OutputFormat;
   /** Stops within a token; the promise rejects with the signal's reason. Defaults to none. */
@@ -100,7 +104,8 @@ export function prepare(
     settings,
     stops: stopStrings(model, options.stop),
     n: checkInteger('n', options.n ?? 1, 1, MOST_COMPLETIONS),
-    promptLogprobs: options.promptLogprobs === undefined ? undefined : checkCount('promptLogprobs', options.promptLogprobs),
+    promptLogprobs:
+      options.promptLogprobs === undefined ? undefined : checkCount('promptLogprobs', options.promptLogprobs),
     beams,
     format,
     signal,
@@ -108,10 +113,16 @@ export function prepare(
 }
 
 /** Checks a format, and that nothing but the end of the text that it asks for ends the text. */
-function textFormat(model: LoadedModel, { format, ignoreEos, stop }: GenerateOptions, { endIds }: SharedSettings): OutputFormat {
+function textFormat(
+  model: LoadedModel,
+  { format, ignoreEos, stop }: GenerateOptions,
+  { endIds }: SharedSettings,
+): OutputFormat {
   const checked = checkFormat(format);
-  if (ignoreEos === true) throw refusal('format and ignoreEos: true do not go together', 'a text that has its format ends by an end token');
-  if (stop !== undefined) throw refusal('format and stop do not go together', 'a stop string would end the text before it has its format');
+  if (ignoreEos === true)
+    throw refusal('format and ignoreEos: true do not go together', 'a text that has its format ends by an end token');
+  if (stop !== undefined)
+    throw refusal('format and stop do not go together', 'a stop string would end the text before it has its format');
   if (endIds.length === 0) {
     throw new NeoXPrefixError('NEOX_UNSUPPORTED', 'A format needs an end-of-sequence token, and this model has none', {
       hint: 'say with eosTokenIds which token ends a text',
@@ -138,7 +149,8 @@ export function promptIds(model: LoadedModel, prompt: unknown, name: string): In
 
 function rowSeeds(seed: unknown, rows: number): number[] {
   if (seed === undefined) return Array.from({ length: rows }, () => randomInt(2 ** 47));
-  if (!Array.isArray(seed)) return Array.from({ length: rows }, () => checkSeed('seed', seed, ', or an array with one for each prompt,'));
+  if (!Array.isArray(seed))
+    return Array.from({ length: rows }, () => checkSeed('seed', seed, ', or an array with one for each prompt,'));
   if (seed.length !== rows) throw badArgument('seed', `one seed for each of the ${rows} prompts`, seed);
   return seed.map((item: unknown, i) => checkSeed(`seed[${i}]`, item));
 }
@@ -162,5 +174,10 @@ export interface StreamOptions extends SamplingOptions {
   signal?: AbortSignal;
 }
 
-export const STREAM_OPTIONS = [...SAMPLING_OPTIONS, 'prefix', 'seed', 'format', 'signal'] as const satisfies readonly (keyof StreamOptions &
-  keyof GenerateOptions)[];
+export const STREAM_OPTIONS = [
+  ...SAMPLING_OPTIONS,
+  'prefix',
+  'seed',
+  'format',
+  'signal',
+] as const satisfies readonly (keyof StreamOptions & keyof GenerateOptions)[];

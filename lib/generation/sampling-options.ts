@@ -19,18 +19,24 @@ export interface SamplingOptions {
   /** Draws only from the smallest set of most likely tokens whose probability reaches p. In (0, 1]. Defaults to `1`. */
   topP?: number;
   /**
-   * Whether the token that crosses `topP` is in the set: by Hugging Face's rule it is, by that of rinna's script it is not (but the most
-   * likely token always is). Defaults to `'huggingface'`.
+   * Whether the token that crosses `topP` is in the set: by Hugging Face's rule it is, by that of rinna's script it is
+   * not (but the most likely token always is). Defaults to `'huggingface'`.
    */
   topPRule?: 'huggingface' | 'rinna';
-  /** Draws only from tokens that are at least this fraction as likely as the most likely one. In [0, 1]. Defaults to `0`. */
+  /**
+   * Draws only from tokens that are at least this fraction as likely as the most likely one. In [0, 1]. Defaults to
+   * `0`.
+   */
   minP?: number;
   /**
-   * Locally typical sampling: draws from the tokens whose information content is nearest to the entropy, until their probability reaches
-   * this. In (0, 1]. Defaults to `1`.
+   * Locally typical sampling: draws from the tokens whose information content is nearest to the entropy, until their
+   * probability reaches this. In (0, 1]. Defaults to `1`.
    */
   typicalP?: number;
-  /** Above 1, makes the tokens of the prompt and the text less likely (Keskar et al. 2019); the prefix has none. Defaults to `1`. */
+  /**
+   * Above 1, makes the tokens of the prompt and the text less likely (Keskar et al. 2019); the prefix has none.
+   * Defaults to `1`.
+   */
   repetitionPenalty?: number;
   /** Subtracted from the logits of all tokens that were generated. Defaults to `0`. */
   presencePenalty?: number;
@@ -41,19 +47,21 @@ export interface SamplingOptions {
   /** Numbers to add to the logits of tokens, by id; -Infinity bans a token. Defaults to none. */
   logitBias?: Readonly<Record<number, number>> | ReadonlyMap<number, number>;
   /**
-   * Words that must not be generated: token ids, or text, which is banned in the tokens that it has at the start of a text, behind a
-   * space and behind other text. Other tokens may still spell it. Defaults to none.
+   * Words that must not be generated: token ids, or text, which is banned in the tokens that it has at the start of a
+   * text, behind a space and behind other text. Other tokens may still spell it. Defaults to none.
    */
   badWords?: readonly (string | TokenIds)[];
   /** Tokens that end the text and are no part of it. Defaults to the model's `eosTokenIds`. */
   eosTokenIds?: TokenIds;
   /** Goes on at the end-of-sequence token. Defaults to `false`. */
   ignoreEos?: boolean;
-  /** A text, or several, that ends the text and is no part of it, also across the borders of tokens. Defaults to none. */
+  /**
+   * A text, or several, that ends the text and is no part of it, also across the borders of tokens. Defaults to none.
+   */
   stop?: string | readonly string[];
   /**
-   * Gives each token's log-probability, and this many of the most likely tokens beside it (0 to 100), under the model's own
-   * distribution: before temperature, penalties and all else. Defaults to none.
+   * Gives each token's log-probability, and this many of the most likely tokens beside it (0 to 100), under the model's
+   * own distribution: before temperature, penalties and all else. Defaults to none.
    */
   logprobs?: number;
 }
@@ -89,7 +97,8 @@ export type SharedSettings = Omit<Native.GenerateRowSettings, 'seed' | 'stream' 
 export function samplingSettings(model: LoadedModel, options: SamplingOptions): SharedSettings {
   const maxNewTokens = checkInteger('maxNewTokens', options.maxNewTokens ?? 128, 0);
   const minNewTokens = checkInteger('minNewTokens', options.minNewTokens ?? 0, 0);
-  if (minNewTokens > maxNewTokens) throw refusal(`minNewTokens (${minNewTokens}) is larger than maxNewTokens (${maxNewTokens})`);
+  if (minNewTokens > maxNewTokens)
+    throw refusal(`minNewTokens (${minNewTokens}) is larger than maxNewTokens (${maxNewTokens})`);
   const endIds = endTokens(model, options);
   return {
     maxNewTokens,
@@ -124,7 +133,8 @@ export function refusal(message: string, hint?: string): NeoXPrefixError {
 export function stopStrings(model: LoadedModel, stop: unknown): string[] {
   const list: readonly unknown[] = stop === undefined ? [] : Array.isArray(stop) ? stop : [stop];
   const texts = list.map((text, i) => {
-    if (typeof text !== 'string' || text === '') throw badArgument(Array.isArray(stop) ? `stop[${i}]` : 'stop', 'a non-empty string', text);
+    if (typeof text !== 'string' || text === '')
+      throw badArgument(Array.isArray(stop) ? `stop[${i}]` : 'stop', 'a non-empty string', text);
     return text;
   });
   if (texts.length > 0) model.checkTokenizer();
@@ -134,7 +144,8 @@ export function stopStrings(model: LoadedModel, stop: unknown): string[] {
 function endTokens(model: LoadedModel, options: SamplingOptions): Int32Array {
   const { eosTokenIds } = options;
   if (checkBoolean('ignoreEos', options.ignoreEos ?? false)) {
-    if (eosTokenIds !== undefined) throw refusal('ignoreEos: true and eosTokenIds contradict each other', 'give one of them');
+    if (eosTokenIds !== undefined)
+      throw refusal('ignoreEos: true and eosTokenIds contradict each other', 'give one of them');
     return new Int32Array(0);
   }
   if (eosTokenIds === undefined) return Int32Array.from(model.config.eosTokenIds);
@@ -144,7 +155,8 @@ function endTokens(model: LoadedModel, options: SamplingOptions): Int32Array {
 
 function biases(model: LoadedModel, logitBias: unknown): { biasedIds: Int32Array; biases: Float32Array } {
   if (logitBias === undefined) return { biasedIds: new Int32Array(0), biases: new Float32Array(0) };
-  const isRecord = typeof logitBias === 'object' && logitBias !== null && !Array.isArray(logitBias) && !ArrayBuffer.isView(logitBias);
+  const isRecord =
+    typeof logitBias === 'object' && logitBias !== null && !Array.isArray(logitBias) && !ArrayBuffer.isView(logitBias);
   if (!isRecord) throw badArgument('logitBias', 'a map from token ids to numbers', logitBias);
   const entries: [unknown, unknown][] = logitBias instanceof Map ? [...logitBias] : Object.entries(logitBias);
   const ids = entries.map(([key]) => {
@@ -160,13 +172,18 @@ function biases(model: LoadedModel, logitBias: unknown): { biasedIds: Int32Array
   return { biasedIds: Int32Array.from(ids), biases: Float32Array.from(entries, ([, bias]) => bias as number) };
 }
 
-/** Token sequences, each once, without those that are nothing but an end token: as Hugging Face has it, badWords cannot ban the end. */
+/**
+ * Token sequences, each once, without those that are nothing but an end token: as Hugging Face has it, badWords cannot
+ * ban the end.
+ */
 function badWords(model: LoadedModel, words: unknown, endIds: Int32Array): Int32Array[] {
   if (words === undefined) return [];
-  if (!Array.isArray(words) || typeof words[0] === 'number') throw badArgument('badWords', 'an array of strings and of token ids', words);
+  if (!Array.isArray(words) || typeof words[0] === 'number')
+    throw badArgument('badWords', 'an array of strings and of token ids', words);
   const forms = words.flatMap((word: unknown, i) => {
     if (typeof word === 'string' && word !== '') return formsOf(model, word);
-    if (!isTokenIds(word) || word.length === 0) throw badArgument(`badWords[${i}]`, 'a non-empty string or token ids', word);
+    if (!isTokenIds(word) || word.length === 0)
+      throw badArgument(`badWords[${i}]`, 'a non-empty string or token ids', word);
     return [checkIds(`badWords[${i}]`, word, model.config)];
   });
   const unique = new Map(forms.filter((ids) => ids.length > 0).map((ids) => [ids.join(), ids]));

@@ -29,11 +29,13 @@ export interface ContinuationScore {
 
 /** Which prefix, and how the windows lie. */
 export interface PerplexityOptions extends ScoreOptions {
-  /** Tokens that go through the model at a time. Defaults to as many as the model has positions for, behind the prefix. */
+  /**
+   * Tokens that go through the model at a time. Defaults to as many as the model has positions for, behind the prefix.
+   */
   window?: number;
   /**
-   * Tokens by which the window moves on. All but those of the first window are scored with at least `window - stride` tokens in front of
-   * them. Defaults to half of `window`.
+   * Tokens by which the window moves on. All but those of the first window are scored with at least `window - stride`
+   * tokens in front of them. Defaults to half of `window`.
    */
   stride?: number;
 }
@@ -56,17 +58,29 @@ export async function score(
 ): Promise<ContinuationScore[]> {
   checkOptions('options', options, ['prefix', 'signal']);
   const { prefix, signal } = checkScoring(model, options);
-  if (!Array.isArray(continuations)) throw badArgument('continuations', 'an array of strings or of token ids', continuations);
+  if (!Array.isArray(continuations))
+    throw badArgument('continuations', 'an array of strings or of token ids', continuations);
   const { context, rest } = encodePairs(model, prompt, continuations);
   rest.forEach((ids, i) => {
     if (ids.length === 0) throw refusal(`Expected at least one token for continuations[${i}]`);
-    checkLength(`Prompt and continuation ${i}`, (prefix?.prefixLength ?? 0) + context.length + ids.length - 1, model.config);
+    checkLength(
+      `Prompt and continuation ${i}`,
+      (prefix?.prefixLength ?? 0) + context.length + ids.length - 1,
+      model.config,
+    );
   });
   if (rest.length === 0) return [];
   const prefixes = await model.prefixHandles([prefix]);
   const before = context.subarray(0, -1);
   const start = await runNative(signal, (addon, cancel) =>
-    addon.score(model.native, { ...packRows([before]), prefixes, targets: before.map(() => -1), top: 0, keep: 'blocks', cancel }),
+    addon.score(model.native, {
+      ...packRows([before]),
+      prefixes,
+      targets: before.map(() => -1),
+      top: 0,
+      keep: 'blocks',
+      cancel,
+    }),
   );
   const zeros = new Int32Array(rest.length);
   const cache = native().forkCache(start.cache, zeros, zeros);
@@ -85,7 +99,11 @@ export async function score(
   }));
 }
 
-export async function perplexity(model: LoadedModel, text: Prompt, options: PerplexityOptions): Promise<PerplexityResult> {
+export async function perplexity(
+  model: LoadedModel,
+  text: Prompt,
+  options: PerplexityOptions,
+): Promise<PerplexityResult> {
   checkOptions('options', options, ['prefix', 'window', 'stride', 'signal']);
   const { prefix, signal } = checkScoring(model, options);
   const room = maxPositions(model.config) - (prefix?.prefixLength ?? 0);
@@ -122,7 +140,10 @@ export async function perplexity(model: LoadedModel, text: Prompt, options: Perp
   return { perplexity: Math.exp(total / tokens), loss: total / tokens, tokens };
 }
 
-function checkScoring(model: LoadedModel, options: ScoreOptions): { prefix: PrefixWeights | undefined; signal: AbortSignal | undefined } {
+function checkScoring(
+  model: LoadedModel,
+  options: ScoreOptions,
+): { prefix: PrefixWeights | undefined; signal: AbortSignal | undefined } {
   const { prefix } = options;
   if (prefix !== undefined && !(prefix instanceof PrefixWeights)) throw badArgument('prefix', 'PrefixWeights', prefix);
   prefix?.checkFits(model.config, model.fingerprint);
@@ -130,11 +151,15 @@ function checkScoring(model: LoadedModel, options: ScoreOptions): { prefix: Pref
 }
 
 /**
- * The tokens of a prompt and of continuations. Texts are encoded together, as lm-evaluation-harness does it: what the encoding of both has
- * behind the prompt's own is the continuation, and spaces at the end of the prompt belong to it. Where the two grow into one token, and where
- * the prompt is token ids or empty, a continuation is encoded by itself.
+ * The tokens of a prompt and of continuations. Texts are encoded together, as lm-evaluation-harness does it: what the
+ * encoding of both has behind the prompt's own is the continuation, and spaces at the end of the prompt belong to it.
+ * Where the two grow into one token, and where the prompt is token ids or empty, a continuation is encoded by itself.
  */
-function encodePairs(model: LoadedModel, prompt: Prompt, continuations: readonly unknown[]): { context: Int32Array; rest: Int32Array[] } {
+function encodePairs(
+  model: LoadedModel,
+  prompt: Prompt,
+  continuations: readonly unknown[],
+): { context: Int32Array; rest: Int32Array[] } {
   const text = typeof prompt === 'string' ? prompt.trimEnd() : '';
   const context = promptIds(model, typeof prompt === 'string' ? text : prompt, 'prompt');
   const spaces = typeof prompt === 'string' ? prompt.slice(text.length) : '';

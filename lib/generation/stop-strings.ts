@@ -13,7 +13,9 @@ export class RowText {
     private readonly stops: readonly string[],
   ) {}
 
-  /** Takes a token; gives the text that is certain now. Text that may be the beginning of a stop string is held back. */
+  /**
+   * Takes a token; gives the text that is certain now. Text that may be the beginning of a stop string is held back.
+   */
   push(token: number): string {
     return this.take(this.decoder.push(token), false);
   }

@@ -30,8 +30,8 @@ export interface TokenChoice {
 }
 
 /**
- * Chooses the tokens of one row from logits, one after the other, as `generate` does: the same options, the same seed and the same logits give
- * the same tokens. {@link NeoXModel.createSampler} makes one.
+ * Chooses the tokens of one row from logits, one after the other, as `generate` does: the same options, the same seed
+ * and the same logits give the same tokens. {@link NeoXModel.createSampler} makes one.
  */
 export class TokenSampler {
   private readonly sampler: Native.Sampler;

@@ -15,7 +15,10 @@ export interface ScoredToken extends TokenLogprob {
 }
 
 /** Scores of native code beside the tokens that they belong to. */
-export function scoredTokens(tokens: ArrayLike<number>, { logprobs, topTokens, topLogprobs }: Native.TokenScores): ScoredToken[] {
+export function scoredTokens(
+  tokens: ArrayLike<number>,
+  { logprobs, topTokens, topLogprobs }: Native.TokenScores,
+): ScoredToken[] {
   const top = logprobs.length === 0 ? 0 : topTokens.length / logprobs.length;
   return Array.from(logprobs, (logprob, i) => ({
     token: tokens[i] as number,

@@ -10,20 +10,21 @@ export interface ForwardOptions {
   /** Token ids of each row, [B][T]. Rows may have unequal lengths. */
   inputIds: readonly TokenIds[];
   /**
-   * [B][T] of 0 and 1, shaped as `inputIds`: a token with 0 is padding. It is left out, wherever it stands: it takes no position and
-   * nothing sees it, so a row's result is that of the row without padding. Defaults to all 1.
+   * [B][T] of 0 and 1, shaped as `inputIds`: a token with 0 is padding. It is left out, wherever it stands: it takes no
+   * position and nothing sees it, so a row's result is that of the row without padding. Defaults to all 1.
    */
   attentionMask?: readonly (readonly number[] | Int32Array | Uint8Array)[];
   /**
-   * What stands in front of the tokens: a prefix for all rows, an array with a prefix (or undefined) for each row, or the KV cache of
-   * an earlier call, which is gone on from and stays as it is. Defaults to nothing.
+   * What stands in front of the tokens: a prefix for all rows, an array with a prefix (or undefined) for each row, or
+   * the KV cache of an earlier call, which is gone on from and stays as it is. Defaults to nothing.
    */
   pastKeyValues?: PrefixWeights | readonly (PrefixWeights | undefined)[] | KVCache;
   /** Which logits to compute: of every token, of each row's last token, or none. Defaults to `'all'`. */
   logits?: 'all' | 'last' | 'none';
   /**
-   * Also gives the hidden states of a layer, as transformers' `hidden_states` has them: 0 is the embedding, i what block i gives, and
-   * the last, L, the last block's behind the final layer norm, which the logits are computed from. -1 is L, and so on. Defaults to none.
+   * Also gives the hidden states of a layer, as transformers' `hidden_states` has them: 0 is the embedding, i what
+   * block i gives, and the last, L, the last block's behind the final layer norm, which the logits are computed from.
+   * -1 is L, and so on. Defaults to none.
    */
   hiddenStates?: number;
   /** Stops within a layer. */
@@ -72,12 +73,16 @@ export async function forward(model: LoadedModel, options: ForwardOptions): Prom
   const cache = past instanceof KVCache ? past : undefined;
   if (cache !== undefined) {
     if (cache.model !== model) throw badArgument('pastKeyValues', 'a KV cache of this model', cache);
-    if (cache.batchSize !== rows.length) throw badArgument('pastKeyValues', `a KV cache of ${rows.length} rows`, cache.batchSize);
+    if (cache.batchSize !== rows.length)
+      throw badArgument('pastKeyValues', `a KV cache of ${rows.length} rows`, cache.batchSize);
   }
   const prefixes =
-    past instanceof KVCache ? [] : rowPrefixes('pastKeyValues', past, rows.length, 'PrefixWeights, an array of them, or a KVCache');
+    past instanceof KVCache
+      ? []
+      : rowPrefixes('pastKeyValues', past, rows.length, 'PrefixWeights, an array of them, or a KVCache');
   const { vocabSize, hiddenSize } = model.config;
-  const hiddenLayer = options.hiddenStates === undefined ? undefined : checkLayer('hiddenStates', options.hiddenStates, model);
+  const hiddenLayer =
+    options.hiddenStates === undefined ? undefined : checkLayer('hiddenStates', options.hiddenStates, model);
   rows.forEach(({ ids }, i) => {
     const before = (cache?.prefixLengths[i] ?? prefixes[i]?.prefixLength ?? 0) + (cache?.lengths[i] ?? 0);
     checkLength(`Row ${i}`, before + ids.length, model.config);
@@ -85,7 +90,14 @@ export async function forward(model: LoadedModel, options: ForwardOptions): Prom
   const handles = await model.prefixHandles(prefixes);
   const packed = packRows(rows.map(({ ids }) => ids));
   const result = await runNative(signal, (addon, cancel) =>
-    addon.forward(model.native, { ...packed, prefixes: handles, cache: cache?.native, logits: mode, hiddenLayer, cancel }),
+    addon.forward(model.native, {
+      ...packed,
+      prefixes: handles,
+      cache: cache?.native,
+      logits: mode,
+      hiddenLayer,
+      cancel,
+    }),
   );
   const unpacked = (data: Float32Array, size: number): Logits => unpack(data, rows, options.inputIds, size);
   const last = (data: Float32Array): Logits => ({ data, shape: [rows.length, 1, vocabSize] });
@@ -111,13 +123,15 @@ export function rowPrefixes(
   if (!Array.isArray(prefix)) throw badArgument(name, expected, prefix);
   if (prefix.length !== rows) throw badArgument(name, `one prefix for each of the ${rows} rows`, prefix);
   return prefix.map((item: unknown, i) => {
-    if (item !== undefined && !(item instanceof PrefixWeights)) throw badArgument(`${name}[${i}]`, 'PrefixWeights or undefined', item);
+    if (item !== undefined && !(item instanceof PrefixWeights))
+      throw badArgument(`${name}[${i}]`, 'PrefixWeights or undefined', item);
     return item;
   });
 }
 
 function checkRows(model: LoadedModel, inputIds: unknown, attentionMask: unknown): PaddedRow[] {
-  if (!Array.isArray(inputIds) || inputIds.length === 0) throw badArgument('inputIds', 'a non-empty array of rows of token ids', inputIds);
+  if (!Array.isArray(inputIds) || inputIds.length === 0)
+    throw badArgument('inputIds', 'a non-empty array of rows of token ids', inputIds);
   if (attentionMask !== undefined && (!Array.isArray(attentionMask) || attentionMask.length !== inputIds.length)) {
     throw badArgument('attentionMask', `an array of ${inputIds.length} rows, as inputIds has,`, attentionMask);
   }

@@ -8,8 +8,8 @@ import type { PrefixWeights } from '../prefix/weights';
 import type { LoadedModel } from './loaded-model';
 
 /**
- * The keys and values of a batch of rows, as {@link NeoXModel.forward} returns them. A cache is never changed: going on from it gives a
- * new one, and the two share memory where they can. So one cache may be continued in several ways.
+ * The keys and values of a batch of rows, as {@link NeoXModel.forward} returns them. A cache is never changed: going on
+ * from it gives a new one, and the two share memory where they can. So one cache may be continued in several ways.
  */
 export class KVCache {
   /** Tokens of each row, prefix not counted. */
@@ -49,8 +49,8 @@ export class KVCache {
   }
 
   /**
-   * Bytes of memory that the rows' keys and values are in, prefixes not counted; a row has room to grow. Memory that it shares with another
-   * cache counts in both, and is freed when the last of them is disposed.
+   * Bytes of memory that the rows' keys and values are in, prefixes not counted; a row has room to grow. Memory that it
+   * shares with another cache counts in both, and is freed when the last of them is disposed.
    */
   get bytes(): number {
     return native().cacheBytes(this.native);
@@ -63,8 +63,8 @@ export class KVCache {
   }
 
   /**
-   * Another cache of the same rows, or of some of them, in any order and any number of times: to go on from a row in several ways at once. It
-   * lives and is disposed by itself. Memory is shared, and copied for whoever goes on second.
+   * Another cache of the same rows, or of some of them, in any order and any number of times: to go on from a row in
+   * several ways at once. It lives and is disposed by itself. Memory is shared, and copied for whoever goes on second.
    * @param rows rows of this cache. Defaults to all.
    */
   fork(rows?: readonly number[]): KVCache {
@@ -92,8 +92,8 @@ export class KVCache {
   }
 
   /**
-   * The keys and values of one row, without its prefix, in the order of prefix weights: float32 [T, L, 2, N, D]. Keys are in post-rotary
-   * space, so they can become a prefix: `PrefixWeights.fromTensor`.
+   * The keys and values of one row, without its prefix, in the order of prefix weights: float32 [T, L, 2, N, D]. Keys
+   * are in post-rotary space, so they can become a prefix: `PrefixWeights.fromTensor`.
    */
   async read(row = 0): Promise<{ data: Float32Array; shape: [number, number, 2, number, number] }> {
     checkInteger('row', row, 0, this.batchSize - 1);

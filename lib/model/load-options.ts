@@ -7,29 +7,33 @@ export interface LoadOptions {
   /** `'cpu'`, `'cuda'` or `'cuda:N'`. Defaults to `'cpu'`. */
   device?: string;
   /**
-   * The type that the base model is held and computes in. `'auto'`: the checkpoint's own, but float16 becomes float32 on a CPU, which has no
-   * fast float16 arithmetic and where float32 is exact. `'int8'`: the matrices are held as 8-bit integers with a scale for each output,
-   * rounded when the model is loaded, and multiplied with rows that are rounded to 15 bits; everything else is computed in
-   * {@link ModelInfo.computeDtype}; on the CPU, with the native backend. Defaults to `'auto'`.
+   * The type that the base model is held and computes in. `'auto'`: the checkpoint's own, but float16 becomes float32
+   * on a CPU, which has no fast float16 arithmetic and where float32 is exact. `'int8'`: the matrices are held as 8-bit
+   * integers with a scale for each output, rounded when the model is loaded, and multiplied with rows that are rounded
+   * to 15 bits; everything else is computed in {@link ModelInfo.computeDtype}; on the CPU, with the native backend.
+   * Defaults to `'auto'`.
    */
   dtype?: ModelDType | 'auto';
   /** Compute threads. Defaults to libtorch's choice: the number of cores. */
   threads?: number;
   /**
-   * Who computes the linear layers: `'native'` (CPU; kernels of this package, for float32, bfloat16 and int8), `'onednn'` (CPU) or `'aten'`
-   * (anywhere; slower). Defaults to `'auto'`: the fastest that runs the dtype here.
+   * Who computes the linear layers: `'native'` (CPU; kernels of this package, for float32, bfloat16 and int8),
+   * `'onednn'` (CPU) or `'aten'` (anywhere; slower). Defaults to `'auto'`: the fastest that runs the dtype here.
    */
   backend?: 'auto' | 'aten' | 'onednn' | 'native';
   /**
-   * Which packed copies of the weights the native and onednn backends keep. Each costs the memory of the weights. `'auto'`: the one for the
-   * forward pass, and once training starts the one for the backward pass, if it takes at most an eighth of the free memory or the backend is
-   * onednn (native can do without; a step takes somewhat longer then, for the same result); `'both'`: both, at once; `'forward'`: never the
-   * second; `'none'`: none. Defaults to `'auto'`.
+   * Which packed copies of the weights the native and onednn backends keep. Each costs the memory of the weights.
+   * `'auto'`: the one for the forward pass, and once training starts the one for the backward pass, if it takes at most
+   * an eighth of the free memory or the backend is onednn (native can do without; a step takes somewhat longer then,
+   * for the same result); `'both'`: both, at once; `'forward'`: never the second; `'none'`: none. Defaults to `'auto'`.
    */
   pack?: 'auto' | 'both' | 'forward' | 'none';
   /** Settings of the computation that may differ from the checkpoint's own. Defaults to `'checkpoint'`. */
   arithmetic?: Arithmetic;
-  /** A folder whose tokenizer is used, for a model that brings none (a FasterTransformer folder). Defaults to the model's own. */
+  /**
+   * A folder whose tokenizer is used, for a model that brings none (a FasterTransformer folder). Defaults to the
+   * model's own.
+   */
   tokenizer?: string;
   /** See {@link CheckpointOptions.denseBias}. Defaults to `'runtime'`. */
   denseBias?: CheckpointOptions['denseBias'];

@@ -27,15 +27,28 @@ export async function loadParts(directory: string, options: LoadOptions = {}): P
   const { denseBias } = options;
   const checkpoint = await openCheckpoint(directory, denseBias === undefined ? {} : { denseBias });
   const config = withArithmetic(checkpoint.config, options.arithmetic ?? 'checkpoint');
-  // A model can be used with token ids alone, so a tokenizer that is missing or broken is an error only for those who ask for text.
-  const tokenizer = await Tokenizer.load(checkPath('tokenizer', options.tokenizer ?? directory)).catch((error: unknown) => {
-    if (error instanceof NeoXPrefixError) return error;
-    throw error;
-  });
+  // A model can be used with token ids alone, so a tokenizer that is missing or broken is an error only for those who
+  // ask for text.
+  const tokenizer = await Tokenizer.load(checkPath('tokenizer', options.tokenizer ?? directory)).catch(
+    (error: unknown) => {
+      if (error instanceof NeoXPrefixError) return error;
+      throw error;
+    },
+  );
   const dtype = wanted === 'auto' ? autoDType(checkpoint, device) : wanted;
   const tensors = Array.from(checkpoint.tensors, ([name, entry]) => ({ ...entry, name }));
   const handle = await runNative(signal, (addon, cancel) =>
-    addon.loadModel({ config: nativeConfig(config), tensors, dtype, device, backend, pack, threads, cancel, onProgress }),
+    addon.loadModel({
+      config: nativeConfig(config),
+      tensors,
+      dtype,
+      device,
+      backend,
+      pack,
+      threads,
+      cancel,
+      onProgress,
+    }),
   );
   return [handle, checkpoint, tokenizer, native().modelInfo(handle), config];
 }

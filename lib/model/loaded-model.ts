@@ -22,7 +22,10 @@ export interface ModelInfo {
   /** The checkpoint's format, as {@link CheckpointFormat} has it. */
   format: string;
   dtype: ModelDType;
-  /** What activations, KV caches and prefixes are in: `dtype`, but for `'int8'` bfloat16 where the processor multiplies it, else float32. */
+  /**
+   * What activations, KV caches and prefixes are in: `dtype`, but for `'int8'` bfloat16 where the processor multiplies
+   * it, else float32.
+   */
   computeDtype: ComputeDType;
   device: string;
   /** The backend that computes the linear layers: {@link LoadOptions.backend}, decided. */
@@ -53,7 +56,8 @@ interface Dependent {
 }
 
 /**
- * A frozen GPT-NeoX model. All its operations run one after the other on a thread of its own; the event loop stays free.
+ * A frozen GPT-NeoX model. All its operations run one after the other on a thread of its own; the event loop stays
+ * free.
  *
  * ```ts
  * await using model = await LoadedModel.load('models/japanese-gpt-neox-small');
@@ -73,7 +77,9 @@ export class LoadedModel {
     readonly checkpoint: Checkpoint,
     private readonly loadedTokenizer: Tokenizer | NeoXPrefixError,
     private readonly details: Native.ModelInfo,
-    /** What the model computes with: the checkpoint's configuration, or what {@link LoadOptions.arithmetic} made of it. */
+    /**
+     * What the model computes with: the checkpoint's configuration, or what {@link LoadOptions.arithmetic} made of it.
+     */
     readonly config: GPTNeoXConfig,
   ) {
     this.handle = handle;
@@ -114,11 +120,14 @@ export class LoadedModel {
   /**
    * Reads the prefix of one of the {@link tasks}, by its name or its id.
    * @returns undefined for a task without a prefix, which runs the plain base model
-   * @throws NEOX_BAD_ARGUMENT for a task that there is not, NEOX_BAD_EXPORT for files that are missing or of another size
+   * @throws NEOX_BAD_ARGUMENT for a task that there is not, NEOX_BAD_EXPORT for files that are missing or of another
+   *   size
    */
   async loadTask(task: string | number): Promise<PrefixWeights | undefined> {
     const found = this.tasks.find(({ id, name }) => (typeof task === 'number' ? id : name) === task);
-    return found?.prefixLength === 0 ? undefined : PrefixWeights.load(this.checkpoint.directory, { config: this.config, task });
+    return found?.prefixLength === 0
+      ? undefined
+      : PrefixWeights.load(this.checkpoint.directory, { config: this.config, task });
   }
 
   /** The type that the model is held in. */
@@ -144,9 +153,24 @@ export class LoadedModel {
     const names = this.config.tieWordEmbeddings
       ? [...this.checkpoint.tensors.keys()].filter((name) => name !== 'embed_out.weight')
       : [...this.checkpoint.tensors.keys()];
-    const parameters = names.reduce((sum, name) => sum + (this.checkpoint.tensors.get(name)?.shape.reduce((a, b) => a * b, 1) ?? 0), 0);
+    const parameters = names.reduce(
+      (sum, name) => sum + (this.checkpoint.tensors.get(name)?.shape.reduce((a, b) => a * b, 1) ?? 0),
+      0,
+    );
     const tokenizer = this.loadedTokenizer instanceof NeoXPrefixError ? null : this.loadedTokenizer.kind;
-    return { directory, format, dtype, computeDtype, device, backend, weightBytes, parameters, fingerprint, tokenizer, warnings };
+    return {
+      directory,
+      format,
+      dtype,
+      computeDtype,
+      device,
+      backend,
+      weightBytes,
+      parameters,
+      fingerprint,
+      tokenizer,
+      warnings,
+    };
   }
 
   /**

@@ -9,7 +9,10 @@ export function isTokenIds(value: unknown): value is TokenIds {
   return value instanceof Int32Array || (Array.isArray(value) && value.every((id) => typeof id === 'number'));
 }
 
-/** Checks that every id is in the model's vocabulary. Gives a copy, which the caller cannot change while it waits for its turn. */
+/**
+ * Checks that every id is in the model's vocabulary. Gives a copy, which the caller cannot change while it waits for
+ * its turn.
+ */
 export function checkIds(name: string, ids: TokenIds, config: GPTNeoXConfig): Int32Array {
   for (let i = 0; i < ids.length; i++) {
     const id = ids[i];
@@ -20,18 +23,27 @@ export function checkIds(name: string, ids: TokenIds, config: GPTNeoXConfig): In
   return Int32Array.from(ids);
 }
 
-/** The most positions of a row, prefix included: those the model was trained for, or as many as dynamic rotary scaling stretches to. */
+/**
+ * The most positions of a row, prefix included: those the model was trained for, or as many as dynamic rotary scaling
+ * stretches to.
+ */
 export function maxPositions({ maxPositionEmbeddings, ropeScaling }: GPTNeoXConfig): number {
-  return ropeScaling.type === 'dynamic' ? Math.floor(maxPositionEmbeddings * ropeScaling.factor) : maxPositionEmbeddings;
+  return ropeScaling.type === 'dynamic'
+    ? Math.floor(maxPositionEmbeddings * ropeScaling.factor)
+    : maxPositionEmbeddings;
 }
 
 /** Checks that prefix, past and new tokens fit the model's positions. */
 export function checkLength(what: string, positions: number, config: GPTNeoXConfig): void {
   const limit = maxPositions(config);
   if (positions <= limit) return;
-  throw new NeoXPrefixError('NEOX_TOO_LONG', `${what} needs ${positions} positions, prefix included, and the model has ${limit}`, {
-    hint: 'shorten the text, or use a shorter prefix',
-  });
+  throw new NeoXPrefixError(
+    'NEOX_TOO_LONG',
+    `${what} needs ${positions} positions, prefix included, and the model has ${limit}`,
+    {
+      hint: 'shorten the text, or use a shorter prefix',
+    },
+  );
 }
 
 /** Rows of unequal length, one behind the other, as the addon takes them. */

@@ -2,7 +2,15 @@ import { extname } from 'node:path';
 import { inspect } from 'node:util';
 
 import type { GPTNeoXConfig } from '../architecture/config';
-import { badArgument, checkBoolean, checkInteger, checkOneOf, checkOptions, checkPath, checkString } from '../base/arguments';
+import {
+  badArgument,
+  checkBoolean,
+  checkInteger,
+  checkOneOf,
+  checkOptions,
+  checkPath,
+  checkString,
+} from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import { kindOf, sha256 } from '../base/files';
 import { isObject } from '../formats/json';
@@ -26,9 +34,10 @@ export interface PrefixTensorOptions extends PrefixGeometry {
 /** What a file does not say of its prefix, and what to let pass. */
 export interface PrefixLoadOptions {
   /**
-   * The model that the prefix is for (anything with a `config`) or its config. Files that hold nothing but numbers (rinna's)
-   * need it, or `numLayers` and `numHeads`; with it, every file's shape is checked against it. With a model, or anything else that
-   * has a `fingerprint`, the base model that the prefix remembers is checked too. Defaults to none.
+   * The model that the prefix is for (anything with a `config`) or its config. Files that hold nothing but numbers
+   * (rinna's) need it, or `numLayers` and `numHeads`; with it, every file's shape is checked against it. With a model,
+   * or anything else that has a `fingerprint`, the base model that the prefix remembers is checked too. Defaults to
+   * none.
    */
   config?: GPTNeoXConfig | { readonly config: GPTNeoXConfig; readonly fingerprint?: string };
   /** P, for a tensor whose shape does not show it. Defaults to what the shape says. */
@@ -63,8 +72,8 @@ export const PREFIX_LOAD_OPTIONS: readonly (keyof PrefixLoadOptions)[] = [
 export interface PrefixSaveOptions {
   /**
    * `'safetensors'` keeps the metadata, `'rinna'` is one tensor [P, L*2*H] for torch.load, `'peft'` a folder for
-   * PeftModel.from_pretrained. Defaults to what the path says: `.safetensors`; `.checkpoint`, `.weight` or `.pt` for rinna; a folder, or
-   * a name without an extension, for peft.
+   * PeftModel.from_pretrained. Defaults to what the path says: `.safetensors`; `.checkpoint`, `.weight` or `.pt` for
+   * rinna; a folder, or a name without an extension, for peft.
    */
   format?: PrefixFormat;
 }
@@ -80,8 +89,8 @@ export interface PrefixStatistics {
 }
 
 /**
- * The trained key/value vectors of one task: what every layer attends to in front of the text. Keys are in post-rotary space and
- * used as they are (Li & Liang 2021, as in rinna's prefix-tuning-gpt and PEFT).
+ * The trained key/value vectors of one task: what every layer attends to in front of the text. Keys are in post-rotary
+ * space and used as they are (Li & Liang 2021, as in rinna's prefix-tuning-gpt and PEFT).
  */
 export class PrefixWeights implements PrefixGeometry {
   /** P */
@@ -118,8 +127,8 @@ export class PrefixWeights implements PrefixGeometry {
 
   /**
    * Takes a tensor [P, L, 2, N, D] (or [P, L*2*N*D], which is the same in memory), without copying it.
-   * @throws NEOX_BAD_ARGUMENT for sizes that do not fit `data` and metadata that cannot be saved, NEOX_BAD_PREFIX for NaN or infinite
-   *   values
+   * @throws NEOX_BAD_ARGUMENT for sizes that do not fit `data` and metadata that cannot be saved, NEOX_BAD_PREFIX for
+   *   NaN or infinite values
    */
   static fromTensor(data: Float32Array, options: PrefixTensorOptions): PrefixWeights {
     if (!(data instanceof Float32Array)) throw badArgument('data', 'a Float32Array', data);
@@ -131,18 +140,25 @@ export class PrefixWeights implements PrefixGeometry {
       headSize: checkInteger('options.headSize', options.headSize, 1),
     };
     const count = geometry.prefixLength * widthOf(geometry);
-    if (data.length !== count) throw badArgument('data', `${count} elements, for shape [${shapeOf(geometry).join(', ')}],`, data.length);
+    if (data.length !== count)
+      throw badArgument('data', `${count} elements, for shape [${shapeOf(geometry).join(', ')}],`, data.length);
     checkFinite(data, geometry, 'tensor');
     const metadata = { ...checkMetadata('options.metadata', options.metadata), formatVersion: FORMAT_VERSION };
-    return new PrefixWeights(data, geometry, metadata, { warnings: [], allowFingerprintMismatch: false, source: 'tensor' });
+    return new PrefixWeights(data, geometry, metadata, {
+      warnings: [],
+      allowFingerprintMismatch: false,
+      source: 'tensor',
+    });
   }
 
   /**
-   * Loads a prefix of any supported format, recognised by its content: our safetensors, one tensor saved by torch.save (rinna's
-   * .checkpoint and .weight, whatever device and precision it was saved from), a PEFT adapter folder (or a file in it), or a task of a
-   * FasterTransformer folder of any number of ranks (`DIR/<ranks>-gpu` with the option `task`, or the file of a task in it).
+   * Loads a prefix of any supported format, recognised by its content: our safetensors, one tensor saved by torch.save
+   * (rinna's .checkpoint and .weight, whatever device and precision it was saved from), a PEFT adapter folder (or a
+   * file in it), or a task of a FasterTransformer folder of any number of ranks (`DIR/<ranks>-gpu` with the option
+   * `task`, or the file of a task in it).
    * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_PREFIX, NEOX_BAD_CHECKPOINT (damaged file), NEOX_BAD_EXPORT (an incomplete
-   *   FasterTransformer folder), NEOX_BAD_ARGUMENT (a task that it does not have), NEOX_UNSUPPORTED, NEOX_PREFIX_MISMATCH (another model)
+   *   FasterTransformer folder), NEOX_BAD_ARGUMENT (a task that it does not have), NEOX_UNSUPPORTED,
+   *   NEOX_PREFIX_MISMATCH (another model)
    */
   static async load(path: string, options: PrefixLoadOptions = {}): Promise<PrefixWeights> {
     checkPath('path', path);
@@ -150,10 +166,19 @@ export class PrefixWeights implements PrefixGeometry {
     const config = options.config === undefined ? undefined : checkConfig('options.config', options.config);
     const size = (name: 'prefixLength' | 'numLayers' | 'numHeads'): number | undefined =>
       options[name] === undefined ? undefined : checkInteger(`options.${name}`, options[name], 1);
-    const allowFingerprintMismatch = checkBoolean('options.allowFingerprintMismatch', options.allowFingerprintMismatch ?? false);
-    const hints = { config, prefixLength: size('prefixLength'), numLayers: size('numLayers'), numHeads: size('numHeads') };
+    const allowFingerprintMismatch = checkBoolean(
+      'options.allowFingerprintMismatch',
+      options.allowFingerprintMismatch ?? false,
+    );
+    const hints = {
+      config,
+      prefixLength: size('prefixLength'),
+      numLayers: size('numLayers'),
+      numHeads: size('numHeads'),
+    };
     const file = await readPrefixFile(path, hints, options.task === undefined ? undefined : checkTaskKey(options.task));
-    if (!checkBoolean('options.allowNonFinite', options.allowNonFinite ?? false)) checkFinite(file.data, file.geometry, path);
+    if (!checkBoolean('options.allowNonFinite', options.allowNonFinite ?? false))
+      checkFinite(file.data, file.geometry, path);
     const weights = new PrefixWeights(file.data, file.geometry, file.metadata, {
       warnings: file.warnings,
       allowFingerprintMismatch,
@@ -215,7 +240,8 @@ export class PrefixWeights implements PrefixGeometry {
   /**
    * Checks that this prefix belongs to a model.
    * @param fingerprint Checkpoint.fingerprint of the model. Defaults to unknown, which is not compared.
-   * @throws NEOX_PREFIX_MISMATCH with both shapes, or with both fingerprints; NEOX_BAD_PREFIX for NaN or infinite values
+   * @throws NEOX_PREFIX_MISMATCH with both shapes, or with both fingerprints; NEOX_BAD_PREFIX for NaN or infinite
+   *   values
    */
   checkFits(config: GPTNeoXConfig, fingerprint?: string): void {
     this.checkShape(checkConfig('config', config));
@@ -225,7 +251,8 @@ export class PrefixWeights implements PrefixGeometry {
 
   private checkBaseModel(fingerprint: string | undefined): void {
     const own = this.baseModelFingerprint;
-    if (own === undefined || fingerprint === undefined || own === fingerprint || this.load.allowFingerprintMismatch) return;
+    if (own === undefined || fingerprint === undefined || own === fingerprint || this.load.allowFingerprintMismatch)
+      return;
     const name = this.metadata.baseModel?.name;
     throw new NeoXPrefixError(
       'NEOX_PREFIX_MISMATCH',
@@ -296,7 +323,10 @@ export class PrefixWeights implements PrefixGeometry {
       squares[slot] = (squares[slot] as number) + value * value;
     });
     const norm = (slot: number): number => Math.sqrt(squares[slot] as number);
-    const layers = Array.from({ length: this.numLayers }, (_, l) => ({ keyNorm: norm(2 * l), valueNorm: norm(2 * l + 1) }));
+    const layers = Array.from({ length: this.numLayers }, (_, l) => ({
+      keyNorm: norm(2 * l),
+      valueNorm: norm(2 * l + 1),
+    }));
     return { layers, nanCount, infinityCount };
   }
 }
@@ -304,13 +334,15 @@ export class PrefixWeights implements PrefixGeometry {
 function checkConfig(name: string, given: NonNullable<PrefixLoadOptions['config']>): GPTNeoXConfig {
   const config: unknown = isObject(given) && 'config' in given ? given.config : given;
   const sizes = isObject(config) ? [config['numLayers'], config['numHeads'], config['headSize']] : [undefined];
-  if (!sizes.every((size) => Number.isSafeInteger(size) && (size as number) > 0)) throw badArgument(name, 'a model or its config', given);
+  if (!sizes.every((size) => Number.isSafeInteger(size) && (size as number) > 0))
+    throw badArgument(name, 'a model or its config', given);
   return config as GPTNeoXConfig;
 }
 
 /** The base model's fingerprint, where the option `config` is more than a config. */
 function fingerprintOf(given: PrefixLoadOptions['config']): string | undefined {
-  const fingerprint: unknown = isObject(given) && 'config' in given && 'fingerprint' in given ? given.fingerprint : undefined;
+  const fingerprint: unknown =
+    isObject(given) && 'config' in given && 'fingerprint' in given ? given.fingerprint : undefined;
   return fingerprint === undefined ? undefined : checkString('options.config.fingerprint', fingerprint);
 }
 
@@ -346,7 +378,11 @@ function checkFinite(data: Float32Array, { numLayers, numHeads, headSize }: Pref
   while (at < data.length && Number.isFinite(data[at])) at++;
   if (at === data.length) return;
   const slot = Math.floor(at / (numHeads * headSize));
-  const [position, layer, part] = [Math.floor(slot / (2 * numLayers)), Math.floor(slot / 2) % numLayers, slot % 2 === 0 ? 'key' : 'value'];
+  const [position, layer, part] = [
+    Math.floor(slot / (2 * numLayers)),
+    Math.floor(slot / 2) % numLayers,
+    slot % 2 === 0 ? 'key' : 'value',
+  ];
   throw new NeoXPrefixError(
     'NEOX_BAD_PREFIX',
     `The prefix (${source}) has the value ${data[at]} at position ${position}, layer ${layer}, ${part}`,

@@ -39,7 +39,10 @@ export function logTicks(low: number, high: number, base: number, count: number)
   const first = Math.ceil(log(low) - 1e-9);
   const last = Math.floor(log(high) + 1e-9);
   const every = Math.max(1, Math.ceil((last - first + 1) / count));
-  const powers = Array.from({ length: Math.max(0, Math.floor((last - first) / every) + 1) }, (_, i) => base ** (first + i * every));
+  const powers = Array.from(
+    { length: Math.max(0, Math.floor((last - first) / every) + 1) },
+    (_, i) => base ** (first + i * every),
+  );
   return powers.length >= 2 ? powers : ticks(low, high, count).filter((value) => value > 0);
 }
 

@@ -5,8 +5,8 @@ import { decimate, type Points, smooth, smoothingSpan } from './points';
 export type Unit = 'number' | 'bytes' | 'share';
 
 /**
- * How a curve is drawn: `line`; `raw`, faint behind a smoothed line; `points` on a line; `start`, points on a faint line; `level`, a dashed line
- * at one height; `mark`, one large point.
+ * How a curve is drawn: `line`; `raw`, faint behind a smoothed line; `points` on a line; `start`, points on a faint
+ * line; `level`, a dashed line at one height; `mark`, one large point.
  */
 export type Role = 'line' | 'raw' | 'points' | 'start' | 'level' | 'mark';
 
@@ -69,8 +69,13 @@ function smoothed({ x, y }: Points): Points {
   return { x, y: span === 0 ? y : smooth(y, span) };
 }
 
-function evaluated({ evaluations }: History, value: (evaluation: History['evaluations'][number]) => number | undefined): Points {
-  const found = evaluations.map((evaluation) => ({ x: evaluation.step, y: finiteOrNull(value(evaluation)) })).filter(({ y }) => y !== null);
+function evaluated(
+  { evaluations }: History,
+  value: (evaluation: History['evaluations'][number]) => number | undefined,
+): Points {
+  const found = evaluations
+    .map((evaluation) => ({ x: evaluation.step, y: finiteOrNull(value(evaluation)) }))
+    .filter(({ y }) => y !== null);
   return { x: found.map(({ x }) => x), y: found.map(({ y }) => y) };
 }
 
@@ -83,7 +88,12 @@ function spansMuch(curves: readonly Points[], factor: number): boolean {
 }
 
 /** A chart with what it has to show; undefined when that is nothing. */
-function chart(id: string, title: string, curves: (Curve | undefined)[], more: Partial<Omit<Chart, 'curves'>> = {}): Chart | undefined {
+function chart(
+  id: string,
+  title: string,
+  curves: (Curve | undefined)[],
+  more: Partial<Omit<Chart, 'curves'>> = {},
+): Chart | undefined {
   const shown = curves.filter((curve) => curve !== undefined && curve.y.some((value) => value !== null)) as Curve[];
   if (shown.every(({ role }) => role === 'level' || role === 'mark')) return undefined;
   const long = shown.filter(({ x }) => x.length > MAX_POINTS / 10).length;
@@ -111,10 +121,19 @@ function level(label: string, value: number | undefined, { lastStep }: History, 
 export function runCharts({ history, baseline }: ChartRun): Chart[] {
   const { best, steps, start } = history;
   const span = smoothingSpan(steps.step.length);
-  const notes = [span === 0 ? [] : [`smoothed over about ${span} steps`], history.resumes.length === 0 ? [] : ['dotted: resumed']].flat();
+  const notes = [
+    span === 0 ? [] : [`smoothed over about ${span} steps`],
+    history.resumes.length === 0 ? [] : ['dotted: resumed'],
+  ].flat();
   const mark = (value: number | undefined): Curve | undefined =>
     best && { label: 'best', role: 'mark', colour: 2, run: 0, x: [best.step], y: [finiteOrNull(value)] };
-  const validation = (points: Points, colour = 2): Curve => ({ label: 'validation', role: 'points', colour, run: 0, ...points });
+  const validation = (points: Points, colour = 2): Curve => ({
+    label: 'validation',
+    role: 'points',
+    colour,
+    run: 0,
+    ...points,
+  });
   const loss = column(history, 'loss');
   const perplexity = [
     { label: 'training', role: 'line', colour: 1, run: 0, x: loss.x, y: exp(smoothed(loss).y) } as const,
@@ -169,9 +188,14 @@ export function runCharts({ history, baseline }: ChartRun): Chart[] {
       fromZero: true,
       ...(history.skipped === 0 ? {} : { note: skipped }),
     }),
-    chart('loss-scale', 'Loss scale', [{ label: 'loss scale', role: 'line', colour: 1, run: 0, ...column(history, 'lossScale') }], {
-      log: 2,
-    }),
+    chart(
+      'loss-scale',
+      'Loss scale',
+      [{ label: 'loss scale', role: 'line', colour: 1, run: 0, ...column(history, 'lossScale') }],
+      {
+        log: 2,
+      },
+    ),
     chart('speed', 'Tokens per second', withRaw('tokens/s', column(history, 'tokensPerSecond')), { fromZero: true }),
     chart(
       'memory',
@@ -196,12 +220,20 @@ function prefixChart({ prefixes }: History): Chart | undefined {
     return { label, role, colour, run: 0, x: norms.map((_, layer) => layer), y: norms.map(finiteOrNull) };
   };
   const before = first === last ? [] : [curve('keys', first, 'start', 1), curve('values', first, 'start', 2)];
-  return chart('prefix', 'Prefix norms by layer', [...before, curve('keys', last, 'points', 1), curve('values', last, 'points', 2)], {
-    ...{ over: 'layer', fromZero: true, note: 'mean L2 norm over positions and heads' },
-  });
+  return chart(
+    'prefix',
+    'Prefix norms by layer',
+    [...before, curve('keys', last, 'points', 1), curve('values', last, 'points', 2)],
+    {
+      ...{ over: 'layer', fromZero: true, note: 'mean L2 norm over positions and heads' },
+    },
+  );
 }
 
-/** Of the runs on a page: half of the colours have dashes besides, so that nobody has to tell eight colours from each other. */
+/**
+ * Of the runs on a page: half of the colours have dashes besides, so that nobody has to tell eight colours from each
+ * other.
+ */
 export function lookOf(run: number): { colour: number; dash: readonly number[] | undefined } {
   const number = run % COLOURS;
   return { colour: number + 1, dash: number < COLOURS / 2 ? undefined : [7, 4] };
@@ -262,5 +294,7 @@ export function comparisonCharts(runs: readonly ChartRun[]): Chart[] {
 }
 
 function metricNames(histories: readonly History[]): string[] {
-  return [...new Set(histories.flatMap(({ evaluations }) => evaluations.flatMap(({ metrics = {} }) => Object.keys(metrics))))];
+  return [
+    ...new Set(histories.flatMap(({ evaluations }) => evaluations.flatMap(({ metrics = {} }) => Object.keys(metrics)))),
+  ];
 }

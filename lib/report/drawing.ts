@@ -26,9 +26,11 @@ export function drawChart(chart: Chart, stretch: readonly [first: number, last: 
   const width = chart.wide ? 1100 : 540;
   const [x0, x1] = chart.over === 'steps' ? stretch : [0, (chart.curves[0]?.x.length ?? 1) - 1];
   const [y0, y1] = limits(chart);
-  const scale = chart.log === 0 ? (value: number): number => value : (value: number): number => Math.log(Math.max(value, y0));
+  const scale =
+    chart.log === 0 ? (value: number): number => value : (value: number): number => Math.log(Math.max(value, y0));
   const toX = (x: number): number => LEFT + ((x - x0) / (x1 - x0 || 1)) * (width - LEFT - RIGHT);
-  const toY = (y: number): number => TOP + (1 - (scale(y) - scale(y0)) / (scale(y1) - scale(y0))) * (HEIGHT - TOP - BOTTOM);
+  const toY = (y: number): number =>
+    TOP + (1 - (scale(y) - scale(y0)) / (scale(y1) - scale(y0))) * (HEIGHT - TOP - BOTTOM);
   const down = chart.log === 0 ? ticks(y0, y1, 7) : logTicks(y0, y1, chart.log, 7);
   const across = ticks(x0, x1, chart.wide ? 12 : 7).filter((x) => chart.over === 'steps' || Number.isInteger(x));
   const labels = formatTicks(down, chart.unit, chart.log);
@@ -38,7 +40,9 @@ export function drawChart(chart: Chart, stretch: readonly [first: number, last: 
     return markup`<path class="grid" d="M${LEFT} ${top}H${width - RIGHT}"/>${label}`;
   });
   const steps = formatTicks(across, 'number');
-  const columns = across.map((x, i) => markup`<text class="tick" x="${round(toX(x))}" y="${HEIGHT - 6}">${steps[i]}</text>`);
+  const columns = across.map(
+    (x, i) => markup`<text class="tick" x="${round(toX(x))}" y="${HEIGHT - 6}">${steps[i]}</text>`,
+  );
   const place = markup`x="${LEFT - 4}" y="${TOP - 4}" width="${width - LEFT - RIGHT + 12}" height="${HEIGHT - TOP - BOTTOM + 8}"`;
   return markup`<svg viewBox="0 0 ${width} ${HEIGHT}" role="img" aria-label="${chart.title}">
 <clipPath id="clip-${chart.id}"><rect ${place}/></clipPath>
@@ -55,13 +59,17 @@ function drawCurve(curve: Curve, toX: (x: number) => number, toY: (y: number) =>
   const pointAt = (place: number, value: Value): readonly [number, number] | undefined =>
     value === null ? undefined : [round(toX(place)), round(toY(value))];
   const at = x.map((value, i) => pointAt(value, y[i] ?? null));
-  const line = at.map((point, i) => (point === undefined ? '' : `${at[i - 1] === undefined ? 'M' : 'L'}${point[0]} ${point[1]}`)).join('');
+  const line = at
+    .map((point, i) => (point === undefined ? '' : `${at[i - 1] === undefined ? 'M' : 'L'}${point[0]} ${point[1]}`))
+    .join('');
   const style = `curve ${curve.role}${curve.dash === undefined ? '' : ' dashed'} c${curve.colour}`;
   const path = curve.role === 'mark' ? undefined : markup`<path class="${style}" d="${line}"/>`;
   if (curve.role !== 'points' && curve.role !== 'mark' && curve.role !== 'start') return markup`${path}`;
   const radius = curve.role === 'mark' ? 7 : 3;
   const dots = at.map((point) =>
-    point === undefined ? undefined : markup`<circle class="${style}" cx="${point[0]}" cy="${point[1]}" r="${radius}"/>`,
+    point === undefined
+      ? undefined
+      : markup`<circle class="${style}" cx="${point[0]}" cy="${point[1]}" r="${radius}"/>`,
   );
   return markup`${path}${dots}`;
 }
@@ -107,7 +115,8 @@ export function drawHeatMap({ title, steps, values }: HeatMap): Html {
   values.forEach((norms, column) =>
     norms.forEach((norm, layer) => {
       const shade = high === low ? 0 : Math.min(SHADES - 1, Math.floor(((norm - low) / (high - low)) * SHADES));
-      cells[shade] = `${cells[shade] as string}M${column * CELL} ${(layers - 1 - layer) * CELL}h${CELL}v${CELL}h-${CELL}z`;
+      cells[shade] =
+        `${cells[shade] as string}M${column * CELL} ${(layers - 1 - layer) * CELL}h${CELL}v${CELL}h-${CELL}z`;
     }),
   );
   const paths = cells.map((d, shade) => (d === '' ? undefined : markup`<path class="q${shade}" d="${verbatim(d)}"/>`));
@@ -120,7 +129,10 @@ export function drawHeatMap({ title, steps, values }: HeatMap): Html {
 export function drawKey({ values }: HeatMap): Html {
   const all = values.flat();
   const end = (value: number): Html => markup`<span>${value.toPrecision(3)}</span>`;
-  const shades = Array.from({ length: SHADES }, (_, shade) => markup`<path class="q${shade}" d="M${shade} 0h1v1h-1z"/>`);
+  const shades = Array.from(
+    { length: SHADES },
+    (_, shade) => markup`<path class="q${shade}" d="M${shade} 0h1v1h-1z"/>`,
+  );
   const scale = markup`<svg viewBox="0 0 ${SHADES} 1" preserveAspectRatio="none" aria-hidden="true">${shades}</svg>`;
   return markup`<div class="key">${end(Math.min(...all))}${scale}${end(Math.max(...all))}</div>`;
 }

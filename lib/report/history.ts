@@ -47,12 +47,30 @@ export function finite(value: number | null | undefined): Value {
 /** Sorts the events of a run. What was done again after a resume counts once, as it was done last. */
 export function historyOf(events: Iterable<TrainingEvent>): History {
   const columns: StepColumns = {
-    ...{ step: [], seconds: [], loss: [], tokens: [], learningRate: [], gradNorm: [], tokensPerSecond: [], memoryBytes: [], lossScale: [] },
+    ...{
+      step: [],
+      seconds: [],
+      loss: [],
+      tokens: [],
+      learningRate: [],
+      gradNorm: [],
+      tokensPerSecond: [],
+      memoryBytes: [],
+      lossScale: [],
+    },
   };
   const applied: boolean[] = [];
   const lists = {
-    ...{ resume: [] as EventOf<'resume'>[], evaluation: [] as EventOf<'evaluation'>[], epoch: [] as EventOf<'epoch'>[] },
-    ...{ prefix: [] as EventOf<'prefix'>[], samples: [] as EventOf<'samples'>[], checkpoint: [] as EventOf<'checkpoint'>[] },
+    ...{
+      resume: [] as EventOf<'resume'>[],
+      evaluation: [] as EventOf<'evaluation'>[],
+      epoch: [] as EventOf<'epoch'>[],
+    },
+    ...{
+      prefix: [] as EventOf<'prefix'>[],
+      samples: [] as EventOf<'samples'>[],
+      checkpoint: [] as EventOf<'checkpoint'>[],
+    },
   };
   let start: EventOf<'start'> | undefined;
   let end: EventOf<'end'> | undefined;
@@ -63,7 +81,8 @@ export function historyOf(events: Iterable<TrainingEvent>): History {
     while ((columns.step.at(-1) ?? -1) > step) {
       for (const column of [...(Object.values(columns) as unknown[][]), applied]) column.pop();
     }
-    for (const list of Object.values(lists) as { step: number }[][]) while ((list.at(-1)?.step ?? -1) > step) list.pop();
+    for (const list of Object.values(lists) as { step: number }[][])
+      while ((list.at(-1)?.step ?? -1) > step) list.pop();
   };
 
   for (const event of events) {

@@ -5,7 +5,9 @@ export class Html {
 
 type Part = string | number | Html | undefined | readonly Part[];
 
-/** Markup with values put in as text; markup among them stays what it is, lists are joined, `undefined` leaves nothing. */
+/**
+ * Markup with values put in as text; markup among them stays what it is, lists are joined, `undefined` leaves nothing.
+ */
 export function markup(strings: TemplateStringsArray, ...parts: readonly Part[]): Html {
   return new Html(strings.reduce((text, string, i) => text + render(parts[i - 1]) + string));
 }
@@ -21,11 +23,19 @@ function render(part: Part): string {
   return typeof part === 'object' ? part.map(render).join('') : escape(String(part));
 }
 
-const ENTITIES: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' };
+const ENTITIES: Readonly<Record<string, string>> = {
+  '&': '&amp;',
+  '<': '&lt;',
+  '>': '&gt;',
+  '"': '&quot;',
+  "'": '&#39;',
+};
 
 /** Text as markup that shows it; control characters, which a page may not have, become replacement characters. */
 export function escape(text: string): string {
-  return text.replace(/[&<>"']/g, (character) => ENTITIES[character] as string).replace(/(?![\t\n\r])\p{Cc}/gu, '\ufffd');
+  return text
+    .replace(/[&<>"']/g, (character) => ENTITIES[character] as string)
+    .replace(/(?![\t\n\r])\p{Cc}/gu, '\ufffd');
 }
 
 /** A value as a script element of a page can hold it. */

@@ -106,7 +106,10 @@ const CLOCK_POINTS = 400;
 function forScript(charts: readonly Chart[], maps: readonly HeatMap[], histories: readonly History[]): object {
   const clocks = histories.map(({ steps }) => decimate({ x: steps.step, y: steps.seconds }, CLOCK_POINTS));
   return {
-    charts: charts.map((chart) => ({ ...chart, curves: chart.curves.map((curve) => ({ ...curve, y: curve.y.map(rounded) })) })),
+    charts: charts.map((chart) => ({
+      ...chart,
+      curves: chart.curves.map((curve) => ({ ...curve, y: curve.y.map(rounded) })),
+    })),
     heatMaps: maps.map(({ steps, values }) => ({ steps, values: values.map((norms) => norms.map(rounded)) })),
     clocks: clocks.map(({ x, y }) => ({ x, y: y.map(rounded) })),
     resumes: histories.length === 1 ? histories[0]?.resumes.map(({ step }) => step) : [],

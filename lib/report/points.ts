@@ -7,8 +7,8 @@ export interface Points {
 }
 
 /**
- * At most `limit` points that look like all of them: of each of `limit` / 2 stretches its lowest and its highest. The first and the last point
- * stay, so that a curve does not change its length.
+ * At most `limit` points that look like all of them: of each of `limit` / 2 stretches its lowest and its highest. The
+ * first and the last point stay, so that a curve does not change its length.
  */
 export function decimate({ x, y }: Points, limit: number): Points {
   const count = x.length;

@@ -32,16 +32,26 @@ export interface ReportOptions {
   recipe?: Readonly<Record<string, unknown>> | undefined;
   /** The base model. Defaults to none: it is not named. */
   base?: ReportBase | undefined;
-  /** How the base model alone does on the validation data, to compare with: what `evaluate` gives without a prefix. Defaults to none. */
+  /**
+   * How the base model alone does on the validation data, to compare with: what `evaluate` gives without a prefix.
+   * Defaults to none.
+   */
   baseline?: Pick<EvaluationResult, 'loss' | 'accuracy'> | undefined;
   /**
-   * What is known of the data: values by name, or objects of them (`{ train: { samples: 400 }, validation: { samples: 40 } }`) for columns beside
-   * each other. Defaults to none.
+   * What is known of the data: values by name, or objects of them
+   * (`{ train: { samples: 400 }, validation: { samples: 40 } }`) for columns beside each other. Defaults to none.
    */
   data?: Readonly<Record<string, unknown>> | undefined;
 }
 
-export const REPORT_OPTIONS = ['events', 'title', 'recipe', 'base', 'baseline', 'data'] as const satisfies readonly (keyof ReportOptions)[];
+export const REPORT_OPTIONS = [
+  'events',
+  'title',
+  'recipe',
+  'base',
+  'baseline',
+  'data',
+] as const satisfies readonly (keyof ReportOptions)[];
 
 interface Run extends TableRun {
   base: ReportBase | undefined;
@@ -49,9 +59,10 @@ interface Run extends TableRun {
 }
 
 /**
- * A training run as one HTML page: curves (loss, perplexity, accuracy, learning rate, gradient norm, speed, memory, norms of the prefix), tables,
- * and the samples before and after. The page needs nothing else, no network above all, and may be sent by mail; without JavaScript the curves stand
- * still. Curves have at most 2,000 points. A run that is not finished, or has not begun, gives a page too.
+ * A training run as one HTML page: curves (loss, perplexity, accuracy, learning rate, gradient norm, speed, memory,
+ * norms of the prefix), tables, and the samples before and after. The page needs nothing else, no network above all,
+ * and may be sent by mail; without JavaScript the curves stand still. Curves have at most 2,000 points. A run that is
+ * not finished, or has not begun, gives a page too.
  *
  * ```ts
  * const events: TrainingEvent[] = [];
@@ -83,7 +94,10 @@ export function renderReport(options: ReportOptions): string {
 }
 
 /** Several runs on one page, their curves over each other. */
-export function renderComparison(options: { title: string; runs: readonly (ReportOptions & { name: string })[] }): string {
+export function renderComparison(options: {
+  title: string;
+  runs: readonly (ReportOptions & { name: string })[];
+}): string {
   const runs = options.runs.map(({ name, ...run }, i) => ({ ...toRun(`runs[${i}]`, run), name }));
   const charts = comparisonCharts(runs);
   const samples = comparedSamples(runs.map(({ name, history }) => ({ name, samples: history.samples })));
@@ -116,7 +130,8 @@ function toRun(name: string, options: ReportOptions): Run {
     for (const key of ['layers', 'hidden', 'parameters'] as const)
       if (key !== 'parameters' || base.parameters !== undefined) checkInteger(`base.${key}`, base[key], 1);
   }
-  if (baseline !== undefined) for (const key of ['loss', 'accuracy'] as const) checkNumber(`baseline.${key}`, baseline[key]);
+  if (baseline !== undefined)
+    for (const key of ['loss', 'accuracy'] as const) checkNumber(`baseline.${key}`, baseline[key]);
   if (events === null || typeof events !== 'object' || !(Symbol.iterator in events))
     throw badArgument('events', 'a list of training events', events);
   const own = recipe['name'];
@@ -148,9 +163,14 @@ function section(title: string, content: Html): Html {
   return markup`<section><h2>${title}</h2>${content}</section>`;
 }
 
-function facts(recipe: Readonly<Record<string, unknown>>, data: Readonly<Record<string, unknown>> | undefined): Html | undefined {
+function facts(
+  recipe: Readonly<Record<string, unknown>>,
+  data: Readonly<Record<string, unknown>> | undefined,
+): Html | undefined {
   const side = (title: string, values: Readonly<Record<string, unknown>>): Html | undefined =>
-    Object.keys(values).length === 0 ? undefined : section(title, markup`<div class="card scroll">${valueTable(values)}</div>`);
+    Object.keys(values).length === 0
+      ? undefined
+      : section(title, markup`<div class="card scroll">${valueTable(values)}</div>`);
   const [left, right] = [side('Recipe', recipe), side('Data', data ?? {})];
   return left === undefined && right === undefined ? undefined : markup`<div class="pair">${left}${right}</div>`;
 }

@@ -42,7 +42,8 @@ async function readBase(folder: string): Promise<ReportBase | undefined> {
     try {
       const { metadata } = await readSafetensorsHeader(path);
       const { name: model, numLayers, hiddenSize } = metadataFromStrings(metadata, path).baseModel ?? {};
-      if (typeof numLayers === 'number' && typeof hiddenSize === 'number') return { name: model, layers: numLayers, hidden: hiddenSize };
+      if (typeof numLayers === 'number' && typeof hiddenSize === 'number')
+        return { name: model, layers: numLayers, hidden: hiddenSize };
     } catch (error) {
       // A report is read above all when something went wrong.
       if (!isNeoXPrefixError(error)) throw error;

@@ -20,19 +20,24 @@ export function samplePairs(events: readonly EventOf<'samples'>[]): Html | undef
 }
 
 /** What each run's prefix writes to the prompts that they share. */
-export function comparedSamples(runs: readonly { name: string; samples: readonly EventOf<'samples'>[] }[]): Html | undefined {
+export function comparedSamples(
+  runs: readonly { name: string; samples: readonly EventOf<'samples'>[] }[],
+): Html | undefined {
   const last = runs.map(({ name, samples }) => ({ name, samples: samples.at(-1)?.samples ?? [] }));
   const prompts = [...new Set(last.flatMap(({ samples }) => samples.map(({ prompt }) => prompt)))];
   const shared = prompts.map((prompt) => ({
     prompt,
-    texts: last.flatMap(({ name, samples }) => samples.filter((sample) => sample.prompt === prompt).map((sample) => text(name, sample))),
+    texts: last.flatMap(({ name, samples }) =>
+      samples.filter((sample) => sample.prompt === prompt).map((sample) => text(name, sample)),
+    ),
   }));
   const shown = shared.filter(({ texts }) => texts.length > 1);
   return shown.length === 0 ? undefined : markup`${shown.map(({ prompt, texts }) => card(prompt, texts))}`;
 }
 
 function card(prompt: string, texts: readonly Html[]): Html {
-  const shown = prompt === '' ? markup`<p class="note">no prompt</p>` : markup`<p class="text" dir="auto">${prompt}</p>`;
+  const shown =
+    prompt === '' ? markup`<p class="note">no prompt</p>` : markup`<p class="text" dir="auto">${prompt}</p>`;
   return markup`<section class="card sample">
     <div class="prompt"><span class="label">prompt</span>${shown}</div>
     <div class="texts">${texts}</div>

@@ -13,7 +13,8 @@ export interface TableRun {
 /** Longer tables are folded. */
 const MANY_ROWS = 24;
 
-export const shownNumber = (value: Value | undefined): string => (value === null || value === undefined ? '' : formatNumber(value));
+export const shownNumber = (value: Value | undefined): string =>
+  value === null || value === undefined ? '' : formatNumber(value);
 export const shownShare = (value: Value | undefined): string =>
   value === null || value === undefined ? '' : `${(value * 100).toFixed(1)}%`;
 
@@ -101,7 +102,11 @@ export function tiles({ history, baseline }: TableRun): Html {
       : undefined,
     perSecond === null
       ? undefined
-      : { title: 'Tokens per second', figure: count(Math.round(perSecond)), more: `${formatCount(tokens)} target tokens` },
+      : {
+          title: 'Tokens per second',
+          figure: count(Math.round(perSecond)),
+          more: `${formatCount(tokens)} target tokens`,
+        },
     peak === null
       ? undefined
       : {
@@ -158,11 +163,22 @@ export function progressTable({ history, baseline }: TableRun): Html | undefined
   });
   if (baseline !== undefined) {
     const { loss, perplexity, accuracy } = baseline;
-    const cells = ['base model', '', '', formatNumber(loss), formatNumber(perplexity), shownShare(accuracy), ...metrics.map(() => ''), ''];
+    const cells = [
+      'base model',
+      '',
+      '',
+      formatNumber(loss),
+      formatNumber(perplexity),
+      shownShare(accuracy),
+      ...metrics.map(() => ''),
+      '',
+    ];
     rows.unshift(markup`<tr>${cells.map((cell) => markup`<td>${cell}</td>`)}<td></td></tr>`);
   }
   const table = plainTable([...heading, ''], rows);
-  return rows.length <= MANY_ROWS ? table : markup`<details><summary>${count(rows.length)} rows</summary>${table}</details>`;
+  return rows.length <= MANY_ROWS
+    ? table
+    : markup`<details><summary>${count(rows.length)} rows</summary>${table}</details>`;
 }
 
 function plainTable(heading: readonly string[], rows: readonly Html[]): Html {
@@ -201,12 +217,15 @@ export function valueTable(values: Readonly<Record<string, unknown>>): Html {
 
 /** promptTokens as "prompt tokens". */
 function words(name: string): string {
-  return name.replace(/(?<=[a-z0-9])(?=[A-Z])/g, ' ').replace(/(?<= )[A-Z](?![A-Z])/g, (letter) => letter.toLowerCase());
+  return name
+    .replace(/(?<=[a-z0-9])(?=[A-Z])/g, ' ')
+    .replace(/(?<= )[A-Z](?![A-Z])/g, (letter) => letter.toLowerCase());
 }
 
 function shownValue(value: unknown): string {
   if (value === undefined || value === null) return '–';
-  if (typeof value === 'number') return Number.isInteger(value) && Math.abs(value) >= 1e4 ? count(value) : formatNumber(value);
+  if (typeof value === 'number')
+    return Number.isInteger(value) && Math.abs(value) >= 1e4 ? count(value) : formatNumber(value);
   if (typeof value === 'boolean') return value ? 'yes' : 'no';
   return typeof value === 'string' ? value : JSON.stringify(value);
 }
@@ -223,7 +242,18 @@ export function swatch(colour: number, role = 'line'): Html {
 /** Runs beside each other. */
 export function runTable(runs: readonly TableRun[]): Html {
   const lowest = Math.min(...runs.map(({ history }) => finite(history.best?.loss) ?? Infinity));
-  const heading = ['run', 'status', 'steps', 'best step', 'validation loss', 'perplexity', 'accuracy', 'time', 'tokens/s', 'peak memory'];
+  const heading = [
+    'run',
+    'status',
+    'steps',
+    'best step',
+    'validation loss',
+    'perplexity',
+    'accuracy',
+    'time',
+    'tokens/s',
+    'peak memory',
+  ];
   const rows = runs.map(({ name, history }, i) => {
     const { best, lastStep, seconds } = history;
     const { perSecond } = throughput(history);

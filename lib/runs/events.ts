@@ -1,7 +1,8 @@
 /**
- * What happens during a training run, in order: one object each, given to `onEvent` and written as a line of `metrics.jsonl`. `step` counts
- * optimizer steps from 1 (0: before the first), `epoch` from 1. `seconds` is the run's time so far, with what it had taken before it was
- * resumed. JSON has no number for NaN and infinity: in `metrics.jsonl` they stand as `null`.
+ * What happens during a training run, in order: one object each, given to `onEvent` and written as a line of
+ * `metrics.jsonl`. `step` counts optimizer steps from 1 (0: before the first), `epoch` from 1. `seconds` is the run's
+ * time so far, with what it had taken before it was resumed. JSON has no number for NaN and infinity: in
+ * `metrics.jsonl` they stand as `null`.
  */
 export type TrainingEvent =
   | {
@@ -17,8 +18,8 @@ export type TrainingEvent =
       /** Mean squared error that the initial fit left; undefined where nothing was fitted. */
       initError: number | undefined;
       /**
-       * What the process is expected to hold at its peak: what it holds now and what the training adds. Node's own heap and kernels that are
-       * compiled on the way come on top, some 100 MB.
+       * What the process is expected to hold at its peak: what it holds now and what the training adds. Node's own heap
+       * and kernels that are compiled on the way come on top, some 100 MB.
        */
       predictedMemoryBytes: number;
       /** Samples that go through the model at a time. */

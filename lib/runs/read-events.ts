@@ -9,17 +9,43 @@ type Kind = 'number' | 'value' | 'values' | 'string' | 'boolean' | 'samples' | '
 /** Fields of each event; those with a question mark may be missing. */
 const FIELDS: { readonly [Type in TrainingEvent['type']]: Readonly<Record<string, Kind>> } = {
   start: {
-    ...{ totalSteps: 'number', stepsPerEpoch: 'number', epochs: 'number', trainSamples: 'number', validationSamples: 'number' },
-    ...{ trainableParameters: 'number', predictedMemoryBytes: 'number', microBatchSize: 'number', 'initError?': 'value' },
+    ...{
+      totalSteps: 'number',
+      stepsPerEpoch: 'number',
+      epochs: 'number',
+      trainSamples: 'number',
+      validationSamples: 'number',
+    },
+    ...{
+      trainableParameters: 'number',
+      predictedMemoryBytes: 'number',
+      microBatchSize: 'number',
+      'initError?': 'value',
+    },
   },
-  resume: { step: 'number', epoch: 'number', seconds: 'number', from: 'string', totalSteps: 'number', epochs: 'number' },
+  resume: {
+    step: 'number',
+    epoch: 'number',
+    seconds: 'number',
+    from: 'string',
+    totalSteps: 'number',
+    epochs: 'number',
+  },
   step: {
     ...{ step: 'number', epoch: 'number', loss: 'value', tokens: 'number', learningRate: 'value', gradNorm: 'value' },
     ...{ tokensPerSecond: 'value', seconds: 'number', etaSeconds: 'value', memoryBytes: 'number', applied: 'boolean' },
     'lossScale?': 'value',
   },
   evaluation: {
-    ...{ step: 'number', epoch: 'number', best: 'boolean', loss: 'value', perplexity: 'value', accuracy: 'value', tokens: 'number' },
+    ...{
+      step: 'number',
+      epoch: 'number',
+      best: 'boolean',
+      loss: 'value',
+      perplexity: 'value',
+      accuracy: 'value',
+      tokens: 'number',
+    },
     ...{ seconds: 'number', 'metrics?': 'object' },
   },
   prefix: { step: 'number', epoch: 'number', keyNorms: 'values', valueNorms: 'values' },
@@ -36,7 +62,10 @@ function isKind(value: unknown, kind: Kind): boolean {
     case 'values':
       return Array.isArray(value) && value.every((item) => isKind(item, 'value'));
     case 'samples':
-      return Array.isArray(value) && value.every((item) => isObject(item) && SAMPLE.every((name) => typeof item[name] === 'string'));
+      return (
+        Array.isArray(value) &&
+        value.every((item) => isObject(item) && SAMPLE.every((name) => typeof item[name] === 'string'))
+      );
     case 'object':
       return isObject(value);
     default:
@@ -46,7 +75,10 @@ function isKind(value: unknown, kind: Kind): boolean {
 
 const SAMPLE = ['prompt', 'text', 'finishReason'];
 
-/** What is wrong with an event; undefined for one that can be used, and for one of a kind that is not known, of a later version say. */
+/**
+ * What is wrong with an event; undefined for one that can be used, and for one of a kind that is not known, of a later
+ * version say.
+ */
 export function problemOf(event: unknown): string | undefined {
   if (!isObject(event) || typeof event['type'] !== 'string') return 'it is no event of a training run';
   const { type } = event;
@@ -64,7 +96,8 @@ function isKnown(type: string): type is TrainingEvent['type'] {
 }
 
 /**
- * The events of a `metrics.jsonl`. A last line that was cut off when the process ended is left out, and so are events of a kind that is not known.
+ * The events of a `metrics.jsonl`. A last line that was cut off when the process ended is left out, and so are events
+ * of a kind that is not known.
  * @throws NEOX_FILE_NOT_FOUND, NEOX_IO; NEOX_BAD_DATA naming the line
  */
 export async function readEvents(path: string): Promise<TrainingEvent[]> {

@@ -6,8 +6,9 @@ import { NeoXPrefixError } from '../base/errors';
 import { fileError, sha256, temporaryBeside } from '../base/files';
 
 /**
- * Keeps two runs out of one folder. The lock names its process so that what a killed process left counts for nothing: process numbers come again
- * (in a container it is often 1), so the process's start time and the machine's boot are part of the name.
+ * Keeps two runs out of one folder. The lock names its process so that what a killed process left counts for nothing:
+ * process numbers come again (in a container it is often 1), so the process's start time and the machine's boot are
+ * part of the name.
  */
 export class RunLock {
   private constructor(private readonly path: string) {}
@@ -62,8 +63,8 @@ async function isLinked(own: string, path: string, last: boolean): Promise<boole
 }
 
 /**
- * Puts a lock in the place of a dead one. Who does that has to be one: with a claim that is named after the dead lock, so that nobody can
- * replace what came instead of it. False where somebody else was faster.
+ * Puts a lock in the place of a dead one. Who does that has to be one: with a claim that is named after the dead lock,
+ * so that nobody can replace what came instead of it. False where somebody else was faster.
  */
 async function replacesDead(own: string, path: string, dead: string): Promise<boolean> {
   const claim = join(dirname(path), `.${basename(path)}.0-${sha256(dead).slice(0, 12)}.tmp`);

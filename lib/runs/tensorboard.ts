@@ -14,8 +14,8 @@ export interface TensorBoardOptions {
   /** Shown as the text `hparams/recipe`. Defaults to none. */
   recipe?: Readonly<Record<string, unknown>>;
   /**
-   * When the run began, in seconds since 1970; an event's wall time is this and the event's `seconds`. Defaults to now, and for
-   * {@link TensorBoardWriter.rebuild} to what the old event files say.
+   * When the run began, in seconds since 1970; an event's wall time is this and the event's `seconds`. Defaults to now,
+   * and for {@link TensorBoardWriter.rebuild} to what the old event files say.
    */
   startTime?: number;
 }
@@ -32,10 +32,11 @@ const TEMPORARY = /^\.rebuild\.[0-9a-f]{12}\.tmp$/;
 let filesMade = 0;
 
 /**
- * Writes an event file that TensorBoard reads: `tensorboard --logdir FOLDER`. A step gives the scalars `train/loss`, `train/perplexity`,
- * `train/learning_rate`, `train/grad_norm`, `train/tokens_per_second`, `train/memory_bytes` and with float16 `train/loss_scale`; an evaluation
- * `validation/loss`, `validation/perplexity`, `validation/accuracy` and one for each metric of the user's; the prefix's norms
- * `prefix/key_norm/layer_0`, `prefix/value_norm/layer_0` and so on.
+ * Writes an event file that TensorBoard reads: `tensorboard --logdir FOLDER`. A step gives the scalars `train/loss`,
+ * `train/perplexity`, `train/learning_rate`, `train/grad_norm`, `train/tokens_per_second`, `train/memory_bytes` and
+ * with float16 `train/loss_scale`; an evaluation `validation/loss`, `validation/perplexity`, `validation/accuracy` and
+ * one for each metric of the user's; the prefix's norms `prefix/key_norm/layer_0`, `prefix/value_norm/layer_0` and so
+ * on.
  *
  * What is written is buffered for up to 10 seconds; {@link close} writes the rest.
  *
@@ -63,7 +64,8 @@ export class TensorBoardWriter {
   ) {}
 
   /**
-   * Begins an event file named `events.out.tfevents.<seconds>.<host>.<pid>.<n>` in a folder, which is created where it is missing.
+   * Begins an event file named `events.out.tfevents.<seconds>.<host>.<pid>.<n>` in a folder, which is created where it
+   * is missing.
    * @throws NEOX_BAD_ARGUMENT, NEOX_IO
    */
   static async create(folder: string, options: TensorBoardOptions = {}): Promise<TensorBoardWriter> {
@@ -74,8 +76,9 @@ export class TensorBoardWriter {
   }
 
   /**
-   * Replaces a run's event files by one that holds these events, and returns the writer to go on with: for a run that is resumed, whose
-   * `metrics.jsonl` was cut at the step it goes on from. The old files stay until the new one is whole.
+   * Replaces a run's event files by one that holds these events, and returns the writer to go on with: for a run that
+   * is resumed, whose `metrics.jsonl` was cut at the step it goes on from. The old files stay until the new one is
+   * whole.
    * @throws NEOX_BAD_ARGUMENT, NEOX_IO; what the iteration of `events` throws
    */
   static async rebuild(
@@ -110,7 +113,12 @@ export class TensorBoardWriter {
     return writer;
   }
 
-  private static async open(path: string, place: string, startTime: number, options: TensorBoardOptions): Promise<TensorBoardWriter> {
+  private static async open(
+    path: string,
+    place: string,
+    startTime: number,
+    options: TensorBoardOptions,
+  ): Promise<TensorBoardWriter> {
     let handle: FileHandle;
     try {
       handle = await open(place, 'wx');
@@ -125,13 +133,15 @@ export class TensorBoardWriter {
   }
 
   /**
-   * Takes an event of a training run; those that have nothing to plot leave nothing. Never waits: a failure to write shows at the next call.
+   * Takes an event of a training run; those that have nothing to plot leave nothing. Never waits: a failure to write
+   * shows at the next call.
    * @throws NEOX_BAD_ARGUMENT, NEOX_DISPOSED after {@link close}, NEOX_IO
    */
   event(event: TrainingEvent): void {
     const problem = problemOf(event);
     if (problem !== undefined) throw badArgument('event', 'a training event', event, problem);
-    if (this.closed) throw new NeoXPrefixError('NEOX_DISPOSED', `The event file ${this.path} is closed`, { path: this.path });
+    if (this.closed)
+      throw new NeoXPrefixError('NEOX_DISPOSED', `The event file ${this.path} is closed`, { path: this.path });
     this.throwFailure();
     if ('seconds' in event) this.seconds = event.seconds;
     const values = valuesOf(event);
@@ -213,7 +223,8 @@ export class TensorBoardWriter {
 function check(folder: string, options: TensorBoardOptions): { place: string; startTime: number | undefined } {
   checkString('folder', folder);
   checkOptions('options', options, ['recipe', 'startTime']);
-  if (options.recipe !== undefined && !isObject(options.recipe)) throw badArgument('recipe', 'an object', options.recipe);
+  if (options.recipe !== undefined && !isObject(options.recipe))
+    throw badArgument('recipe', 'an object', options.recipe);
   if (options.startTime !== undefined) checkNumber('startTime', options.startTime, 0);
   return { place: resolve(folder), startTime: options.startTime };
 }
@@ -226,7 +237,9 @@ function newName(): string {
 /** When a run began, by the first of its event files that says so. */
 async function storedStartTime(folder: string, names: readonly string[]): Promise<number | undefined> {
   for (const name of names) {
-    const start = await FileReader.use(join(folder, name), (reader) => reader.read(0, Math.min(reader.size, FIRST_RECORD_BYTES)));
+    const start = await FileReader.use(join(folder, name), (reader) =>
+      reader.read(0, Math.min(reader.size, FIRST_RECORD_BYTES)),
+    );
     const time = firstWallTime(start);
     if (time !== undefined) return time;
   }
@@ -247,7 +260,9 @@ function valuesOf(event: TrainingEvent): SummaryValue[] {
       ];
     case 'evaluation': {
       const { loss, perplexity, accuracy, metrics = {} } = event;
-      return Object.entries({ ...metrics, loss, perplexity, accuracy }).map(([name, value]) => scalar(`validation/${name}`, value));
+      return Object.entries({ ...metrics, loss, perplexity, accuracy }).map(([name, value]) =>
+        scalar(`validation/${name}`, value),
+      );
     }
     case 'prefix':
       return [
@@ -259,7 +274,10 @@ function valuesOf(event: TrainingEvent): SummaryValue[] {
   }
 }
 
-/** What is not finite comes as `null` out of `metrics.jsonl`: it is NaN here either way, so that a file is the same when it is rebuilt. */
+/**
+ * What is not finite comes as `null` out of `metrics.jsonl`: it is NaN here either way, so that a file is the same when
+ * it is rebuilt.
+ */
 function scalar(tag: string, value: number | null): SummaryValue {
   return { tag, scalar: value === null || !Number.isFinite(value) ? NaN : value };
 }

@@ -1,8 +1,8 @@
 import { BYTES, FIXED32, FIXED64, ProtobufReader, VARINT } from '../formats/protobuf';
 
 /**
- * The bytes of TensorBoard's event files: TFRecord frames (tensorflow/core/lib/io/record_writer.h) around Event messages
- * (tensorboard/compat/proto/event.proto, summary.proto, tensor.proto).
+ * The bytes of TensorBoard's event files: TFRecord frames (tensorflow/core/lib/io/record_writer.h) around Event
+ * messages (tensorboard/compat/proto/event.proto, summary.proto, tensor.proto).
  */
 
 /** Lengths (8 bytes) and its checksum (4) stand in front of a record, the record's checksum (4) behind it. */
@@ -42,7 +42,9 @@ function encodeValue(value: SummaryValue): Buffer {
   return message([tag, bytes(8, tensor), bytes(9, bytes(1, pluginData))]);
 }
 
-/** The wall time of the first event of a file, from the file's first bytes; undefined when they hold none that is whole. */
+/**
+ * The wall time of the first event of a file, from the file's first bytes; undefined when they hold none that is whole.
+ */
 export function firstWallTime(start: Buffer): number | undefined {
   if (start.length < FRAME_HEAD) return undefined;
   const length = Number(start.readBigUInt64LE(0));

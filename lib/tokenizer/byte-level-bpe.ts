@@ -19,8 +19,9 @@ interface HuggingFaceModule {
 const LONE_SURROGATE = /\p{Surrogate}/gu;
 
 /**
- * A byte-level BPE tokenizer.json (Pythia, OpenCALM, RedPajama, Dolly). Encoding is @huggingface/tokenizers'; decoding is done here, so
- * that it can go one id at a time: the bytes of all tokens are one run, as in the Rust tokenizers, and invalid UTF-8 becomes U+FFFD.
+ * A byte-level BPE tokenizer.json (Pythia, OpenCALM, RedPajama, Dolly). Encoding is @huggingface/tokenizers'; decoding
+ * is done here, so that it can go one id at a time: the bytes of all tokens are one run, as in the Rust tokenizers, and
+ * invalid UTF-8 becomes U+FFFD.
  */
 export class ByteLevelBackend implements TokenizerBackend {
   readonly kind = 'bpe';
@@ -81,7 +82,14 @@ export class ByteLevelBackend implements TokenizerBackend {
     const { Tokenizer } = createRequire(__filename)('@huggingface/tokenizers') as HuggingFaceModule;
     try {
       this.encoder = new Tokenizer(
-        { normalizer: null, pre_tokenizer: null, post_processor: null, ...file, added_tokens: added, model: { ...model, type } },
+        {
+          normalizer: null,
+          pre_tokenizer: null,
+          post_processor: null,
+          ...file,
+          added_tokens: added,
+          model: { ...model, type },
+        },
         {},
       );
     } catch (error) {
@@ -128,7 +136,10 @@ export class ByteLevelBackend implements TokenizerBackend {
   }
 }
 
-/** The bytes behind the characters of byte-level tokens: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and up. */
+/**
+ * The bytes behind the characters of byte-level tokens: printable Latin-1 stands for itself, the other 68 bytes for
+ * U+0100 and up.
+ */
 const BYTE_OF_CHAR = new Map<string, number>();
 for (let byte = 0, moved = 0x100; byte < 256; byte++) {
   const printable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;

@@ -8,8 +8,8 @@ const PRE_TOKENIZERS = ['ByteLevel', 'Digits', 'Punctuation', 'Split', 'Whitespa
 const POST_PROCESSORS = ['ByteLevel', 'TemplateProcessing', 'RobertaProcessing', 'BertProcessing'];
 
 /**
- * Regular expressions that tokenizers split text with: GPT-2's and those of its successors. Any other is refused, because one that
- * somebody made up can run for ever on a short text.
+ * Regular expressions that tokenizers split text with: GPT-2's and those of its successors. Any other is refused,
+ * because one that somebody made up can run for ever on a short text.
  */
 const PATTERNS = [
   String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`,
@@ -21,7 +21,11 @@ const MAX_STEPS = 16;
 const MAX_TEMPLATE = 64;
 
 /** The key of a sequence's own parts. */
-const LISTS: Readonly<Record<string, string>> = { normalizer: 'normalizers', pre_tokenizer: 'pretokenizers', post_processor: 'processors' };
+const LISTS: Readonly<Record<string, string>> = {
+  normalizer: 'normalizers',
+  pre_tokenizer: 'pretokenizers',
+  post_processor: 'processors',
+};
 
 /**
  * Checks the parts of a byte-level BPE tokenizer.json that see the text.
@@ -52,7 +56,8 @@ function flatten(value: unknown, key: string, path: string): Readonly<Record<str
   if (!isObject(value)) throw bad(path, `its ${key} is ${show(value)}, expected an object`);
   if (value['type'] !== 'Sequence') return [value];
   const list: unknown = value[LISTS[key] as string];
-  if (!Array.isArray(list) || !list.every(isObject)) throw bad(path, `its ${key} is a sequence without a list of parts`);
+  if (!Array.isArray(list) || !list.every(isObject))
+    throw bad(path, `its ${key} is a sequence without a list of parts`);
   return list;
 }
 
@@ -61,7 +66,11 @@ function checkPattern(pattern: unknown, path: string): void {
   const text: unknown = isObject(pattern) ? pattern['String'] : undefined;
   if (regex === undefined && typeof text === 'string' && text !== '' && text.length <= 100) return;
   if (typeof regex === 'string' && PATTERNS.includes(regex)) return;
-  throw unsupported(path, `a split by ${show(regex ?? text)}`, 'the patterns of GPT-2 and its successors, and plain text');
+  throw unsupported(
+    path,
+    `a split by ${show(regex ?? text)}`,
+    'the patterns of GPT-2 and its successors, and plain text',
+  );
 }
 
 function checkTemplate(part: Readonly<Record<string, unknown>>, path: string): void {
@@ -77,5 +86,9 @@ function bad(path: string, problem: string): NeoXPrefixError {
 }
 
 function unsupported(path: string, what: string, supported: string): NeoXPrefixError {
-  return new NeoXPrefixError('NEOX_UNSUPPORTED', `${path} has ${what}, which is not supported; supported: ${supported}`, { path });
+  return new NeoXPrefixError(
+    'NEOX_UNSUPPORTED',
+    `${path} has ${what}, which is not supported; supported: ${supported}`,
+    { path },
+  );
 }

@@ -2,11 +2,15 @@
 const MAX_RULE_BYTES = 1024;
 
 /**
- * The normalisation rules of a SentencePiece model ("precompiled charsmap"): a little-endian u32 with the size of the double array
- * in bytes, the double array (the layout of darts-clone: 32-bit units), then the replacement texts, each ended by a NUL.
+ * The normalisation rules of a SentencePiece model ("precompiled charsmap"): a little-endian u32 with the size of the
+ * double array in bytes, the double array (the layout of darts-clone: 32-bit units), then the replacement texts, each
+ * ended by a NUL.
  */
 export class Charsmap {
-  /** After `match`: the length of the longest rule at the position in bytes, 0 for none, and the range of its replacement in `texts`. */
+  /**
+   * After `match`: the length of the longest rule at the position in bytes, 0 for none, and the range of its
+   * replacement in `texts`.
+   */
   matchLength = 0;
   textStart = 0;
   textEnd = 0;
@@ -51,9 +55,9 @@ export class Charsmap {
   }
 
   /**
-   * Proves that `match` needs no checks. Only a unit without the top bit can be stepped to, so for each of those (and the root): its
-   * children, one block of 256 units, and its leaf lie inside the array, and the leaf's text inside `texts`. Free units are zero but
-   * for a label, and pass.
+   * Proves that `match` needs no checks. Only a unit without the top bit can be stepped to, so for each of those (and
+   * the root): its children, one block of 256 units, and its leaf lie inside the array, and the leaf's text inside
+   * `texts`. Free units are zero but for a label, and pass.
    */
   private check(): void {
     const { units } = this;

@@ -14,8 +14,9 @@ const MAX_GROWTH = 64;
 const KEPT_BYTES = 1 << 20;
 
 /**
- * SentencePiece's text normalisation (google/sentencepiece, src/normalizer.cc) over UTF-8 bytes: user-defined symbols are kept as
- * they are, the longest matching rule replaces text, white space is trimmed and collapsed and becomes U+2581 as the model says.
+ * SentencePiece's text normalisation (google/sentencepiece, src/normalizer.cc) over UTF-8 bytes: user-defined symbols
+ * are kept as they are, the longest matching rule replaces text, white space is trimmed and collapsed and becomes
+ * U+2581 as the model says.
  */
 export class Normalizer {
   /** The normalised text is `output[0, length)` until the next call. */
@@ -121,7 +122,8 @@ export class Normalizer {
 
   private reserve(extra: number): void {
     if (this.length + extra <= this.output.length) return;
-    if (this.length + extra > this.limit) throw new RangeError('its normalisation rules make a text more than 64 times as long');
+    if (this.length + extra > this.limit)
+      throw new RangeError('its normalisation rules make a text more than 64 times as long');
     const grown = new Uint8Array(Math.max(this.output.length * 2, this.length + extra));
     grown.set(this.output.subarray(0, this.length));
     this.output = grown;

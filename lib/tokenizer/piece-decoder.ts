@@ -6,8 +6,8 @@ import { charLength, validCharLength } from './utf8';
 const SPACE_SYMBOL = '\u2581';
 
 /**
- * SentencePiece's decoder (google/sentencepiece, src/sentencepiece_processor.cc Decode) for ids, one at a time. Byte pieces are held
- * until they make a character; each byte that cannot becomes one U+FFFD.
+ * SentencePiece's decoder (google/sentencepiece, src/sentencepiece_processor.cc Decode) for ids, one at a time. Byte
+ * pieces are held until they make a character; each byte that cannot becomes one U+FFFD.
  */
 export class PieceDecoder implements Stream<number> {
   private atStart = true;

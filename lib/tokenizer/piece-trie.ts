@@ -1,6 +1,7 @@
 /**
- * A byte trie in two typed arrays. The edges (node, byte) -> node are one open-addressing hash table with linear probing, so that
- * building is one insertion per byte (a double array would have to be packed) and a step is one multiplication and about one probe.
+ * A byte trie in two typed arrays. The edges (node, byte) -> node are one open-addressing hash table with linear
+ * probing, so that building is one insertion per byte (a double array would have to be packed) and a step is one
+ * multiplication and about one probe.
  */
 export class PieceTrie {
   /** Value of each node, -1 for none. Node 0 is the root. */

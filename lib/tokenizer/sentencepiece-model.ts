@@ -6,12 +6,18 @@ export const PieceType = { NORMAL: 1, UNKNOWN: 2, CONTROL: 3, USER_DEFINED: 4, U
 
 /** More pieces are refused: no vocabulary is near it, and tables by id are allocated. */
 const MAX_PIECES = 2 ** 20;
-/** Of a piece, or of what an unknown one is printed as. Longer ones would make the search, or the text, long out of proportion. */
+/**
+ * Of a piece, or of what an unknown one is printed as. Longer ones would make the search, or the text, long out of
+ * proportion.
+ */
 const MAX_PIECE_BYTES = 4096;
 
 const MODEL_TYPES: Record<number, string> = { 1: 'unigram', 2: 'BPE', 3: 'word', 4: 'character' };
 
-/** What a `spiece.model` file says, with the defaults of sentencepiece_model.proto where it says nothing. V = number of pieces. */
+/**
+ * What a `spiece.model` file says, with the defaults of sentencepiece_model.proto where it says nothing. V = number of
+ * pieces.
+ */
 export interface SentencePieceModel {
   /** Piece texts in UTF-8: piece i is bytes[pieceStart[i], pieceEnd[i]), a range of the file. */
   readonly bytes: Buffer;
@@ -54,7 +60,8 @@ interface Spec {
 }
 
 /**
- * Reads a SentencePiece unigram model. An absent field has the default of the proto2 definition, which is not `false` or 0.
+ * Reads a SentencePiece unigram model. An absent field has the default of the proto2 definition, which is not `false`
+ * or 0.
  *
  * @throws NEOX_BAD_TOKENIZER for bytes that are not such a model, NEOX_UNSUPPORTED for BPE, word and character models.
  */
@@ -112,8 +119,10 @@ function parse(bytes: Uint8Array, path: string, bad: (what: string) => NeoXPrefi
       else if (piece.field === 3) type = piece.int32Value();
     }
     if (start === end) throw bad(`piece ${starts.length} is empty`);
-    if (end - start > MAX_PIECE_BYTES) throw bad(`piece ${starts.length} has ${end - start} bytes, more than ${MAX_PIECE_BYTES}`);
-    if (type < PieceType.NORMAL || type > PieceType.BYTE) throw bad(`piece ${starts.length} has the unknown type ${type}`);
+    if (end - start > MAX_PIECE_BYTES)
+      throw bad(`piece ${starts.length} has ${end - start} bytes, more than ${MAX_PIECE_BYTES}`);
+    if (type < PieceType.NORMAL || type > PieceType.BYTE)
+      throw bad(`piece ${starts.length} has the unknown type ${type}`);
     if (starts.length === MAX_PIECES) throw bad(`it has more than ${MAX_PIECES} pieces`);
     starts.push(start);
     ends.push(end);
@@ -122,13 +131,20 @@ function parse(bytes: Uint8Array, path: string, bad: (what: string) => NeoXPrefi
   }
 
   if (starts.length === 0) throw bad('it has no pieces');
-  if (spec.unkSurface.length > MAX_PIECE_BYTES) throw bad(`the text for unknown pieces is longer than ${MAX_PIECE_BYTES} bytes`);
+  if (spec.unkSurface.length > MAX_PIECE_BYTES)
+    throw bad(`the text for unknown pieces is longer than ${MAX_PIECE_BYTES} bytes`);
   if (spec.modelType !== 1) {
     const kind = MODEL_TYPES[spec.modelType] ?? `type ${spec.modelType}`;
-    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `${path} is a SentencePiece ${kind} model; only unigram models are supported`, { path });
+    throw new NeoXPrefixError(
+      'NEOX_UNSUPPORTED',
+      `${path} is a SentencePiece ${kind} model; only unigram models are supported`,
+      { path },
+    );
   }
   if (spec.denormalizes)
-    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `${path} has denormalisation rules, which are not supported`, { path });
+    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `${path} has denormalisation rules, which are not supported`, {
+      path,
+    });
 
   const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
   const special = (id: number): { id: number } | undefined => (types[id] === PieceType.CONTROL ? { id } : undefined);

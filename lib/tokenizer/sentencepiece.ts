@@ -15,9 +15,10 @@ const KEPT_BYTES = 1 << 20;
 const utf8 = new TextEncoder();
 
 /**
- * SentencePiece's unigram segmentation (Kudo 2018; google/sentencepiece, src/unigram_model.cc EncodeOptimized): the best path over the
- * bytes of the normalised text. Sums are float32 as there (0.2.2), and of equal ones the first found stays, because ties are common:
- * "!!!!!!" has many. A lone surrogate in the text counts as U+FFFD (Python's SentencePiece refuses such text).
+ * SentencePiece's unigram segmentation (Kudo 2018; google/sentencepiece, src/unigram_model.cc EncodeOptimized): the
+ * best path over the bytes of the normalised text. Sums are float32 as there (0.2.2), and of equal ones the first found
+ * stays, because ties are common: "!!!!!!" has many. A lone surrogate in the text counts as U+FFFD (Python's
+ * SentencePiece refuses such text).
  */
 export class SentencePiece {
   readonly model: SentencePieceModel;
@@ -78,11 +79,16 @@ export class SentencePiece {
   pieceToId(piece: string): number | undefined {
     const id = this.reserved.get(piece);
     if (id !== undefined) return id;
-    this.pieceIds ??= new Map(Array.from({ length: this.size }, (_, index) => [this.idToPiece(index) as string, index]));
+    this.pieceIds ??= new Map(
+      Array.from({ length: this.size }, (_, index) => [this.idToPiece(index) as string, index]),
+    );
     return this.pieceIds.get(piece);
   }
 
-  /** The ids of a text; `unknownId` may give another id than the unknown piece's to a run of unknown characters (without byte fallback). */
+  /**
+   * The ids of a text; `unknownId` may give another id than the unknown piece's to a run of unknown characters (without
+   * byte fallback).
+   */
   encode(text: string, unknownId?: (run: string) => number | undefined): Int32Array {
     if (this.input.length > KEPT_BYTES) this.input = new Uint8Array(4096);
     if (this.input.length < text.length * 3) this.input = new Uint8Array(text.length * 3);
@@ -121,7 +127,8 @@ export class SentencePiece {
         this.reserved.set(piece, id);
       }
       if (!isNew) throw new RangeError(`the piece '${this.idToPiece(id)}' occurs twice`);
-      if (!Number.isFinite(scores[id])) throw new RangeError(`the score of the piece '${this.idToPiece(id)}' is ${scores[id]}`);
+      if (!Number.isFinite(scores[id]))
+        throw new RangeError(`the score of the piece '${this.idToPiece(id)}' is ${scores[id]}`);
       if (type === PieceType.USER_DEFINED) {
         symbols ??= new PieceTrie();
         symbols.add(bytes, start, end, id);
@@ -170,8 +177,15 @@ export class SentencePiece {
     }
   }
 
-  /** Follows the best path back from the end. An unknown run is one unknown piece, or its bytes where the model falls back to bytes. */
-  private collect(bytes: Uint8Array, size: number, unknownId: ((text: string) => number | undefined) | undefined): Int32Array {
+  /**
+   * Follows the best path back from the end. An unknown run is one unknown piece, or its bytes where the model falls
+   * back to bytes.
+   */
+  private collect(
+    bytes: Uint8Array,
+    size: number,
+    unknownId: ((text: string) => number | undefined) | undefined,
+  ): Int32Array {
     const { bestStart, bestId, result } = this;
     const { unkId, byteIds } = this.model;
     // Ids are written from the back: a piece covers at least one byte, so `size` slots are enough.
@@ -206,7 +220,10 @@ function utf8Text(bytes: Uint8Array, start: number, end: number): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString('utf8');
 }
 
-/** What a user-defined piece of so many bytes scores in SentencePiece 0.2.2 (measured; releases before gave -0.1 for any). */
+/**
+ * What a user-defined piece of so many bytes scores in SentencePiece 0.2.2 (measured; releases before gave -0.1 for
+ * any).
+ */
 function userDefinedScore(length: number): number {
   return Math.fround(length * 0.1 - 0.1);
 }

@@ -15,7 +15,15 @@ export interface AddedToken {
 }
 
 /** In the order in which transformers gives ids to those that the vocabulary lacks. */
-export const SPECIAL_TOKEN_NAMES = ['bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token'] as const;
+export const SPECIAL_TOKEN_NAMES = [
+  'bos_token',
+  'eos_token',
+  'unk_token',
+  'sep_token',
+  'pad_token',
+  'cls_token',
+  'mask_token',
+] as const;
 export type SpecialTokenName = (typeof SPECIAL_TOKEN_NAMES)[number];
 
 /** What the small files beside a vocabulary say. */
@@ -47,22 +55,29 @@ const MAX_FILE_BYTES = 16 * 2 ** 20;
 const MAX_ADDED_TOKENS = 20_000;
 const MAX_TOKEN_LENGTH = 1024;
 
-/** Reads tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json of a folder; each may be missing. */
+/**
+ * Reads tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json of a folder; each may be
+ * missing.
+ */
 export async function readSettings(directory: string): Promise<TokenizerSettings> {
   const [config, map, added, model] = await Promise.all(
-    ['tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json', 'config.json'].map((name) => readJson(join(directory, name))),
+    ['tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json', 'config.json'].map((name) =>
+      readJson(join(directory, name)),
+    ),
   );
   const path = join(directory, 'tokenizer_config.json');
   const addedTokens = readAddedTokens(config?.added_tokens_decoder, added, path, join(directory, 'added_tokens.json'));
   // As transformers: the map counts only where the configuration does not list the added tokens itself.
   const usesMap = config?.added_tokens_decoder === undefined;
   const tokens: Json = usesMap ? { ...config, ...map } : config;
-  const sourceOf = (name: string): string => (usesMap && map?.[name] !== undefined ? join(directory, 'special_tokens_map.json') : path);
+  const sourceOf = (name: string): string =>
+    usesMap && map?.[name] !== undefined ? join(directory, 'special_tokens_map.json') : path;
 
   const specialTokens = new Map<SpecialTokenName, AddedToken>();
   for (const name of SPECIAL_TOKEN_NAMES) {
     const value = tokens[name];
-    if (value !== undefined && value !== null && value !== '') specialTokens.set(name, toAddedToken(value, name, sourceOf(name)));
+    if (value !== undefined && value !== null && value !== '')
+      specialTokens.set(name, toAddedToken(value, name, sourceOf(name)));
   }
   const additional: unknown = tokens.additional_special_tokens ?? undefined;
   if (additional !== undefined && !Array.isArray(additional))
@@ -110,13 +125,22 @@ export function checkAddedCount(count: number, path: string): void {
 
 /** Refuses an added token that is empty or longer than any. */
 export function checkContent(content: unknown, name: string, path: string): string {
-  if (typeof content !== 'string' || content === '') throw bad(path, `${name} is neither a string nor an object with a string content`);
+  if (typeof content !== 'string' || content === '')
+    throw bad(path, `${name} is neither a string nor an object with a string content`);
   if (content.length > MAX_TOKEN_LENGTH)
-    throw bad(path, `${name} has ${content.length} characters, more than ${MAX_TOKEN_LENGTH}: '${content.slice(0, 40)}...'`);
+    throw bad(
+      path,
+      `${name} has ${content.length} characters, more than ${MAX_TOKEN_LENGTH}: '${content.slice(0, 40)}...'`,
+    );
   return content;
 }
 
-function readAddedTokens(decoder: unknown, added: Json | undefined, path: string, addedPath: string): Map<number, AddedToken> {
+function readAddedTokens(
+  decoder: unknown,
+  added: Json | undefined,
+  path: string,
+  addedPath: string,
+): Map<number, AddedToken> {
   const tokens = new Map<number, AddedToken>();
   if (decoder !== undefined && decoder !== null) {
     if (!isObject(decoder)) throw bad(path, 'added_tokens_decoder is not an object');
@@ -136,7 +160,12 @@ function readAddedTokens(decoder: unknown, added: Json | undefined, path: string
 function toAddedToken(value: unknown, name: string, path: string): AddedToken {
   const content = checkContent(isObject(value) ? value.content : value, name, path);
   const fields: Json = isObject(value) ? value : {};
-  return { content, lstrip: fields.lstrip === true, rstrip: fields.rstrip === true, singleWord: fields.single_word === true };
+  return {
+    content,
+    lstrip: fields.lstrip === true,
+    rstrip: fields.rstrip === true,
+    singleWord: fields.single_word === true,
+  };
 }
 
 function checkId(value: unknown, what: string, path: string): number {

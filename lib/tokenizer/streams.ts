@@ -1,6 +1,6 @@
 /**
- * An incremental transformation: what `push` returned for each part, and then `end`, joined, is the result for the whole. A stream
- * serves one sequence.
+ * An incremental transformation: what `push` returned for each part, and then `end`, joined, is the result for the
+ * whole. A stream serves one sequence.
  */
 export interface Stream<T> {
   push(part: T): string;
@@ -65,8 +65,9 @@ export function cleanUp(text: string): string {
 }
 
 /**
- * `cleanUp`, incrementally. Every pattern starts with a space and holds nothing but `CHARS`, so the text falls into independent parts
- * behind any other character, and behind a run of `LONGEST` characters without a space, which no pattern can reach across.
+ * `cleanUp`, incrementally. Every pattern starts with a space and holds nothing but `CHARS`, so the text falls into
+ * independent parts behind any other character, and behind a run of `LONGEST` characters without a space, which no
+ * pattern can reach across.
  */
 export class CleanUpStream implements Stream<string> {
   private static readonly CHARS = " .?!,'ntmsver";

@@ -9,14 +9,17 @@ import { StripStream, trimEndAsPython, trimStartAsPython } from './streams';
 const SPACE_SYMBOL = '\u2581';
 
 /**
- * A SentencePiece model under the rules of transformers' slow T5Tokenizer (4.57, legacy = True), which is what rinna's GPT-NeoX models
- * were trained with: special tokens are split out of the text and each part between them is encoded by itself; decoding prints special
- * tokens and strips the ends.
+ * A SentencePiece model under the rules of transformers' slow T5Tokenizer (4.57, legacy = True), which is what rinna's
+ * GPT-NeoX models were trained with: special tokens are split out of the text and each part between them is encoded by
+ * itself; decoding prints special tokens and strips the ends.
  */
 export class T5Backend implements TokenizerBackend {
   readonly kind = 'sentencepiece';
   readonly vocabSize: number;
-  /** Tokens that decoding prints apart, joined by spaces: added ones that are not special, and additional special ones past the pieces. */
+  /**
+   * Tokens that decoding prints apart, joined by spaces: added ones that are not special, and additional special ones
+   * past the pieces.
+   */
   readonly separate = new Set<number>();
   /** Ids of all special tokens: bos, eos, unk, sep, pad, cls, mask and the additional ones. */
   readonly special = new Set<number>();
@@ -47,7 +50,9 @@ export class T5Backend implements TokenizerBackend {
     this.vocabSize = [...this.addedTexts.keys()].reduce((size, id) => Math.max(size, id + 1), sentencePiece.size);
     const contents = [...this.added.keys()].sort((a, b) => b.length - a.length);
     this.splitter =
-      contents.length === 0 ? undefined : new RegExp(contents.map((text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')).join('|'), 'g');
+      contents.length === 0
+        ? undefined
+        : new RegExp(contents.map((text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')).join('|'), 'g');
   }
 
   encode(text: string, addSpecialTokens: boolean): Int32Array {
@@ -104,7 +109,10 @@ export class T5Backend implements TokenizerBackend {
 
   /** Tokens altogether, by content. */
   private countTokens(): number {
-    return this.sentencePiece.size + [...this.added.keys()].filter((content) => this.sentencePiece.pieceToId(content) === undefined).length;
+    return (
+      this.sentencePiece.size +
+      [...this.added.keys()].filter((content) => this.sentencePiece.pieceToId(content) === undefined).length
+    );
   }
 
   /** The text in parts, each an added token (the longest of those that start first) or the text between two. */
@@ -139,7 +147,10 @@ export class T5Backend implements TokenizerBackend {
   }
 }
 
-/** The sentinels <extra_id_N> that T5Tokenizer adds: `placed` get ids of their own from the top down, `listed` follow as special tokens. */
+/**
+ * The sentinels <extra_id_N> that T5Tokenizer adds: `placed` get ids of their own from the top down, `listed` follow as
+ * special tokens.
+ */
 function extraIdTokens({ extraIds, additionalSpecialTokens, hasAdditionalSpecialTokens }: TokenizerSettings): {
   count: number;
   placed: AddedToken[];
@@ -157,13 +168,14 @@ function extraIdTokens({ extraIds, additionalSpecialTokens, hasAdditionalSpecial
     return { count, placed, listed: placed };
   }
   const listed = additionalSpecialTokens.filter((token) => token.content.includes('<extra_id_'));
-  if (listed.length === 0) return { count, placed: [], listed: Array.from({ length: count }, (_, i) => sentinel(i, false)) };
+  if (listed.length === 0)
+    return { count, placed: [], listed: Array.from({ length: count }, (_, i) => sentinel(i, false)) };
   return { count, placed: listed.map((_, i) => sentinel(i, true)), listed: [] };
 }
 
 /**
- * T5Tokenizer.decode, one id at a time. Text behind a special token is held until the next special token or the end, because only then
- * is it known whether a space goes before it.
+ * T5Tokenizer.decode, one id at a time. Text behind a special token is held until the next special token or the end,
+ * because only then is it known whether a space goes before it.
  */
 class T5Stream implements Stream<number> {
   private out = '';
@@ -264,7 +276,8 @@ class Part {
 
   /** The first token loses its leading space before SentencePiece sees it, and may then be another piece or none. */
   private decodePiece(id: number, token: string): string {
-    if (!this.isFirst || !this.tokenizer.settings.addPrefixSpace || !token.startsWith(SPACE_SYMBOL)) return this.pieces.push(id);
+    if (!this.isFirst || !this.tokenizer.settings.addPrefixSpace || !token.startsWith(SPACE_SYMBOL))
+      return this.pieces.push(id);
     const rest = token.slice(1);
     const restId = this.tokenizer.sentencePiece.pieceToId(rest);
     return restId === undefined ? this.pieces.pushUnknown(rest) : this.pieces.push(restId);

@@ -11,8 +11,9 @@ export interface InstructionTurn {
 /** How to write a conversation. */
 export interface InstructionOptions {
   /**
-   * What to do with a text that contains the format's own marks (`<NL>`, `<s>`, `</s>`, or a speaker's name and colon at the start of a
-   * line) and so could pretend to be another turn: refuse it, or write a space into each mark. Defaults to `'reject'`.
+   * What to do with a text that contains the format's own marks (`<NL>`, `<s>`, `</s>`, or a speaker's name and colon
+   * at the start of a line) and so could pretend to be another turn: refuse it, or write a space into each mark.
+   * Defaults to `'reject'`.
    */
   marks?: 'reject' | 'escape';
 }
@@ -34,8 +35,9 @@ export interface Segment {
 export const TEMPLATES = ['rinna', 'plain'] as const;
 
 /**
- * How conversations are written. `'rinna'`: as {@link formatInstruction}, where user is ユーザー and assistant システム; there is no system role.
- * `'plain'`: the contents, each on a line of its own, without names. Or a function from messages to pieces.
+ * How conversations are written. `'rinna'`: as {@link formatInstruction}, where user is ユーザー and assistant システム; there
+ * is no system role. `'plain'`: the contents, each on a line of its own, without names. Or a function from messages to
+ * pieces.
  */
 export type Template = (typeof TEMPLATES)[number] | ((messages: readonly Message[]) => readonly Segment[]);
 
@@ -44,19 +46,22 @@ const NEW_LINE = '<NL>';
 const MARKS = /<(?=(?:NL|\/?s)>)|(?<=(?:^|\n)\s*(?:ユーザー|システム))(?=:)/g;
 
 /**
- * A prompt in the format of rinna's instruction-tuned GPT-NeoX models (japanese-gpt-neox-3.6b-instruction-sft, -sft-v2, -ppo): each turn
- * is `ユーザー: TEXT` or `システム: TEXT`, line breaks are written `<NL>`, turns are joined by `<NL>`, and the prompt ends in
- * `<NL>システム: ` for the model to go on. Encode it without special tokens; write the answer's `<NL>` back with `parseInstructionAnswer`.
+ * A prompt in the format of rinna's instruction-tuned GPT-NeoX models (japanese-gpt-neox-3.6b-instruction-sft, -sft-v2,
+ * -ppo): each turn is `ユーザー: TEXT` or `システム: TEXT`, line breaks are written `<NL>`, turns are joined by `<NL>`, and the
+ * prompt ends in `<NL>システム: ` for the model to go on. Encode it without special tokens; write the answer's `<NL>` back
+ * with `parseInstructionAnswer`.
  *
  * @throws NEOX_BAD_ARGUMENT for a text with marks in it, unless `marks` is `'escape'`.
  */
 export function formatInstruction(turns: readonly InstructionTurn[], options?: InstructionOptions): string {
-  if (!Array.isArray(turns) || turns.length === 0) throw badArgument('turns', 'a non-empty array of { speaker, text }', turns);
+  if (!Array.isArray(turns) || turns.length === 0)
+    throw badArgument('turns', 'a non-empty array of { speaker, text }', turns);
   const { marks = 'reject' } = checkOptions('options', options, ['marks']) as InstructionOptions;
   if (marks !== 'reject' && marks !== 'escape') throw badArgument('marks', "'reject' or 'escape'", marks);
   const lines = (turns as InstructionTurn[]).map((turn, i) => {
     const { speaker, text } = checkOptions(`turns[${i}]`, turn, ['speaker', 'text']);
-    if (speaker !== 'user' && speaker !== 'system') throw badArgument(`turns[${i}].speaker`, "'user' or 'system'", speaker);
+    if (speaker !== 'user' && speaker !== 'system')
+      throw badArgument(`turns[${i}].speaker`, "'user' or 'system'", speaker);
     if (typeof text !== 'string') throw badArgument(`turns[${i}].text`, 'a string', text);
     const hint = "pass { marks: 'escape' } to write a space into each";
     return `${SPEAKERS[speaker]}: ${withoutMarks(text, `turns[${i}].text`, marks, hint)}`;
@@ -119,7 +124,10 @@ function withoutMarks(text: string, name: string, marks: 'reject' | 'escape', hi
   return (isMarked ? folded.replace(MARKS, (mark) => `${mark} `) : lines).replaceAll('\n', NEW_LINE);
 }
 
-/** The text as the tokenizer's own normalisation leaves it, line breaks apart: width forms and control characters must not hide a mark. */
+/**
+ * The text as the tokenizer's own normalisation leaves it, line breaks apart: width forms and control characters must
+ * not hide a mark.
+ */
 function asTokenized(text: string): string {
   return text.replace(/[\x00-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]/g, '').normalize('NFKC');
 }

@@ -15,7 +15,10 @@ import { T5Backend } from './t5';
 
 /** How to turn text into ids. */
 export interface EncodeOptions {
-  /** Adds what the tokenizer's own rules add: T5Tokenizer `</s>` at the end unless it is there, byte-level BPE usually nothing. Defaults to `false`. */
+  /**
+   * Adds what the tokenizer's own rules add: T5Tokenizer `</s>` at the end unless it is there, byte-level BPE usually
+   * nothing. Defaults to `false`.
+   */
   addSpecialTokens?: boolean;
 }
 
@@ -27,7 +30,9 @@ export interface DecodeOptions {
 
 /** Decodes one sequence id by id: what all calls of `push` and then `end` return, joined, is `decode` of all ids. */
 export interface TokenDecoder {
-  /** The text that this id makes certain; '' while a character or a decision is open. Takes constant time on average. */
+  /**
+   * The text that this id makes certain; '' while a character or a decision is open. Takes constant time on average.
+   */
   push(id: number): string;
   /** The rest. */
   end(): string;
@@ -41,9 +46,10 @@ const MAX_JSON_NODES = 4_000_000;
 /**
  * The tokenizer of a GPT-NeoX model: text to token ids and back, equal to Python's.
  *
- * Two kinds of file are read. `spiece.model` (rinna; unigram SentencePiece) is used under the rules of transformers' slow T5Tokenizer
- * (4.57); `tokenizer.json` (Pythia, OpenCALM) must be byte-level BPE. A folder that has both is decided by `tokenizer_class` of its
- * tokenizer_config.json: `spiece.model` for T5Tokenizer, T5TokenizerFast or none, `tokenizer.json` for any other.
+ * Two kinds of file are read. `spiece.model` (rinna; unigram SentencePiece) is used under the rules of transformers'
+ * slow T5Tokenizer (4.57); `tokenizer.json` (Pythia, OpenCALM) must be byte-level BPE. A folder that has both is
+ * decided by `tokenizer_class` of its tokenizer_config.json: `spiece.model` for T5Tokenizer, T5TokenizerFast or none,
+ * `tokenizer.json` for any other.
  */
 export class Tokenizer {
   /** Which of the two kinds of file it was loaded from. */
@@ -81,14 +87,17 @@ export class Tokenizer {
   }
 
   /**
-   * Loads the tokenizer of a model folder, or of a `.model` or `tokenizer.json` file (then with the settings files beside it).
+   * Loads the tokenizer of a model folder, or of a `.model` or `tokenizer.json` file (then with the settings files
+   * beside it).
    *
-   * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_TOKENIZER for a damaged file, NEOX_UNSUPPORTED for another kind of tokenizer; all name the path.
+   * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_TOKENIZER for a damaged file, NEOX_UNSUPPORTED for another kind of tokenizer;
+   *   all name the path.
    */
   static async load(dirOrFile: string): Promise<Tokenizer> {
     checkPath('dirOrFile', dirOrFile);
     const kind = await kindOf(dirOrFile);
-    if (kind === undefined) throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `${dirOrFile} does not exist`, { path: dirOrFile });
+    if (kind === undefined)
+      throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `${dirOrFile} does not exist`, { path: dirOrFile });
     const isDirectory = kind === 'folder';
     const directory = isDirectory ? dirOrFile : dirname(dirOrFile);
     const settings = await readSettings(directory);
@@ -122,9 +131,12 @@ export class Tokenizer {
     return this.backend.encode(text, checkBoolean('addSpecialTokens', addSpecialTokens));
   }
 
-  /** The text of ids. An id outside the vocabulary gives nothing: models pad their vocabulary and may sample such ids. */
+  /**
+   * The text of ids. An id outside the vocabulary gives nothing: models pad their vocabulary and may sample such ids.
+   */
   decode(ids: ArrayLike<number>, options?: DecodeOptions): string {
-    if (!Array.isArray(ids) && (!ArrayBuffer.isView(ids) || !('length' in ids))) throw badArgument('ids', 'an array of token ids', ids);
+    if (!Array.isArray(ids) && (!ArrayBuffer.isView(ids) || !('length' in ids)))
+      throw badArgument('ids', 'an array of token ids', ids);
     const decoder = this.createDecoder(options);
     let text = '';
     for (let i = 0; i < ids.length; i++) text += decoder.push(ids[i] as number);
@@ -132,9 +144,9 @@ export class Tokenizer {
   }
 
   /**
-   * A decoder for ids that come one by one. It holds text back while more ids could change it: bytes of an unfinished character, white
-   * space that may be the (stripped) end and, where special tokens are printed by a SentencePiece tokenizer, all text behind one until
-   * the next or the end.
+   * A decoder for ids that come one by one. It holds text back while more ids could change it: bytes of an unfinished
+   * character, white space that may be the (stripped) end and, where special tokens are printed by a SentencePiece
+   * tokenizer, all text behind one until the next or the end.
    */
   createDecoder(options?: DecodeOptions): TokenDecoder {
     const { skipSpecialTokens = false } = checkOptions('options', options, ['skipSpecialTokens']) as DecodeOptions;
@@ -195,10 +207,14 @@ async function findVocabulary(directory: string, settings: TokenizerSettings): P
   if (model !== undefined && isT5) return join(directory, model);
   if (names.includes('tokenizer.json')) return join(directory, 'tokenizer.json');
   if (model !== undefined) {
-    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The tokenizer class ${tokenizerClass} of ${directory} is not supported with ${model}`, {
-      path: directory,
-      hint: `supported with a SentencePiece model: ${T5_CLASSES.join(', ')}`,
-    });
+    throw new NeoXPrefixError(
+      'NEOX_UNSUPPORTED',
+      `The tokenizer class ${tokenizerClass} of ${directory} is not supported with ${model}`,
+      {
+        path: directory,
+        hint: `supported with a SentencePiece model: ${T5_CLASSES.join(', ')}`,
+      },
+    );
   }
   throw new NeoXPrefixError(
     'NEOX_FILE_NOT_FOUND',
@@ -216,7 +232,11 @@ function withT5Defaults(settings: TokenizerSettings, sentencePiece: SentencePiec
     unk_token: unkId,
     pad_token: padId,
   };
-  const defaults: Partial<Record<SpecialTokenName, string>> = { eos_token: '</s>', unk_token: '<unk>', pad_token: '<pad>' };
+  const defaults: Partial<Record<SpecialTokenName, string>> = {
+    eos_token: '</s>',
+    unk_token: '<unk>',
+    pad_token: '<pad>',
+  };
   const specialTokens = new Map<SpecialTokenName, AddedToken>();
   for (const name of SPECIAL_TOKEN_NAMES) {
     const id = declared[name];

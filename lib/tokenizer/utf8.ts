@@ -3,7 +3,10 @@ export function charLength(byte: number): number {
   return byte < 0xc0 ? 1 : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
 }
 
-/** Bytes of the valid UTF-8 character at `position` (1 to 4), or 0 where there is none: truncated, overlong, a surrogate or above U+10FFFF. */
+/**
+ * Bytes of the valid UTF-8 character at `position` (1 to 4), or 0 where there is none: truncated, overlong, a surrogate
+ * or above U+10FFFF.
+ */
 export function validCharLength(bytes: ArrayLike<number>, position: number, end: number): number {
   const lead = bytes[position] as number;
   if (lead < 0x80) return 1;

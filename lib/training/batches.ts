@@ -70,7 +70,8 @@ export async function checkDataset(
   const turn = eventLoopTurns(signal);
   for (let first = 0; first < dataset.length; first += 64) {
     const indices = Array.from({ length: Math.min(64, dataset.length - first) }, (_, i) => first + i);
-    const isSuspect = largestId >= vocabSize || indices.some((i) => exceeds(model, dataset.tokensOf(i) + 1 + prefixLength));
+    const isSuspect =
+      largestId >= vocabSize || indices.some((i) => exceeds(model, dataset.tokensOf(i) + 1 + prefixLength));
     await turn();
     if (!isSuspect) continue;
     for (const [i, sample] of (await dataset.get(indices)).entries())
@@ -81,7 +82,10 @@ export async function checkDataset(
 /** The rows of some samples as one batch, one behind the other: no padding, and no attention from one to another. */
 export function packBatch(samples: readonly SampleRows[]): PackedBatch {
   const rows = samples.flat();
-  return { ...packRows(rows.map(({ inputs }) => inputs)), targets: packRows(rows.map(({ targets }) => targets)).tokens };
+  return {
+    ...packRows(rows.map(({ inputs }) => inputs)),
+    targets: packRows(rows.map(({ targets }) => targets)).tokens,
+  };
 }
 
 function exceeds(model: LoadedModel, positions: number): boolean {
@@ -94,6 +98,9 @@ function checkSample(model: LoadedModel, sample: TokenizedSample, name: string, 
   for (const { prompt, completion } of [sample, ...(sample.turns ?? [])]) {
     const wrong = prompt.find((id) => id >= vocabSize) ?? completion.find((id) => id >= vocabSize);
     if (wrong === undefined) continue;
-    throw new NeoXPrefixError('NEOX_BAD_DATA', `${name} has the token id ${wrong}, and the model's ids end at ${vocabSize - 1}`);
+    throw new NeoXPrefixError(
+      'NEOX_BAD_DATA',
+      `${name} has the token id ${wrong}, and the model's ids end at ${vocabSize - 1}`,
+    );
   }
 }

@@ -3,15 +3,15 @@ import { inspect } from 'node:util';
 import type * as Native from '../../types/native';
 import { runNative } from '../addon/call';
 import {
-    badArgument,
-    checkBoolean,
-    checkInteger,
-    checkNumber,
-    checkOneOf,
-    checkOptions,
-    checkPath,
-    checkSignal,
-    checkString,
+  badArgument,
+  checkBoolean,
+  checkInteger,
+  checkNumber,
+  checkOneOf,
+  checkOptions,
+  checkPath,
+  checkSignal,
+  checkString,
 } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import { isObject } from '../formats/json';
@@ -33,9 +33,9 @@ export interface PrefixEncoderOptions {
   /** P: positions of the prefix. Defaults to `10`. */
   prefixLength?: number;
   /**
-   * Whether an MLP makes the prefix from an embedding while it is trained (Li & Liang 2021, rinna's recipe). Without, the prefix itself is
-   * what is trained, as with PEFT's `prefix_projection=False`; then there are no `inputDim`, `hiddenDim`, `initSteps` and
-   * `initLearningRate`. Defaults to `true`.
+   * Whether an MLP makes the prefix from an embedding while it is trained (Li & Liang 2021, rinna's recipe). Without,
+   * the prefix itself is what is trained, as with PEFT's `prefix_projection=False`; then there are no `inputDim`,
+   * `hiddenDim`, `initSteps` and `initLearningRate`. Defaults to `true`.
    */
   projection?: boolean;
   /** Width of the embedding. Defaults to `10`. */
@@ -45,9 +45,10 @@ export interface PrefixEncoderOptions {
   /** Dropout on the output while training, in [0, 1). Defaults to `0`. */
   dropout?: number;
   /**
-   * `'tokens'`: fitted to the model's own keys and values of the token ids 0 to P-1, as rinna's script does. `'text'`: fitted to those of
-   * `initText`. Both are exactly those keys and values without projection. `'random'`: torch's initial values. `'zero'`: gives zero keys and
-   * values; a zero key still takes part in the softmax, so that is not "no prefix". Defaults to `'tokens'`.
+   * `'tokens'`: fitted to the model's own keys and values of the token ids 0 to P-1, as rinna's script does. `'text'`:
+   * fitted to those of `initText`. Both are exactly those keys and values without projection. `'random'`: torch's
+   * initial values. `'zero'`: gives zero keys and values; a zero key still takes part in the softmax, so that is not
+   * "no prefix". Defaults to `'tokens'`.
    */
   init?: PrefixInit;
   /** The text of `init: 'text'`, which needs it; repeated when it has fewer than P tokens. Defaults to none. */
@@ -79,7 +80,10 @@ export const ENCODER_OPTIONS = [
 /** Options of the MLP, which an encoder without projection does not have. */
 const PROJECTION_OPTIONS = ['inputDim', 'hiddenDim', 'initSteps', 'initLearningRate'] as const;
 
-/** Parameters of the encoder under rinna's names, float32, with their shapes; `prefix_wte.weight` [P, L*2*H] alone without projection. */
+/**
+ * Parameters of the encoder under rinna's names, float32, with their shapes; `prefix_wte.weight` [P, L*2*H] alone
+ * without projection.
+ */
 export type PrefixEncoderState = Record<string, { data: Float32Array; shape: number[] }>;
 
 interface Sizes {
@@ -90,9 +94,9 @@ interface Sizes {
 }
 
 /**
- * The trainable form of a prefix, always float32: Embedding(P, inputDim) -> Linear(inputDim, hiddenDim) -> tanh -> Linear(hiddenDim, L*2*H)
- * (Li & Liang 2021; rinnakk/prefix-tuning-gpt), or, without projection, Embedding(P, L*2*H), which is the prefix. It is needed only to
- * train: what a model uses is its output, {@link PrefixWeights}.
+ * The trainable form of a prefix, always float32: Embedding(P, inputDim) -> Linear(inputDim, hiddenDim) -> tanh ->
+ * Linear(hiddenDim, L*2*H) (Li & Liang 2021; rinnakk/prefix-tuning-gpt), or, without projection, Embedding(P, L*2*H),
+ * which is the prefix. It is needed only to train: what a model uses is its output, {@link PrefixWeights}.
  */
 export class PrefixEncoder implements Sizes {
   /** P */
@@ -110,7 +114,10 @@ export class PrefixEncoder implements Sizes {
     readonly model: LoadedModel,
     handle: Native.Encoder,
     sizes: Sizes,
-    /** Mean squared error of the fit, 0 where the keys and values were taken as they are; undefined where there were none. */
+    /**
+     * Mean squared error of the fit, 0 where the keys and values were taken as they are; undefined where there were
+     * none.
+     */
     readonly initError: number | undefined,
   ) {
     this.handle = handle;
@@ -122,19 +129,32 @@ export class PrefixEncoder implements Sizes {
 
   /**
    * Makes an encoder for a model and initialises it.
-   * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_DISPOSED; the tokenizer's error for `init: 'text'`; the reason of `signal`
+   * @throws NEOX_BAD_ARGUMENT, NEOX_TOO_LONG, NEOX_DISPOSED; the tokenizer's error for `init: 'text'`; the reason of
+   *   `signal`
    */
   static async create(model: LoadedModel, options: PrefixEncoderOptions = {}): Promise<PrefixEncoder> {
     checkModel(model);
     const signal = checkSignal('signal', checkOptions('options', options, ENCODER_OPTIONS)['signal']);
-    const { init, initSteps: steps, initLearningRate: learningRate, dropout, seed, ...sizes } = checkEncoderOptions(model, options);
+    const {
+      init,
+      initSteps: steps,
+      initLearningRate: learningRate,
+      dropout,
+      seed,
+      ...sizes
+    } = checkEncoderOptions(model, options);
 
     const handle = await runNative(signal, (addon) => addon.createEncoder(model.native, { ...sizes, dropout, seed }));
     if (init === 'zero') await zeroOutput(model, handle, sizes.projection);
     if (init === 'random' || init === 'zero') return new PrefixEncoder(model, handle, sizes, undefined);
-    const ids = init === 'tokens' ? firstIds(sizes.prefixLength, model) : textIds(model, sizes.initText as string, sizes.prefixLength);
+    const ids =
+      init === 'tokens'
+        ? firstIds(sizes.prefixLength, model)
+        : textIds(model, sizes.initText as string, sizes.prefixLength);
     checkLength('The initialisation', ids.length, model.config);
-    const { pastKeyValues } = await model.track(forward(model, { inputIds: [ids], logits: 'none', ...(signal === undefined ? {} : { signal }) }));
+    const { pastKeyValues } = await model.track(
+      forward(model, { inputIds: [ids], logits: 'none', ...(signal === undefined ? {} : { signal }) }),
+    );
     using cache: KVCache = pastKeyValues;
     const target = (await cache.read()).data; // [P, L, 2, N, D]
     if (!sizes.projection) {
@@ -163,7 +183,11 @@ export class PrefixEncoder implements Sizes {
     const hidden = state['prefix_mlp.0.weight']?.shape;
     const projection = Object.keys(state).some((name) => name.startsWith('prefix_mlp'));
     if (embedding?.length !== 2 || (projection && hidden?.length !== 2)) {
-      throw badArgument('state', `tensors ${PROJECTION_TENSORS.join(', ')}, or the first alone,`, Object.keys(state).join(', '));
+      throw badArgument(
+        'state',
+        `tensors ${PROJECTION_TENSORS.join(', ')}, or the first alone,`,
+        Object.keys(state).join(', '),
+      );
     }
     const sizes: Sizes = {
       prefixLength: embedding[0] as number,
@@ -174,7 +198,11 @@ export class PrefixEncoder implements Sizes {
     const values: Native.EncoderState = {};
     for (const [name, shape] of Object.entries(shapesOf(model, sizes))) {
       const tensor = state[name];
-      if (tensor === undefined || tensor.shape.join() !== shape.join() || tensor.data.length !== shape.reduce((a, b) => a * b, 1)) {
+      if (
+        tensor === undefined ||
+        tensor.shape.join() !== shape.join() ||
+        tensor.data.length !== shape.reduce((a, b) => a * b, 1)
+      ) {
         throw new NeoXPrefixError(
           'NEOX_PREFIX_MISMATCH',
           `The encoder tensor ${name} has shape [${tensor?.shape.join(', ') ?? 'none'}], the model takes [${shape.join(', ')}]`,
@@ -184,16 +212,27 @@ export class PrefixEncoder implements Sizes {
     }
     const { prefixLength, inputDim, hiddenDim } = sizes;
     const widths = projection ? { inputDim, hiddenDim } : {};
-    const encoder = await PrefixEncoder.create(model, { prefixLength, projection, ...widths, ...options, init: 'random' });
+    const encoder = await PrefixEncoder.create(model, {
+      prefixLength,
+      projection,
+      ...widths,
+      ...options,
+      init: 'random',
+    });
     await runNative(undefined, (addon) => addon.setEncoderState(model.native, encoder.native, values));
     return encoder;
   }
 
   /**
    * Loads what {@link save} wrote.
-   * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_CHECKPOINT (damaged file), NEOX_BAD_PREFIX (no encoder in it), NEOX_PREFIX_MISMATCH, NEOX_IO
+   * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_CHECKPOINT (damaged file), NEOX_BAD_PREFIX (no encoder in it),
+   *   NEOX_PREFIX_MISMATCH, NEOX_IO
    */
-  static async load(model: LoadedModel, path: string, options: { dropout?: number; seed?: number } = {}): Promise<PrefixEncoder> {
+  static async load(
+    model: LoadedModel,
+    path: string,
+    options: { dropout?: number; seed?: number } = {},
+  ): Promise<PrefixEncoder> {
     const { tensors } = await readSafetensorsHeader(checkPath('path', path));
     if (!tensors.has('prefix_wte.weight')) {
       const found = [...tensors.keys()].slice(0, 5).join(', ');
@@ -221,7 +260,9 @@ export class PrefixEncoder implements Sizes {
   async state(): Promise<PrefixEncoderState> {
     const values = await runNative(undefined, (addon) => addon.encoderState(this.model.native, this.native));
     const shapes = shapesOf(this.model, this);
-    return Object.fromEntries(Object.entries(shapes).map(([name, shape]) => [name, { data: values[name] as Float32Array, shape }]));
+    return Object.fromEntries(
+      Object.entries(shapes).map(([name, shape]) => [name, { data: values[name] as Float32Array, shape }]),
+    );
   }
 
   /**
@@ -230,7 +271,12 @@ export class PrefixEncoder implements Sizes {
    */
   async save(path: string): Promise<void> {
     const state = await this.state();
-    const tensors = Object.entries(state).map(([name, { data, shape }]) => ({ name, dtype: 'F32' as const, shape, data }));
+    const tensors = Object.entries(state).map(([name, { data, shape }]) => ({
+      name,
+      dtype: 'F32' as const,
+      shape,
+      data,
+    }));
     await writeSafetensors(checkPath('path', path), tensors, { format: 'pt', kind: 'neox-prefix encoder' });
   }
 
@@ -248,7 +294,10 @@ export class PrefixEncoder implements Sizes {
       numLayers,
       numHeads,
       headSize,
-      metadata: { ...metadata, baseModel: describeBaseModel(model.config, model.fingerprint, basename(model.checkpoint.directory)) },
+      metadata: {
+        ...metadata,
+        baseModel: describeBaseModel(model.config, model.fingerprint, basename(model.checkpoint.directory)),
+      },
     });
   }
 
@@ -307,7 +356,8 @@ export function checkEncoderOptions(model: LoadedModel, options: PrefixEncoderOp
   checkOptions('options', options, ENCODER_OPTIONS);
   const projection = checkBoolean('projection', options.projection ?? true);
   for (const name of PROJECTION_OPTIONS) {
-    if (!projection && options[name] !== undefined) throw badArgument(name, 'nothing beside projection: false', options[name]);
+    if (!projection && options[name] !== undefined)
+      throw badArgument(name, 'nothing beside projection: false', options[name]);
   }
   const init = checkOneOf('init', options.init ?? 'tokens', PREFIX_INITS);
   if ((init === 'text') !== (options.initText !== undefined))
@@ -326,7 +376,10 @@ export function checkEncoderOptions(model: LoadedModel, options: PrefixEncoderOp
   };
 }
 
-function shapesOf(model: LoadedModel, { prefixLength, projection, inputDim, hiddenDim }: Sizes): Record<string, number[]> {
+function shapesOf(
+  model: LoadedModel,
+  { prefixLength, projection, inputDim, hiddenDim }: Sizes,
+): Record<string, number[]> {
   if (!projection) return { 'prefix_wte.weight': [prefixLength, inputDim] };
   const output = outputDim(model);
   const shapes = [[prefixLength, inputDim], [hiddenDim, inputDim], [hiddenDim], [output, hiddenDim], [output]];
@@ -336,7 +389,8 @@ function shapesOf(model: LoadedModel, { prefixLength, projection, inputDim, hidd
 async function zeroOutput(model: LoadedModel, encoder: Native.Encoder, projection: boolean): Promise<void> {
   await runNative(undefined, async (addon) => {
     const state = await addon.encoderState(model.native, encoder);
-    for (const name of projection ? ['prefix_mlp.2.weight', 'prefix_mlp.2.bias'] : ['prefix_wte.weight']) state[name]?.fill(0);
+    for (const name of projection ? ['prefix_mlp.2.weight', 'prefix_mlp.2.bias'] : ['prefix_wte.weight'])
+      state[name]?.fill(0);
     await addon.setEncoderState(model.native, encoder, state);
   });
 }

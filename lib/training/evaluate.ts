@@ -16,8 +16,8 @@ interface SharedOptions {
   /** See {@link TrainerOptions.twoRows}. Defaults to `true`. */
   twoRows?: boolean;
   /**
-   * Figures of what the model writes (greedily) behind the prompt of each sample, by name: each is the mean over the samples of what its
-   * function says. Defaults to none.
+   * Figures of what the model writes (greedily) behind the prompt of each sample, by name: each is the mean over the
+   * samples of what its function says. Defaults to none.
    */
   metrics?: Readonly<Record<string, GenerationMetric>>;
   /** Stops within a layer. */
@@ -39,8 +39,10 @@ export interface EvaluatePrefixesOptions extends SharedOptions {
 const SHARED = ['batchSize', 'twoRows', 'metrics', 'signal', 'onProgress'] as const;
 
 /**
- * Loss, perplexity and accuracy of a model over samples, with a prefix or without. Weighted by tokens: a long sample counts more than a short one.
- * @throws NEOX_BAD_ARGUMENT, NEOX_BAD_DATA, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_NOT_FINITE, NEOX_DISPOSED; the reason of `signal`
+ * Loss, perplexity and accuracy of a model over samples, with a prefix or without. Weighted by tokens: a long sample
+ * counts more than a short one.
+ * @throws NEOX_BAD_ARGUMENT, NEOX_BAD_DATA, NEOX_TOO_LONG, NEOX_PREFIX_MISMATCH, NEOX_NOT_FINITE, NEOX_DISPOSED; the
+ *   reason of `signal`
  */
 export async function evaluate(
   model: LoadedModel,
@@ -55,7 +57,8 @@ export async function evaluate(
 }
 
 /**
- * {@link evaluate} for several prefixes in one pass: the data is read and tokenized once, and each batch is evaluated with every prefix.
+ * {@link evaluate} for several prefixes in one pass: the data is read and tokenized once, and each batch is evaluated
+ * with every prefix.
  * @returns a result for each name, in the order of `prefixes`
  * @throws as evaluate
  */
@@ -123,7 +126,9 @@ export async function evaluateSource(
     const rows: SampleRows[] = await source.rows(indices);
     for (const [i, handle] of handles.entries()) {
       const batch = packBatch(rows);
-      const part = await runNative(signal, (addon, cancel) => addon.evaluate(model.native, { ...batch, prefix: handle, cancel }));
+      const part = await runNative(signal, (addon, cancel) =>
+        addon.evaluate(model.native, { ...batch, prefix: handle, cancel }),
+      );
       if (!Number.isFinite(part.loss)) throw notFinite(part.loss, first, indices.length);
       const sum = sums[i] as typeof part;
       sum.loss += part.loss;

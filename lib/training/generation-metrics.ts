@@ -14,7 +14,10 @@ export interface GeneratedSample {
   prompt: string;
   /** What the sample has behind the prompt. */
   reference: string;
-  /** What the model wrote behind the prompt, greedily, in as many tokens as the reference has and a quarter more (16 at least). */
+  /**
+   * What the model wrote behind the prompt, greedily, in as many tokens as the reference has and a quarter more (16 at
+   * least).
+   */
   text: string;
 }
 
@@ -53,7 +56,12 @@ export function generationMetrics(
       )) as GenerateResult[];
       for (const [i, { prompt, completion }] of samples.entries()) {
         const decode = (ids: Int32Array): string => model.tokenizer.decode(ids, { skipSpecialTokens: true });
-        const generated = { index: first + i, prompt: decode(prompt), reference: decode(completion), text: results[i]?.text ?? '' };
+        const generated = {
+          index: first + i,
+          prompt: decode(prompt),
+          reference: decode(completion),
+          text: results[i]?.text ?? '',
+        };
         for (const [m, [name, metric]] of list.entries()) {
           const value: unknown = await metric(generated);
           if (typeof value !== 'number' || !Number.isFinite(value))

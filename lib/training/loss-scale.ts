@@ -13,8 +13,9 @@ const GROWTH_INTERVAL = 2000;
 const SMALLEST_SCALE = 2 ** -14;
 
 /**
- * Dynamic loss scaling (Micikevicius et al. 2018, "Mixed Precision Training"), with the constants of torch.amp.GradScaler: a factor as large as
- * float16 bears. Other types have the range of float32, or nearly, and need none.
+ * Dynamic loss scaling (Micikevicius et al. 2018, "Mixed Precision Training"), with the constants of
+ * torch.amp.GradScaler: a factor as large as float16 bears. Other types have the range of float32, or nearly, and need
+ * none.
  */
 export class LossScale {
   private constructor(
@@ -24,7 +25,10 @@ export class LossScale {
 
   static create({ lossScale }: Pick<Recipe, 'lossScale'>, dtype: string, saved?: LossScaleState): LossScale {
     const isDynamic = lossScale === 0 && dtype === 'float16';
-    return new LossScale(isDynamic, saved ?? { scale: lossScale > 0 ? lossScale : isDynamic ? INITIAL_SCALE : 1, steadySteps: 0 });
+    return new LossScale(
+      isDynamic,
+      saved ?? { scale: lossScale > 0 ? lossScale : isDynamic ? INITIAL_SCALE : 1, steadySteps: 0 },
+    );
   }
 
   get scale(): number {

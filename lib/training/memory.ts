@@ -31,16 +31,21 @@ export interface TrainingShape {
   copyWeights: boolean;
 }
 
-/** Rows of logits that the loss works on at a time, and queries that attention does: `kChunk` and `kQueryTile` of the native code. */
+/**
+ * Rows of logits that the loss works on at a time, and queries that attention does: `kChunk` and `kQueryTile` of the
+ * native code.
+ */
 const LOSS_CHUNK = 128;
 const QUERY_TILE = 48;
 
 /**
- * Predicts the memory of a training from the sizes of its tensors. Not in it: the process itself (Node and libtorch, some 200 MB), and copies of
- * the encoder's state while it is saved.
+ * Predicts the memory of a training from the sizes of its tensors. Not in it: the process itself (Node and libtorch,
+ * some 200 MB), and copies of the encoder's state while it is saved.
  */
 export function predictTrainingMemory(model: LoadedModel, shape: TrainingShape): TrainingMemory {
-  const { computeDtype, backend, rowBytes, weightBytes, backwardBytes, leastBackwardBytes } = native().modelInfo(model.native);
+  const { computeDtype, backend, rowBytes, weightBytes, backwardBytes, leastBackwardBytes } = native().modelInfo(
+    model.native,
+  );
   const { hiddenSize, numLayers, numHeads, headSize, intermediateSize, vocabSize, useParallelResidual } = model.config;
   const { tokens, longestRow, prefixLength, projection, inputDim, hiddenDim, checkpointing, copyWeights } = shape;
   const element = computeDtype === 'float32' ? 4 : 2;
@@ -49,15 +54,16 @@ export function predictTrainingMemory(model: LoadedModel, shape: TrainingShape):
   const rows = Math.max(1, Math.ceil(tokens / Math.max(1, longestRow)));
   const usesKernels = backend !== 'aten';
 
-  // Of a block: input, query/key/value, what the MLP reads (another tensor in sequential blocks), what its activation reads; and the statistics
-  // of two layer norms.
+  // Of a block: input, query/key/value, what the MLP reads (another tensor in sequential blocks), what its activation
+  // reads; and the statistics of two layer norms.
   const block = (useParallelResidual ? 4 : 5) * hidden + wide + 16 * tokens;
   const kept = checkpointing ? hidden : block;
   const activations = numLayers * kept + hidden;
 
   // The largest of the moments of a step, above the activations (native/core/model/gpt_neox_training.cc).
   const again = checkpointing ? block - hidden : 0; // a block that runs a second time
-  const logits = Math.min(LOSS_CHUNK, tokens) * vocabSize * (usesKernels ? element : element + (element === 4 ? 8 : 12));
+  const logits =
+    Math.min(LOSS_CHUNK, tokens) * vocabSize * (usesKernels ? element : element + (element === 4 ? 8 : 12));
   const scores = usesKernels ? 0 : numHeads * longestRow * (prefixLength + longestRow) * 4; // [N, T, S]
   const parts = rows * 2 * hiddenSize * prefixLength * 4; // each row's share in the gradient of the prefix
   const copied = rowBytes / element; // times what comes into a product
@@ -78,7 +84,9 @@ export function predictTrainingMemory(model: LoadedModel, shape: TrainingShape):
   const workspace = Math.max(0, ...moments) + scratch;
 
   const output = 2 * numLayers * hiddenSize;
-  const parameters = projection ? prefixLength * inputDim + (inputDim + 1) * hiddenDim + (hiddenDim + 1) * output : prefixLength * output;
+  const parameters = projection
+    ? prefixLength * inputDim + (inputDim + 1) * hiddenDim + (hiddenDim + 1) * output
+    : prefixLength * output;
   // Parameters, two moments, gradient, one temporary; the prefix and its gradient in some forms.
   const encoder = 5 * 4 * parameters + 6 * 4 * prefixLength * output;
 
@@ -90,14 +98,17 @@ export function predictTrainingMemory(model: LoadedModel, shape: TrainingShape):
 const COPIES_SHARE = 1 / 8;
 
 /**
- * Whether a training may keep second copies of the weights for the gradients. They save a few percent of the time; a large model would take
- * twice its memory for them.
+ * Whether a training may keep second copies of the weights for the gradients. They save a few percent of the time; a
+ * large model would take twice its memory for them.
  */
 export function affordsCopies(model: LoadedModel): boolean {
   return native().modelInfo(model.native).backwardBytes <= availableMemory() * COPIES_SHARE;
 }
 
-/** Bytes that this process may still take without anything having to go: of the machine, and of the control groups that it is in. */
+/**
+ * Bytes that this process may still take without anything having to go: of the machine, and of the control groups that
+ * it is in.
+ */
 export function availableMemory(): number {
   return availableMemoryBelow('/');
 }
@@ -129,10 +140,22 @@ interface GroupFiles {
 }
 
 const V2: GroupFiles = { limit: 'memory.max', usage: 'memory.current', reclaimable: /^inactive_file (\d+)$/m };
-const V1: GroupFiles = { limit: 'memory.limit_in_bytes', usage: 'memory.usage_in_bytes', reclaimable: /^total_inactive_file (\d+)$/m };
+const V1: GroupFiles = {
+  limit: 'memory.limit_in_bytes',
+  usage: 'memory.usage_in_bytes',
+  reclaimable: /^total_inactive_file (\d+)$/m,
+};
 
-/** What is left below the limit of a control group and of each that it is in. In a container the first folders are often not to be seen. */
-function left(read: (...path: string[]) => string | undefined, mount: string, path: string, files: GroupFiles): number[] {
+/**
+ * What is left below the limit of a control group and of each that it is in. In a container the first folders are often
+ * not to be seen.
+ */
+function left(
+  read: (...path: string[]) => string | undefined,
+  mount: string,
+  path: string,
+  files: GroupFiles,
+): number[] {
   const names = path.split('/').filter((name) => name !== '');
   return Array.from({ length: names.length + 1 }, (_, i) => names.slice(0, i)).flatMap((parents) => {
     const limit = Number(read(mount, ...parents, files.limit) ?? NaN); // 'max': none

@@ -12,7 +12,10 @@ export interface MicroBatch {
   bytes: number;
 }
 
-/** Share of the free memory that a training may take: prediction is not exact, and a machine without any is a machine that hangs. */
+/**
+ * Share of the free memory that a training may take: prediction is not exact, and a machine without any is a machine
+ * that hangs.
+ */
 const SHARE = 0.8;
 
 /**
@@ -34,16 +37,28 @@ export function chooseMicroBatch(
   const predict = (samples: number): TrainingMemory => {
     const tokens = samples * rowsPerSample * longestRow;
     const checkpointing = recipe.gradientCheckpointing;
-    return predictTrainingMemory(model, { tokens, longestRow, prefixLength, projection, inputDim, hiddenDim, checkpointing, copyWeights });
+    return predictTrainingMemory(model, {
+      tokens,
+      longestRow,
+      prefixLength,
+      projection,
+      inputDim,
+      hiddenDim,
+      checkpointing,
+      copyWeights,
+    });
   };
   // The weights are there already; what a training adds has to fit.
   const added = (samples: number): number => predict(samples).total - predict(samples).weights;
   const atPeak = (samples: number): number =>
     model.info().device === 'cpu' ? process.memoryUsage.rss() + added(samples) : predict(samples).total;
   // With a budget of tokens, a batch of the longest samples is as large as any.
-  const largest = recipe.batchTokens > 0 ? Math.max(1, Math.ceil(recipe.batchTokens / Math.max(1, longestRow))) : recipe.batchSize;
+  const largest =
+    recipe.batchTokens > 0 ? Math.max(1, Math.ceil(recipe.batchTokens / Math.max(1, longestRow))) : recipe.batchSize;
   const whole = recipe.batchTokens > 0 ? Number.MAX_SAFE_INTEGER : largest;
-  const fixed = decided ?? (recipe.microBatchSize === 'auto' ? undefined : recipe.microBatchSize === 0 ? whole : recipe.microBatchSize);
+  const fixed =
+    decided ??
+    (recipe.microBatchSize === 'auto' ? undefined : recipe.microBatchSize === 0 ? whole : recipe.microBatchSize);
   if (fixed !== undefined) return { samples: fixed, bytes: atPeak(Math.min(fixed, largest)) };
   const budget = availableMemory() * SHARE;
   let samples = Math.min(largest, train.length);

@@ -22,7 +22,10 @@ import { type RunParts, type TrainingResult, TrainingRun } from './training-run'
 export interface TrainingData {
   /** Samples to train on, in memory, or opened with {@link openDataset}. */
   train: readonly Sample[] | TokenizedDataset;
-  /** Evaluated during and after the training; decides which prefix is the best. Defaults to none: the last prefix is the best. */
+  /**
+   * Evaluated during and after the training; decides which prefix is the best. Defaults to none: the last prefix is the
+   * best.
+   */
   validation?: readonly Sample[] | TokenizedDataset;
 }
 
@@ -32,8 +35,9 @@ export interface TrainOptions {
   /** Called for each event, in order. What it throws stops the run. */
   onEvent?: (event: TrainingEvent) => void;
   /**
-   * Go on from the newest state in `outputDir` that is whole, as if the run had never stopped: the result is the same to the last bit. Where
-   * no state was saved, the run begins; where none of those saved is whole, that is an error. Of the options only those of when to stop and to save may have changed. Defaults to `false`.
+   * Go on from the newest state in `outputDir` that is whole, as if the run had never stopped: the result is the same
+   * to the last bit. Where no state was saved, the run begins; where none of those saved is whole, that is an error. Of
+   * the options only those of when to stop and to save may have changed. Defaults to `false`.
    */
   resume?: boolean;
   /** Replace a run that is in `outputDir` already. Defaults to `false`: that is an error. */
@@ -41,24 +45,32 @@ export interface TrainOptions {
   /** Figures of what the model writes with the prefix, at each evaluation; see {@link evaluate}. Defaults to none. */
   metrics?: Readonly<Record<string, GenerationMetric>>;
   /**
-   * Prompts that the model continues before and after the training, for the report; [] for none. Defaults to the beginnings of three
-   * validation samples when there is an `outputDir`.
+   * Prompts that the model continues before and after the training, for the report; [] for none. Defaults to the
+   * beginnings of three validation samples when there is an `outputDir`.
    */
   samplePrompts?: readonly Prompt[];
 }
 
-const TRAIN_OPTIONS: readonly (keyof TrainOptions)[] = ['signal', 'onEvent', 'resume', 'overwrite', 'metrics', 'samplePrompts'];
+const TRAIN_OPTIONS: readonly (keyof TrainOptions)[] = [
+  'signal',
+  'onEvent',
+  'resume',
+  'overwrite',
+  'metrics',
+  'samplePrompts',
+];
 
 /** Encoders that a run is changing; two at once would mix their updates. */
 const inTraining = new WeakSet<PrefixEncoder>();
 
 /**
- * Trains a prefix for one task over a frozen model, by rinna's recipe unless told otherwise. Only the prefix encoder has gradients; no
- * weight gradient of the base model is ever computed.
+ * Trains a prefix for one task over a frozen model, by rinna's recipe unless told otherwise. Only the prefix encoder
+ * has gradients; no weight gradient of the base model is ever computed.
  *
  * ```ts
- * const trainer = new PrefixTrainer(model, { name: 'smileface', epochs: 3, learningRate: 5e-3, outputDir: 'runs/smileface' });
- * const { best } = await trainer.train({ train, validation }, { onEvent: console.log, resume: true });
+ * const trainer = new PrefixTrainer(model, { name: 'smileface', epochs: 3, learningRate: 5e-3, outputDir:
+ * 'runs/smileface' }); const { best } = await trainer.train({ train, validation }, { onEvent: console.log, resume: true
+ * });
  * ```
  */
 export class PrefixTrainer {
@@ -84,15 +96,16 @@ export class PrefixTrainer {
       throw badArgument('encoder', 'a PrefixEncoder of this model', options.encoder);
     for (const name of ENCODER_OPTIONS) {
       if (name === 'seed' || name === 'signal') continue;
-      if (options[name] !== undefined) throw badArgument(name, 'nothing beside encoder, which decides it,', options[name]);
+      if (options[name] !== undefined)
+        throw badArgument(name, 'nothing beside encoder, which decides it,', options[name]);
     }
   }
 
   /**
    * Runs the training.
-   * @throws NEOX_BAD_ARGUMENT, NEOX_BAD_DATA, NEOX_TOO_LONG, NEOX_IO, NEOX_DISPOSED; NEOX_BUSY while another run trains the same encoder or
-   *   writes into the same folder; NEOX_RESUME_MISMATCH; NEOX_NOT_FINITE for a training that diverges; the reason of `signal`; what
-   *   `onEvent` throws
+   * @throws NEOX_BAD_ARGUMENT, NEOX_BAD_DATA, NEOX_TOO_LONG, NEOX_IO, NEOX_DISPOSED; NEOX_BUSY while another run trains
+   *   the same encoder or writes into the same folder; NEOX_RESUME_MISMATCH; NEOX_NOT_FINITE for a training that
+   *   diverges; the reason of `signal`; what `onEvent` throws
    */
   async train(data: TrainingData, options: TrainOptions = {}): Promise<TrainingResult> {
     checkOptions('options', options, TRAIN_OPTIONS);
@@ -145,12 +158,16 @@ export class PrefixTrainer {
     const train = await RowSource.open(model, data.train, { ...rows, what: 'train' });
     if (train.length === 0) throw new NeoXPrefixError('NEOX_BAD_DATA', 'There is no sample to train on');
     const hasValidation = data.validation !== undefined && data.validation.length > 0;
-    const validation = hasValidation ? await RowSource.open(model, data.validation ?? [], { ...rows, what: 'validation' }) : undefined;
+    const validation = hasValidation
+      ? await RowSource.open(model, data.validation ?? [], { ...rows, what: 'validation' })
+      : undefined;
     const identity = this.identity(train, validation);
-    const opened = outputDir === undefined ? undefined : await RunFolder.open(outputDir, recipe, { ...options, identity });
+    const opened =
+      outputDir === undefined ? undefined : await RunFolder.open(outputDir, recipe, { ...options, identity });
     try {
       const parts = await this.parts(train, validation, opened?.saved, options);
-      const prompts = options.samplePrompts ?? (opened === undefined ? [] : await promptsOf(model, validation ?? train));
+      const prompts =
+        options.samplePrompts ?? (opened === undefined ? [] : await promptsOf(model, validation ?? train));
       const run = await TrainingRun.create({
         ...{ ...parts, identity, folder: opened?.folder },
         measure: validation === undefined ? undefined : generationMetrics(model, validation, options.metrics, signal),
@@ -175,19 +192,50 @@ export class PrefixTrainer {
     const encoder = await this.encoder(state, signal);
     const { adamBeta1: beta1, adamBeta2: beta2, adamEpsilon: epsilon, weightDecay, weightDecayOn: decay } = recipe;
     const copyWeights = affordsCopies(model);
-    const settings = { beta1, beta2, epsilon, weightDecay, decay, checkpointing: recipe.gradientCheckpointing, copyWeights };
-    const trainer = await runNative(signal, (addon, cancel) => addon.createTrainer(model.native, encoder.native, { ...settings, cancel }));
-    if (state !== undefined) await runNative(signal, (addon) => addon.setTrainerState(model.native, trainer, state.optimizer));
-    const memory: MicroBatch = chooseMicroBatch(model, encoder, train, recipe, state?.progress.microBatchSize, copyWeights);
+    const settings = {
+      beta1,
+      beta2,
+      epsilon,
+      weightDecay,
+      decay,
+      checkpointing: recipe.gradientCheckpointing,
+      copyWeights,
+    };
+    const trainer = await runNative(signal, (addon, cancel) =>
+      addon.createTrainer(model.native, encoder.native, { ...settings, cancel }),
+    );
+    if (state !== undefined)
+      await runNative(signal, (addon) => addon.setTrainerState(model.native, trainer, state.optimizer));
+    const memory: MicroBatch = chooseMicroBatch(
+      model,
+      encoder,
+      train,
+      recipe,
+      state?.progress.microBatchSize,
+      copyWeights,
+    );
     const lossScale = LossScale.create(recipe, model.dtype).save();
     const progress = state?.progress ?? startOfRun(lossScale, memory.samples);
-    return { model, recipe, encoder, trainer, train, validation, saved, progress, predictedMemoryBytes: memory.bytes, signal };
+    return {
+      model,
+      recipe,
+      encoder,
+      trainer,
+      train,
+      validation,
+      saved,
+      progress,
+      predictedMemoryBytes: memory.bytes,
+      signal,
+    };
   }
 
   private async encoder(state: RunState | undefined, signal: AbortSignal | undefined): Promise<PrefixEncoder> {
     const { model, recipe, options } = this;
     if (state === undefined)
-      return options.encoder ?? PrefixEncoder.create(model, { ...encoderOptions(options, recipe.seed), ...given(signal) });
+      return (
+        options.encoder ?? PrefixEncoder.create(model, { ...encoderOptions(options, recipe.seed), ...given(signal) })
+      );
     if (options.encoder === undefined) {
       const dropout = options.dropout === undefined ? {} : { dropout: options.dropout };
       return PrefixEncoder.fromState(model, state.encoder, { ...dropout, seed: recipe.seed });
@@ -211,7 +259,12 @@ export class PrefixTrainer {
       encoder:
         encoder === undefined
           ? { ...checkEncoderOptions(model, encoderOptions(options, recipe.seed)) }
-          : { prefixLength: encoder.prefixLength, inputDim: encoder.inputDim, hiddenDim: encoder.hiddenDim, given: true },
+          : {
+              prefixLength: encoder.prefixLength,
+              inputDim: encoder.inputDim,
+              hiddenDim: encoder.hiddenDim,
+              given: true,
+            },
     };
   }
 }
@@ -221,6 +274,8 @@ function given(signal: AbortSignal | undefined): { signal?: AbortSignal } {
 }
 
 function encoderOptions(options: TrainerOptions, seed: number): PrefixEncoderOptions {
-  const values = ENCODER_OPTIONS.filter((name) => name !== 'signal' && name !== 'seed').map((name) => [name, options[name]] as const);
+  const values = ENCODER_OPTIONS.filter((name) => name !== 'signal' && name !== 'seed').map(
+    (name) => [name, options[name]] as const,
+  );
   return { seed, ...(Object.fromEntries(values.filter(([, value]) => value !== undefined)) as object) };
 }

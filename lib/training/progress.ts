@@ -46,6 +46,14 @@ export interface Progress {
 export function startOfRun(lossScale: LossScaleState, microBatchSize: number): Progress {
   return {
     ...{ step: 0, epoch: 1, batch: 0, sample: 0, accumulated: 0, closed: false, epochLoss: { sum: 0, tokens: 0 } },
-    ...{ evaluation: undefined, best: undefined, patience: undefined, history: [], lossScale, microBatchSize, seconds: 0 },
+    ...{
+      evaluation: undefined,
+      best: undefined,
+      patience: undefined,
+      history: [],
+      lossScale,
+      microBatchSize,
+      seconds: 0,
+    },
   };
 }

@@ -1,4 +1,12 @@
-import { badArgument, checkBoolean, checkInteger, checkNumber, checkOneOf, checkOptions, checkString } from '../base/arguments';
+import {
+  badArgument,
+  checkBoolean,
+  checkInteger,
+  checkNumber,
+  checkOneOf,
+  checkOptions,
+  checkString,
+} from '../base/arguments';
 import { ENCODER_OPTIONS, type PrefixEncoder, type PrefixEncoderOptions } from './encoder';
 
 /** The forms that the learning rate takes behind the warm-up. */
@@ -13,37 +21,47 @@ export interface TrainerOptions extends Omit<PrefixEncoderOptions, 'signal'> {
   epochs?: number;
   /** Optimizer steps, at most. Defaults to `50000`. */
   trainingSteps?: number;
-  /** Seconds, at most; the run stops behind the step that reaches them. A resumed run counts those before. 0: no limit. Defaults to `0`. */
+  /**
+   * Seconds, at most; the run stops behind the step that reaches them. A resumed run counts those before. 0: no limit.
+   * Defaults to `0`.
+   */
   maxSeconds?: number;
 
   /** Samples in a batch. Defaults to `4`. */
   batchSize?: number;
-  /** Where above 0, a batch is as many samples as have at most this many tokens together; not beside `batchSize`. Defaults to `0`. */
+  /**
+   * Where above 0, a batch is as many samples as have at most this many tokens together; not beside `batchSize`.
+   * Defaults to `0`.
+   */
   batchTokens?: number;
   /** Batches in an optimizer step. The loss is the mean over the target tokens of all of them. Defaults to `1`. */
   accumulationSteps?: number;
   /**
-   * Samples that go through the model at a time: a batch is divided where it is larger. Changes memory and speed, and of the result the last bits
-   * alone. 0: the whole batch; `'auto'`: as many as fit in the memory that is free, by {@link predictTrainingMemory}. Defaults to `0`.
+   * Samples that go through the model at a time: a batch is divided where it is larger. Changes memory and speed, and
+   * of the result the last bits alone. 0: the whole batch; `'auto'`: as many as fit in the memory that is free, by
+   * {@link predictTrainingMemory}. Defaults to `0`.
    */
   microBatchSize?: number | 'auto';
   /**
-   * Keep only what enters each block and compute the block once more in the backward pass: a quarter to a tenth of the memory, at about a third
-   * more time. The gradients are the same to the last bit. Defaults to `false`.
+   * Keep only what enters each block and compute the block once more in the backward pass: a quarter to a tenth of the
+   * memory, at about a third more time. The gradients are the same to the last bit. Defaults to `false`.
    */
   gradientCheckpointing?: boolean;
   /** Whether the training data is shuffled anew in each epoch, by the seed. Defaults to `true`. */
   shuffle?: boolean;
   /** Whether a batch gets samples of about the same length, in shuffled order. Needs `shuffle`. Defaults to `false`. */
   bucketing?: boolean;
-  /** Whether a sample without a prompt gives two rows, with and without the beginning-of-sequence token. Defaults to `true`. */
+  /**
+   * Whether a sample without a prompt gives two rows, with and without the beginning-of-sequence token. Defaults to
+   * `true`.
+   */
   twoRows?: boolean;
 
   /** Peak learning rate. Defaults to `1e-4`. */
   learningRate?: number;
   /**
-   * What follows the warm-up: `'linear'` falls in a straight line to `minLearningRate`, `'cosine'` in half a wave, `'constant'` stays at the peak.
-   * Defaults to `'linear'`.
+   * What follows the warm-up: `'linear'` falls in a straight line to `minLearningRate`, `'cosine'` in half a wave,
+   * `'constant'` stays at the peak. Defaults to `'linear'`.
    */
   schedule?: Schedule;
   /** Steps over which the learning rate rises from 0. Defaults to `0`. */
@@ -53,8 +71,9 @@ export interface TrainerOptions extends Omit<PrefixEncoderOptions, 'signal'> {
   /** Where the learning rate ends. Defaults to `0`. */
   minLearningRate?: number;
   /**
-   * The step at which the learning rate is at its end, warm-up included. `'trainingSteps'`: the option of that name, as in rinna's script, whatever
-   * epochs there are; `'run'`: as many as the run will take at most. Defaults to `'trainingSteps'`.
+   * The step at which the learning rate is at its end, warm-up included. `'trainingSteps'`: the option of that name, as
+   * in rinna's script, whatever epochs there are; `'run'`: as many as the run will take at most. Defaults to
+   * `'trainingSteps'`.
    */
   decaySteps?: number | 'trainingSteps' | 'run';
   /** Defaults to `0.9`. */
@@ -70,9 +89,9 @@ export interface TrainerOptions extends Omit<PrefixEncoderOptions, 'signal'> {
   /** Largest L2 norm of the gradient; 0: no clipping. Defaults to `1`. */
   gradClip?: number;
   /**
-   * What the loss is multiplied by before the backward pass (and the gradient divided by after it), so that small gradients do not vanish in
-   * float16. 0: begins at 65536, halves when a gradient overflows (that step is left out) and doubles after 2,000 steps without; for a base
-   * model in float16 only, the others need none. Defaults to `0`.
+   * What the loss is multiplied by before the backward pass (and the gradient divided by after it), so that small
+   * gradients do not vanish in float16. 0: begins at 65536, halves when a gradient overflows (that step is left out)
+   * and doubles after 2,000 steps without; for a base model in float16 only, the others need none. Defaults to `0`.
    */
   lossScale?: number;
 
@@ -88,8 +107,8 @@ export interface TrainerOptions extends Omit<PrefixEncoderOptions, 'signal'> {
   /** An encoder to start from; then the options of the encoder are not allowed. It is changed by the training. */
   encoder?: PrefixEncoder;
   /**
-   * A folder for what the run leaves: the best and the last prefix, the encoder, the state to resume from, metrics, TensorBoard events and a
-   * report. Every file is written atomically. Defaults to none: nothing is written.
+   * A folder for what the run leaves: the best and the last prefix, the encoder, the state to resume from, metrics,
+   * TensorBoard events and a report. Every file is written atomically. Defaults to none: nothing is written.
    */
   outputDir?: string;
   /** Save the state after so many optimizer steps, besides at the end of each epoch; 0: not. Defaults to `0`. */
@@ -109,7 +128,9 @@ export const CHANGEABLE = [
 ] as const;
 
 /** Every option decided. */
-export type Recipe = Required<Omit<TrainerOptions, keyof PrefixEncoderOptions | 'encoder' | 'outputDir'>> & { seed: number };
+export type Recipe = Required<Omit<TrainerOptions, keyof PrefixEncoderOptions | 'encoder' | 'outputDir'>> & {
+  seed: number;
+};
 
 type RecipeOption = Exclude<keyof TrainerOptions, keyof PrefixEncoderOptions>;
 
@@ -167,7 +188,8 @@ export function resolveRecipe(options: TrainerOptions): Recipe {
     batchSize: checkInteger('batchSize', options.batchSize ?? 4, 1),
     batchTokens: checkInteger('batchTokens', options.batchTokens ?? 0, 0),
     accumulationSteps: checkInteger('accumulationSteps', options.accumulationSteps ?? 1, 1),
-    microBatchSize: options.microBatchSize === 'auto' ? 'auto' : checkInteger('microBatchSize', options.microBatchSize ?? 0, 0),
+    microBatchSize:
+      options.microBatchSize === 'auto' ? 'auto' : checkInteger('microBatchSize', options.microBatchSize ?? 0, 0),
     gradientCheckpointing: checkBoolean('gradientCheckpointing', options.gradientCheckpointing ?? false),
     shuffle: checkBoolean('shuffle', options.shuffle ?? true),
     bucketing: checkBoolean('bucketing', options.bucketing ?? false),
@@ -193,7 +215,8 @@ export function resolveRecipe(options: TrainerOptions): Recipe {
     keepStates: checkInteger('keepStates', options.keepStates ?? 2, 1),
     seed: checkInteger('seed', options.seed ?? 42, 0),
   };
-  if (recipe.warmupSteps > 0 && recipe.warmupRatio > 0) throw badArgument('warmupRatio', 'nothing beside warmupSteps', recipe.warmupRatio);
+  if (recipe.warmupSteps > 0 && recipe.warmupRatio > 0)
+    throw badArgument('warmupRatio', 'nothing beside warmupSteps', recipe.warmupRatio);
   if (recipe.batchTokens > 0 && options.batchSize !== undefined)
     throw badArgument('batchTokens', 'nothing beside batchSize', recipe.batchTokens);
   if (recipe.minLearningRate > recipe.learningRate)

@@ -16,9 +16,14 @@ export class RowSource {
 
   /**
    * Tokenizes samples that are not, and checks every one: what is wrong with the last is found before the first step.
-   * @throws NEOX_BAD_DATA for samples that cannot train anything, NEOX_TOO_LONG, each naming the sample; NEOX_BAD_CONFIG
+   * @throws NEOX_BAD_DATA for samples that cannot train anything, NEOX_TOO_LONG, each naming the sample;
+   *   NEOX_BAD_CONFIG
    */
-  static async open(model: LoadedModel, data: readonly Sample[] | TokenizedDataset, options: RowSourceOptions): Promise<RowSource> {
+  static async open(
+    model: LoadedModel,
+    data: readonly Sample[] | TokenizedDataset,
+    options: RowSourceOptions,
+  ): Promise<RowSource> {
     const { what, signal } = options;
     const rows = rowOptions(model, options.twoRows);
     const dataset = await asDataset(model, data, what === 'evaluation' ? 'samples' : `data.${what}`, signal);

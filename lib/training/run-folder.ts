@@ -52,8 +52,8 @@ export interface OpenedRun {
 }
 
 /**
- * The folder of a training run. Every file in it is replaced atomically, so that at any moment it holds the old or the new; metrics.jsonl is
- * appended to. manifest.json has the size and SHA-256 of each file that is complete.
+ * The folder of a training run. Every file in it is replaced atomically, so that at any moment it holds the old or the
+ * new; metrics.jsonl is appended to. manifest.json has the size and SHA-256 of each file that is complete.
  */
 export class RunFolder {
   private readonly changed = new Set<string>([RECIPE]);
@@ -68,8 +68,8 @@ export class RunFolder {
 
   /**
    * Opens the folder for one run, alone.
-   * @throws NEOX_BUSY while another run is at work in it; NEOX_RESUME_MISMATCH; NEOX_IO; NEOX_BAD_ARGUMENT for a folder that
-   *   has a run already
+   * @throws NEOX_BUSY while another run is at work in it; NEOX_RESUME_MISMATCH; NEOX_IO; NEOX_BAD_ARGUMENT for a folder
+   *   that has a run already
    */
   static async open(path: string, recipe: Recipe, options: RunFolderOptions): Promise<OpenedRun> {
     const absolute = resolve(path);
@@ -184,7 +184,10 @@ export class RunFolder {
     return path;
   }
 
-  /** A name of its own: of two states of one step (a run stopped in the middle of a step, resumed and stopped again) the later one counts. */
+  /**
+   * A name of its own: of two states of one step (a run stopped in the middle of a step, resumed and stopped again) the
+   * later one counts.
+   */
   private async stateName(step: number): Promise<string> {
     const ofStep = (await listFolder(this.path)).filter((name) => STATE.test(name) && stateNumber(name)[0] === step);
     const again = Math.max(-1, ...ofStep.map((name) => stateNumber(name)[1])) + 1;

@@ -28,9 +28,19 @@ const KEY = 'neox_prefix.training_state';
 /** Writes a state as one safetensors file, atomically. Its metadata carry a SHA-256 over all that is in it. */
 export async function writeRunState(path: string, state: RunState): Promise<void> {
   const { encoder, optimizer, best } = state;
-  const flat = (name: string, data: Float32Array): TensorToWrite => ({ name, dtype: 'F32', shape: [data.length], data });
+  const flat = (name: string, data: Float32Array): TensorToWrite => ({
+    name,
+    dtype: 'F32',
+    shape: [data.length],
+    data,
+  });
   const tensors: TensorToWrite[] = [
-    ...Object.entries(encoder).map(([name, { data, shape }]) => ({ name: `encoder.${name}`, dtype: 'F32' as const, shape, data })),
+    ...Object.entries(encoder).map(([name, { data, shape }]) => ({
+      name: `encoder.${name}`,
+      dtype: 'F32' as const,
+      shape,
+      data,
+    })),
     flat('adamw.mean', optimizer.mean),
     flat('adamw.square', optimizer.square),
     ...(optimizer.gradient === null ? [] : [flat('gradient', optimizer.gradient)]),
@@ -39,7 +49,12 @@ export async function writeRunState(path: string, state: RunState): Promise<void
   const { steps, loss, tokens } = optimizer;
   const json = JSON.stringify({
     formatVersion: FORMAT_VERSION,
-    ...{ identity: state.identity, progress: state.progress, metricsBytes: state.metricsBytes, optimizer: { steps, loss, tokens } },
+    ...{
+      identity: state.identity,
+      progress: state.progress,
+      metricsBytes: state.metricsBytes,
+      optimizer: { steps, loss, tokens },
+    },
   });
   await writeSafetensors(path, tensors, { [KEY]: json, 'neox_prefix.sha256': digest(json, tensors) });
 }
@@ -57,13 +72,18 @@ export async function readRunState(path: string): Promise<RunState> {
   const parsed = parseJsonObject(Buffer.from(json), 'NEOX_BAD_CHECKPOINT', 'The training state', path);
   const version = get(parsed, 'formatVersion');
   if (version !== FORMAT_VERSION) {
-    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The training state ${path} has format ${String(version)}, expected ${FORMAT_VERSION}`, {
-      path,
-      hint: 'resume with the version of neox-prefix that wrote it',
-    });
+    throw new NeoXPrefixError(
+      'NEOX_UNSUPPORTED',
+      `The training state ${path} has format ${String(version)}, expected ${FORMAT_VERSION}`,
+      {
+        path,
+        hint: 'resume with the version of neox-prefix that wrote it',
+      },
+    );
   }
   const tensors = new Map<string, { data: Float32Array; shape: number[] }>();
-  for (const [name, entry] of header.tensors) tensors.set(name, { data: await readTensor(entry), shape: [...entry.shape] });
+  for (const [name, entry] of header.tensors)
+    tensors.set(name, { data: await readTensor(entry), shape: [...entry.shape] });
   const inOrder = [...tensors].map(([name, { data }]) => ({ name, data }));
   if (digest(json, inOrder) !== header.metadata.get('neox_prefix.sha256'))
     throw bad('its content does not have the SHA-256 that it states');
@@ -72,7 +92,9 @@ export async function readRunState(path: string): Promise<RunState> {
   const tensor = (name: string): Float32Array | undefined => tensors.get(name)?.data;
   const [mean, square] = [tensor('adamw.mean'), tensor('adamw.square')];
   if (mean === undefined || square === undefined || !isObject(optimizer)) throw bad('it has no optimizer');
-  const encoder = [...tensors].filter(([name]) => name.startsWith('encoder.')).map(([name, value]) => [name.slice(8), value] as const);
+  const encoder = [...tensors]
+    .filter(([name]) => name.startsWith('encoder.'))
+    .map(([name, value]) => [name.slice(8), value] as const);
   return {
     ...{ identity, progress, metricsBytes, encoder: Object.fromEntries(encoder) },
     optimizer: { ...optimizer, mean, square, gradient: tensor('gradient') ?? null },

@@ -26,7 +26,10 @@ export function checkPrompts(name: string, prompts: readonly Prompt[], model: Lo
   }
 }
 
-/** Prompts for a run's report: those of the first samples, or the beginnings of their texts. None for a model without a tokenizer. */
+/**
+ * Prompts for a run's report: those of the first samples, or the beginnings of their texts. None for a model without a
+ * tokenizer.
+ */
 export async function promptsOf(model: LoadedModel, source: RowSource): Promise<Int32Array[]> {
   if (!model.hasTokenizer) return [];
   const samples = await source.dataset.get(Array.from({ length: Math.min(COUNT, source.length) }, (_, i) => i));

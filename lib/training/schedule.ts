@@ -6,9 +6,9 @@ type ScheduleOptions = Pick<
 >;
 
 /**
- * Learning rate of optimizer step `step` (from 0): up from 0 over the warm-up in a straight line, then by the schedule to `minLearningRate`, where it
- * stays. With no minimum, these are transformers' get_linear_schedule_with_warmup, get_cosine_schedule_with_warmup and
- * get_constant_schedule_with_warmup (optimization.py).
+ * Learning rate of optimizer step `step` (from 0): up from 0 over the warm-up in a straight line, then by the schedule
+ * to `minLearningRate`, where it stays. With no minimum, these are transformers' get_linear_schedule_with_warmup,
+ * get_cosine_schedule_with_warmup and get_constant_schedule_with_warmup (optimization.py).
  *
  * @param runSteps Optimizer steps that the run takes at most: what `decaySteps: 'run'` means.
  */

@@ -12,7 +12,10 @@ import type { TrainingResult } from './training-run';
 export type SweepGrid = { readonly [K in keyof TrainerOptions]?: readonly NonNullable<TrainerOptions[K]>[] };
 
 export interface SweepOptions extends Omit<TrainOptions, 'onEvent'> {
-  /** What all runs have in common. `outputDir` is the folder that gets a folder for each run. Defaults to rinna's recipe. */
+  /**
+   * What all runs have in common. `outputDir` is the folder that gets a folder for each run. Defaults to rinna's
+   * recipe.
+   */
   base?: TrainerOptions;
   /** Each combination is a run, for example `{ learningRate: [1e-4, 1e-3], prefixLength: [5, 10, 20] }`: six runs. */
   grid: SweepGrid;
@@ -42,14 +45,23 @@ export interface SweepResult {
 }
 
 /**
- * Trains with every combination of some options' values, over one loaded model, one run after the other. With `resume: true` and an
- * `outputDir`, runs that are done are read and not repeated.
+ * Trains with every combination of some options' values, over one loaded model, one run after the other. With
+ * `resume: true` and an `outputDir`, runs that are done are read and not repeated.
  *
  * @throws as {@link PrefixTrainer.train}
  */
 export async function sweep(model: LoadedModel, data: TrainingData, options: SweepOptions): Promise<SweepResult> {
   checkModel(model);
-  checkOptions('options', options, ['base', 'grid', 'onEvent', 'signal', 'resume', 'overwrite', 'metrics', 'samplePrompts']);
+  checkOptions('options', options, [
+    'base',
+    'grid',
+    'onEvent',
+    'signal',
+    'resume',
+    'overwrite',
+    'metrics',
+    'samplePrompts',
+  ]);
   const { base = {}, grid, onEvent, ...shared } = options;
   if (onEvent !== undefined) checkFunction('onEvent', onEvent);
   const runs = combinations(grid);
@@ -61,9 +73,11 @@ export async function sweep(model: LoadedModel, data: TrainingData, options: Swe
     return new PrefixTrainer(model, { ...common, ...values, ...folder });
   });
   for (const trainer of trainers) trainer.checkSamplePrompts(shared.samplePrompts);
-  if (outputDir !== undefined && (await kindOf(outputDir)) === 'file') throw badArgument('base.outputDir', 'a folder', outputDir);
+  if (outputDir !== undefined && (await kindOf(outputDir)) === 'file')
+    throw badArgument('base.outputDir', 'a folder', outputDir);
   const isNew = shared.resume !== true && shared.overwrite !== true;
-  const taken = outputDir === undefined || !isNew ? undefined : await firstWithRun(runs.map(({ name }) => folderOf(name)));
+  const taken =
+    outputDir === undefined || !isNew ? undefined : await firstWithRun(runs.map(({ name }) => folderOf(name)));
   if (taken !== undefined) throw hasRunAlready(taken);
   const results: SweepRunResult[] = [];
   for (const [i, run] of runs.entries()) {
@@ -93,7 +107,8 @@ export function combinations(grid: unknown): SweepRun[] {
   if (grid === undefined || given.length === 0) throw badArgument('grid', 'at least one option with its values', grid);
   let runs: [string, unknown][][] = [[]];
   for (const [name, values] of given) {
-    if (!Array.isArray(values) || values.length === 0) throw badArgument(`grid.${name}`, 'a non-empty array of values', values);
+    if (!Array.isArray(values) || values.length === 0)
+      throw badArgument(`grid.${name}`, 'a non-empty array of values', values);
     if (new Set(values).size !== values.length) throw badArgument(`grid.${name}`, 'each value once', values.join(', '));
     runs = runs.flatMap((run) => values.map((value: unknown): [string, unknown][] => [...run, [name, value]]));
   }

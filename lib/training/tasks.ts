@@ -14,8 +14,9 @@ export interface TrainingTask {
 
 export interface TrainTasksOptions extends Omit<TrainOptions, 'onEvent'> {
   /**
-   * `'sequential'`: one task after the other. `'interleaved'`: all at a time, their steps taking turns on the model, so that all tasks get
-   * on together and a task that is done leaves its turns to the others. A task's result is the same either way. Defaults to `'sequential'`.
+   * `'sequential'`: one task after the other. `'interleaved'`: all at a time, their steps taking turns on the model, so
+   * that all tasks get on together and a task that is done leaves its turns to the others. A task's result is the same
+   * either way. Defaults to `'sequential'`.
    */
   order?: 'sequential' | 'interleaved';
   /** Called for each event of each task. What it throws stops all tasks. */
@@ -23,8 +24,8 @@ export interface TrainTasksOptions extends Omit<TrainOptions, 'onEvent'> {
 }
 
 /**
- * Trains several tasks over one loaded model. Each has an encoder, an optimizer, a seed and a folder of its own; they share nothing but the
- * frozen model.
+ * Trains several tasks over one loaded model. Each has an encoder, an optimizer, a seed and a folder of its own; they
+ * share nothing but the frozen model.
  *
  * @returns the results by task
  * @throws as {@link PrefixTrainer.train}; the first task that fails stops the others
@@ -66,7 +67,8 @@ export async function trainTasks<Name extends string>(
   if (order === 'sequential') {
     for (const [i, name] of names.entries()) await train(name, i);
   } else {
-    // The model's queue takes one operation of each task in turn. All are waited for: a task that is stopped still saves its state.
+    // The model's queue takes one operation of each task in turn. All are waited for: a task that is stopped still
+    // saves its state.
     const settled = await Promise.allSettled(names.map(train));
     outer?.throwIfAborted();
     if (settled.some(({ status }) => status === 'rejected')) throw failed.signal.reason;
@@ -80,7 +82,8 @@ function checkFolders(names: readonly string[], tasks: Readonly<Record<string, T
     const folder = tasks[name]?.options?.outputDir;
     if (folder === undefined) continue;
     const other = folders.get(folder);
-    if (other !== undefined) throw badArgument(`tasks.${name}.options.outputDir`, `another folder than that of task '${other}'`, folder);
+    if (other !== undefined)
+      throw badArgument(`tasks.${name}.options.outputDir`, `another folder than that of task '${other}'`, folder);
     folders.set(folder, name);
   }
 }

@@ -56,14 +56,17 @@ export interface RunParts {
   /** A user's own figures for a prefix, added to each evaluation. */
   measure: ((prefix: PrefixWeights) => Promise<Record<string, number>>) | undefined;
   /** Texts for people: what the model writes with a prefix or without. Undefined where none are wanted. */
-  writeSamples: ((prefix: PrefixWeights | undefined) => Promise<Extract<TrainingEvent, { type: 'samples' }>['samples']>) | undefined;
+  writeSamples:
+    | ((prefix: PrefixWeights | undefined) => Promise<Extract<TrainingEvent, { type: 'samples' }>['samples']>)
+    | undefined;
   signal: AbortSignal | undefined;
   onEvent: ((event: TrainingEvent) => void) | undefined;
 }
 
 /**
- * One run, from where its progress stands to its end. Everything that decides what the next step does is in `progress`, in the native trainer or
- * in the encoder, and all three are saved together: a run that is resumed does what it would have done.
+ * One run, from where its progress stands to its end. Everything that decides what the next step does is in `progress`,
+ * in the native trainer or in the encoder, and all three are saved together: a run that is resumed does what it would
+ * have done.
  */
 export class TrainingRun {
   private readonly recipe: Recipe;
@@ -116,14 +119,20 @@ export class TrainingRun {
       const epochOver = progress.batch >= this.plan.length && progress.accumulated === 0;
       const limit = this.limitReached(epochOver);
       if (this.evaluationDue(epochOver, limit)) await this.evaluate();
-      const isOutOfPatience = recipe.earlyStoppingPatience > 0 && (progress.patience?.used ?? 0) >= recipe.earlyStoppingPatience;
+      const isOutOfPatience =
+        recipe.earlyStoppingPatience > 0 && (progress.patience?.used ?? 0) >= recipe.earlyStoppingPatience;
       const reason = limit ?? (isOutOfPatience && this.isBetweenSteps() ? 'early-stopping' : undefined);
       if ((epochOver || reason !== undefined) && !progress.closed) await this.closeEpoch();
       if (reason !== undefined) return this.finish(reason);
       if (epochOver) await this.nextEpoch();
       else {
         progress.closed = false;
-        if (recipe.saveEverySteps > 0 && progress.step % recipe.saveEverySteps === 0 && this.savedStep !== progress.step) await this.save();
+        if (
+          recipe.saveEverySteps > 0 &&
+          progress.step % recipe.saveEverySteps === 0 &&
+          this.savedStep !== progress.step
+        )
+          await this.save();
         await this.runStep();
       }
     }
@@ -134,7 +143,15 @@ export class TrainingRun {
     const { encoder, train, validation, saved, predictedMemoryBytes } = parts;
     if (saved !== undefined) {
       const { step, epoch, seconds } = progress;
-      return this.emit({ type: 'resume', step, epoch, seconds, from: saved.path, totalSteps: this.totalSteps(), epochs: recipe.epochs });
+      return this.emit({
+        type: 'resume',
+        step,
+        epoch,
+        seconds,
+        from: saved.path,
+        totalSteps: this.totalSteps(),
+        epochs: recipe.epochs,
+      });
     }
     await this.emit({
       type: 'start',
@@ -185,7 +202,9 @@ export class TrainingRun {
     }
     const learningRate = learningRateAt(progress.step, recipe, this.totalSteps());
     const { gradClip } = recipe;
-    const result = await runNative(signal, (addon) => addon.trainerStep(model.native, trainer, { learningRate, gradClip }));
+    const result = await runNative(signal, (addon) =>
+      addon.trainerStep(model.native, trainer, { learningRate, gradClip }),
+    );
     const lossScale = this.lossScale.scale;
     const isGoing = this.lossScale.update(result.applied);
     progress.lossScale = this.lossScale.save();
@@ -248,8 +267,14 @@ export class TrainingRun {
     const { step, epoch } = progress;
     const prefix = await this.currentPrefix();
     const { signal, measure, model } = parts;
-    const [loss] = await evaluateSource(model, parts.validation as RowSource, [prefix], { batchSize: recipe.batchSize, signal });
-    const result = { ...(loss as EvaluationResult), ...(measure === undefined ? {} : { metrics: await measure(prefix) }) };
+    const [loss] = await evaluateSource(model, parts.validation as RowSource, [prefix], {
+      batchSize: recipe.batchSize,
+      signal,
+    });
+    const result = {
+      ...(loss as EvaluationResult),
+      ...(measure === undefined ? {} : { metrics: await measure(prefix) }),
+    };
     const isBest = progress.best === undefined || result.loss < progress.best.result.loss;
     if (isBest) progress.best = { step, epoch, trainLoss: this.trainLoss(), result };
     if (isBest) this.best = this.prefixOf(prefix.data);
@@ -269,9 +294,19 @@ export class TrainingRun {
     const evaluation = progress.evaluation?.step === step ? progress.evaluation : undefined;
     const validation = evaluation === undefined ? undefined : withoutStep(evaluation);
     // A run that was stopped in the middle of an epoch, and then given more time, comes here twice.
-    progress.history = [...progress.history.filter((other) => other.epoch !== epoch), { epoch, step, trainLoss, validation }];
+    progress.history = [
+      ...progress.history.filter((other) => other.epoch !== epoch),
+      { epoch, step, trainLoss, validation },
+    ];
     progress.closed = true;
-    await this.emit({ type: 'epoch', step, epoch, trainLoss, trainPerplexity: Math.exp(trainLoss), seconds: this.seconds() });
+    await this.emit({
+      type: 'epoch',
+      step,
+      epoch,
+      trainLoss,
+      trainPerplexity: Math.exp(trainLoss),
+      seconds: this.seconds(),
+    });
     if (this.parts.validation === undefined) {
       this.best = undefined;
       await this.saveBest(await this.currentPrefix());
@@ -289,7 +324,14 @@ export class TrainingRun {
     await this.emit({ type: 'end', reason, step, epoch, seconds: this.seconds(), bestStep });
     await parts.folder?.saveReport();
     return {
-      ...{ best, last, encoder: parts.encoder, bestEpoch: progress.best?.epoch ?? epoch, bestStep, bestLoss: progress.best?.result.loss },
+      ...{
+        best,
+        last,
+        encoder: parts.encoder,
+        bestEpoch: progress.best?.epoch ?? epoch,
+        bestStep,
+        bestLoss: progress.best?.result.loss,
+      },
       ...{ epochs: history, steps: step, reason, seconds: this.seconds() },
     };
   }
@@ -303,11 +345,23 @@ export class TrainingRun {
     if (folder === undefined) return;
     const { step, epoch } = progress;
     await folder.saveEncoder(encoder);
-    await this.emit({ type: 'checkpoint', step, epoch, kind: 'last', path: await folder.savePrefix('last', await this.currentPrefix()) });
+    await this.emit({
+      type: 'checkpoint',
+      step,
+      epoch,
+      kind: 'last',
+      path: await folder.savePrefix('last', await this.currentPrefix()),
+    });
     progress.seconds = this.seconds();
     const optimizer = await runNative(undefined, (addon) => addon.trainerState(model.native, trainer));
     const state = { identity, progress, encoder: await encoder.state(), optimizer, best: this.best?.data };
-    await this.emit({ type: 'checkpoint', step, epoch, kind: 'state', path: await folder.saveState(state, recipe.keepStates) });
+    await this.emit({
+      type: 'checkpoint',
+      step,
+      epoch,
+      kind: 'state',
+      path: await folder.saveState(state, recipe.keepStates),
+    });
     this.savedStep = step;
   }
 
@@ -324,21 +378,36 @@ export class TrainingRun {
     if (folder === undefined) return;
     const { numLayers: layers, hiddenSize: hidden } = model.config;
     const base = { name: basename(model.checkpoint.directory), layers, hidden, parameters: model.info().parameters };
-    const data = { train: aboutData(train), ...(validation === undefined ? {} : { validation: aboutData(validation) }) };
+    const data = {
+      train: aboutData(train),
+      ...(validation === undefined ? {} : { validation: aboutData(validation) }),
+    };
     // Parts of one dataset have the statistics of the whole.
     const whole = train.length === train.dataset.statistics.samples ? {} : { all: train.dataset.statistics };
     const [baseline] =
-      validation === undefined ? [] : await evaluateSource(model, validation, [undefined], { batchSize: this.recipe.batchSize, signal });
+      validation === undefined
+        ? []
+        : await evaluateSource(model, validation, [undefined], { batchSize: this.recipe.batchSize, signal });
     await folder.saveAbout({ base, baseline, data: { ...data, ...whole } });
   }
 
-  /** What a run that is stopped keeps. The reason to stop stays the error that the caller gets, unless this fails as well. */
+  /**
+   * What a run that is stopped keeps. The reason to stop stays the error that the caller gets, unless this fails as
+   * well.
+   */
   private async saveAborted(): Promise<void> {
     const { folder } = this.parts;
     const { step, epoch, best } = this.progress;
     if (folder === undefined) return;
     await this.save();
-    await this.emit({ type: 'end', reason: 'aborted', step, epoch, seconds: this.seconds(), bestStep: best?.step ?? step });
+    await this.emit({
+      type: 'end',
+      reason: 'aborted',
+      step,
+      epoch,
+      seconds: this.seconds(),
+      bestStep: best?.step ?? step,
+    });
     await folder.saveReport();
   }
 
@@ -358,7 +427,9 @@ export class TrainingRun {
     const { encoder, model } = this.parts;
     const { numLayers, numHeads, headSize } = model.config;
     const metrics: Record<string, JsonValue> =
-      best === undefined ? {} : { epoch: best.epoch, step: best.step, trainLoss: best.trainLoss, ...validationMetrics(best.result) };
+      best === undefined
+        ? {}
+        : { epoch: best.epoch, step: best.step, trainLoss: best.trainLoss, ...validationMetrics(best.result) };
     const geometry = { prefixLength: encoder.prefixLength, numLayers, numHeads, headSize };
     return PrefixWeights.fromTensor(data, {
       ...geometry,
@@ -369,7 +440,11 @@ export class TrainingRun {
     });
   }
 
-  private metadata(metrics: Record<string, JsonValue>): { task: string; recipe: Record<string, JsonValue>; metrics: typeof metrics } {
+  private metadata(metrics: Record<string, JsonValue>): {
+    task: string;
+    recipe: Record<string, JsonValue>;
+    metrics: typeof metrics;
+  } {
     const { model, recipe } = this.parts;
     const tokenizer = model.hasTokenizer ? { tokenizerHash: model.tokenizer.hash } : {};
     return { task: recipe.name, ...tokenizer, recipe: { ...recipe }, metrics };
@@ -403,7 +478,8 @@ export class TrainingRun {
   private async showSamples(prefix: PrefixWeights | undefined): Promise<void> {
     const samples = await this.parts.writeSamples?.(prefix);
     const { step, epoch } = this.progress;
-    if (samples !== undefined) await this.emit({ type: 'samples', step: prefix === undefined ? 0 : step, epoch, samples });
+    if (samples !== undefined)
+      await this.emit({ type: 'samples', step: prefix === undefined ? 0 : step, epoch, samples });
   }
 
   private async emit(event: TrainingEvent): Promise<void> {
@@ -429,7 +505,14 @@ async function planOf({ recipe, train, signal }: RunParts, epoch: number): Promi
   const { seed, batchSize, batchTokens } = recipe;
   const order = !recipe.shuffle ? 'sequential' : recipe.bucketing ? 'bucketed' : 'shuffled';
   const size = batchTokens > 0 ? { batchTokens } : { batchSize };
-  const plan = new BatchPlan({ length: train.length, tokensOf: (index) => train.dataset.tokensOf(index), seed, epoch, order, ...size });
+  const plan = new BatchPlan({
+    length: train.length,
+    tokensOf: (index) => train.dataset.tokensOf(index),
+    seed,
+    epoch,
+    order,
+    ...size,
+  });
   await plan.prepare(signal);
   return plan;
 }

@@ -1,5 +1,5 @@
-// The boundary for errors: core exceptions and c10::Error become JavaScript errors with a `code`; lib/native.ts makes them
-// NeoXPrefixError.
+// The boundary for errors: core exceptions and c10::Error become JavaScript errors with a `code`; lib/native.ts makes
+// them NeoXPrefixError.
 #pragma once
 
 #include <exception>
@@ -19,8 +19,8 @@ ErrorInfo describe(const std::exception_ptr& exception) noexcept;
 
 Napi::Error to_js_error(Napi::Env env, const ErrorInfo& info);
 
-// Throws an error in JavaScript. Where the environment ends (a worker that is terminated) that fails with another Napi::Error, which would end the
-// process: it is let go, since no JavaScript will run that could see it.
+// Throws an error in JavaScript. Where the environment ends (a worker that is terminated) that fails with another
+// Napi::Error, which would end the process: it is let go, since no JavaScript will run that could see it.
 void throw_to_js(const Napi::Error& error) noexcept;
 
 // Runs the body of a synchronous native function and turns every C++ exception into a JavaScript one.

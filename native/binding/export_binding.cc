@@ -181,8 +181,8 @@ class CompareFilesWorker final : public FilesWorker {
   std::vector<FtComparison> comparisons_;
 };
 
-// The disk is waited for on a thread of its own, so that neither the JavaScript thread nor a model's nor libuv's pool stands
-// still meanwhile.
+// The disk is waited for on a thread of its own, so that neither the JavaScript thread nor a model's nor libuv's pool
+// stands still meanwhile.
 template <typename Worker>
 Napi::Value start(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {

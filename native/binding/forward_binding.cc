@@ -88,7 +88,8 @@ Napi::Value cache_bytes(const Napi::CallbackInfo& info) {
   });
 }
 
-// forkCache(cache, rows, lengths): a cache of these rows of another, each cut to a length. Nothing is copied until one goes on.
+// forkCache(cache, rows, lengths): a cache of these rows of another, each cut to a length. Nothing is copied until one
+// goes on.
 Napi::Value fork_cache(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const auto source = get_handle<CacheHandle>(info[0]);

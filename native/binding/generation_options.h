@@ -1,4 +1,5 @@
-// Reading what the operations over rows have in common: tokens, what stands in front of them, and how to choose the next ones.
+// Reading what the operations over rows have in common: tokens, what stands in front of them, and how to choose the
+// next ones.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@ namespace neox::binding {
 // options.tokens: the rows' tokens behind one another; options.lengths: how many each row has, at least `shortest`.
 std::vector<std::vector<int64_t>> parse_rows(const Napi::Object& options, int64_t shortest = 1);
 
-// What stands in front of each row: the rows of options.cache, or, without one, options.prefixes, a prefix or null for each.
+// What stands in front of each row: the rows of options.cache, or, without one, options.prefixes, a prefix or null for
+// each.
 std::vector<RowCache> parse_past(const Napi::Object& options, size_t rows);
 
 // The sampling part of GenerateRowSettings.

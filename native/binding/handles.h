@@ -1,5 +1,5 @@
-// Opaque handles: a shared_ptr behind a type-tagged external value, so that a wrong handle is an error and never a crash.
-// All tags stand here, to be seen together: no value may be used twice. Make a new one with `uuidgen`.
+// Opaque handles: a shared_ptr behind a type-tagged external value, so that a wrong handle is an error and never a
+// crash. All tags stand here, to be seen together: no value may be used twice. Make a new one with `uuidgen`.
 #pragma once
 
 #include <memory>
@@ -20,8 +20,8 @@ struct HandleTraits;  // tag: napi_type_tag; name: how errors call it
     static constexpr const char* name = Name;         \
   }
 
-// What a handle's external value points to. `bytes` of native memory are reported to V8 for as long as the handle lives, so that garbage is
-// collected before it piles up.
+// What a handle's external value points to. `bytes` of native memory are reported to V8 for as long as the handle
+// lives, so that garbage is collected before it piles up.
 template <typename T>
 struct Box {
   std::shared_ptr<T> object;

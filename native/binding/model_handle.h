@@ -44,7 +44,8 @@ NEOX_HANDLE(CancelFlag, "cancel", 0x74c20f9b5ad84e61, 0x87b93de150c6fa28);
 // Reads options.cancel, a handle or undefined.
 std::shared_ptr<CancelFlag> get_cancel(const Napi::Object& options);
 
-// Work on a model's thread, without autograd's bookkeeping. Holds the model from the call on, so that a dispose that follows waits for it.
+// Work on a model's thread, without autograd's bookkeeping. Holds the model from the call on, so that a dispose that
+// follows waits for it.
 class ModelWorker : public PromiseWorker {
  public:
   ModelWorker(std::shared_ptr<ModelHandle> handle, std::shared_ptr<CancelFlag> cancel);

@@ -8,7 +8,8 @@
 #define NAPI_CPP_EXCEPTIONS
 #endif
 #define NODE_ADDON_API_DISABLE_DEPRECATED
-// In an environment that ends (a worker that is terminated) no error can be thrown; without this the attempt ends the process.
+// In an environment that ends (a worker that is terminated) no error can be thrown; without this the attempt ends the
+// process.
 #ifndef NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
 #define NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
 #endif

@@ -1,5 +1,5 @@
-// Reading option objects into plain structs on the JavaScript thread. The TypeScript side has checked and completed them;
-// what is wrong here is a mistake of ours, named by key.
+// Reading option objects into plain structs on the JavaScript thread. The TypeScript side has checked and completed
+// them; what is wrong here is a mistake of ours, named by key.
 #pragma once
 
 #include <ATen/core/Tensor.h>

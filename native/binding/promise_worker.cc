@@ -5,7 +5,8 @@
 
 namespace neox::binding {
 
-// One running operation. Made and destroyed on the JavaScript thread; the worker thread uses it until it has sent `done`.
+// One running operation. Made and destroyed on the JavaScript thread; the worker thread uses it until it has sent
+// `done`.
 struct PromiseWorker::Operation {
   Napi::Env env;
   Napi::Promise::Deferred deferred;
@@ -38,7 +39,8 @@ struct PromiseWorker::Operation {
         operation->Settle(env);
       }
     } catch (const Napi::Error&) {
-      // A worker that is being terminated: every call fails, and there is nobody to tell. Thrown on, it would end the process.
+      // A worker that is being terminated: every call fails, and there is nobody to tell. Thrown on, it would end the
+      // process.
     }
   }
 

@@ -1,11 +1,11 @@
-// Asynchronous native work. PromiseWorker is the one owner of a Deferred and of a thread-safe function; subclasses say what
-// to do off the JavaScript thread (`Execute`) and how to hand the result over (`Result`).
+// Asynchronous native work. PromiseWorker is the one owner of a Deferred and of a thread-safe function; subclasses say
+// what to do off the JavaScript thread (`Execute`) and how to hand the result over (`Result`).
 //
 // Rules, each of which was a crash somewhere before it was a rule:
 //  - Execute() contains no Napi call: inputs are copied or pinned in the constructor.
 //  - An event's payload is freed also when the queue refuses it.
-//  - The thread-safe function is touched by the worker thread only while its environment lives: an environment that is torn
-//    down cancels the work and waits for it, in a clean-up hook that runs before the thread-safe function's own.
+//  - The thread-safe function is touched by the worker thread only while its environment lives: an environment that is
+//    torn down cancels the work and waits for it, in a clean-up hook that runs before the thread-safe function's own.
 //  - The thread-safe function stays referenced until the promise is settled: a program that only awaits must not exit.
 #pragma once
 

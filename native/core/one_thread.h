@@ -5,8 +5,8 @@
 
 namespace neox {
 
-// Runs `body` on the calling thread alone: inside of a parallel region, ATen and the matrix products below it start no threads of
-// their own, so that the order of a sum is always the same.
+// Runs `body` on the calling thread alone: inside of a parallel region, ATen and the matrix products below it start no
+// threads of their own, so that the order of a sum is always the same.
 template <typename Body>
 void on_one_thread(const Body& body) {
   at::parallel_for(0, 2, 1, [&](int64_t begin, int64_t) {

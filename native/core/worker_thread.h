@@ -15,16 +15,16 @@ class WorkerThread {
  public:
   // `on_start` runs first on the new thread (for example to set its number of compute threads).
   static std::shared_ptr<WorkerThread> create(std::function<void()> on_start = {});
-  // Lets the queue run dry, then ends the thread. Never blocks on the thread itself: the last reference to a model may be
-  // dropped by one of its own jobs.
+  // Lets the queue run dry, then ends the thread. Never blocks on the thread itself: the last reference to a model may
+  // be dropped by one of its own jobs.
   ~WorkerThread();
   WorkerThread(const WorkerThread&) = delete;
   WorkerThread& operator=(const WorkerThread&) = delete;
 
   void post(std::function<void()> job);
 
-  // Called when the process exits: cancels everything and waits until no job runs. Without it a job could still be inside
-  // libtorch while libtorch's static objects are destroyed.
+  // Called when the process exits: cancels everything and waits until no job runs. Without it a job could still be
+  // inside libtorch while libtorch's static objects are destroyed.
   static void stop_all();
 
  private:

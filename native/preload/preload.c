@@ -6,9 +6,10 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-// libgomp's threads spin for up to 300,000 turns (several milliseconds) at the end of each parallel region before they sleep. Alone that
-// costs nothing, but beside another busy process each turn is taken from the thread that is waited for: two trainings at once on two
-// cores took 48 s each, with 2,000 turns 13 s (and 5.2 s alone, either way). libgomp reads its settings once, while it is opened.
+// libgomp's threads spin for up to 300,000 turns (several milliseconds) at the end of each parallel region before they
+// sleep. Alone that costs nothing, but beside another busy process each turn is taken from the thread that is waited
+// for: two trainings at once on two cores took 48 s each, with 2,000 turns 13 s (and 5.2 s alone, either way). libgomp
+// reads its settings once, while it is opened.
 static const char kSpinName[] = "GOMP_SPINCOUNT";
 static const char kSpinTurns[] = "2000";
 

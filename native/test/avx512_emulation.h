@@ -1,6 +1,7 @@
-// AVX-512 by name in plain C++, for processors that lack it: included in front of the kernel files, it makes them take the path of AVX512_BF16. The
-// compiler splits their 64-byte vectors into what there is; only the instructions that the kernels call by name have to be written out.
-// What this cannot show is speed, and how the real instruction rounds between its two products.
+// AVX-512 by name in plain C++, for processors that lack it: included in front of the kernel files, it makes them take
+// the path of AVX512_BF16. The compiler splits their 64-byte vectors into what there is; only the instructions that the
+// kernels call by name have to be written out. What this cannot show is speed, and how the real instruction rounds
+// between its two products.
 #pragma once
 
 #include <immintrin.h>

@@ -1,4 +1,5 @@
-// Tests of the core without Node, run by `node scripts/build.mjs --tests`. What can be seen from JavaScript is tested there.
+// Tests of the core without Node, run by `node scripts/build.mjs --tests`. What can be seen from JavaScript is tested
+// there.
 #include <ATen/core/Tensor.h>
 
 #include <array>
@@ -123,8 +124,8 @@ uint16_t to_bfloat16(float value) { return c10::BFloat16(value).x; }
 
 float from_bfloat16(uint16_t bits) { return static_cast<float>(c10::BFloat16(bits, c10::BFloat16::from_bits())); }
 
-// Products over packed weights, both dtypes, W as it is and transposed, with bias and residual, against double precision; and each row
-// alone against the same row among others, bit by bit.
+// Products over packed weights, both dtypes, W as it is and transposed, with bias and residual, against double
+// precision; and each row alone against the same row among others, bit by bit.
 void test_linear() {
   namespace kernels = neox::kernels;
   for (const auto* found : kernel_tables()) {

@@ -1,5 +1,5 @@
-// int8 weights and the rows that they are multiplied with: how they are rounded, and their products by every instruction set that this processor
-// has.
+// int8 weights and the rows that they are multiplied with: how they are rounded, and their products by every
+// instruction set that this processor has.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/eye.h>
@@ -75,7 +75,8 @@ void test_rounding() {
   }
 }
 
-// Every element within half a step of its chunk's scale, whatever it is multiplied with first, and on every instruction set alike.
+// Every element within half a step of its chunk's scale, whatever it is multiplied with first, and on every instruction
+// set alike.
 template <typename T>
 void test_rows(kernels::Element element) {
   constexpr int64_t rows = 3;

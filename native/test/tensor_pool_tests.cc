@@ -1,4 +1,5 @@
-// The pool that a training step's tensors live in: what it takes again, what it holds at most, and who may outlive whom.
+// The pool that a training step's tensors live in: what it takes again, what it holds at most, and who may outlive
+// whom.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>

@@ -37,22 +37,42 @@ test.each(['throw while training', 'reject while generating'])(
 
 test('a process ends by itself when all is done, without a dispose', async () => {
   const { code, signal, stdout, stderr } = await run('end without dispose');
-  expect({ code, signal, stderr, stdout }).toEqual({ code: 0, signal: null, stderr: '', stdout: 'loaded\n4 tokens\nend\n' });
+  expect({ code, signal, stderr, stdout }).toEqual({
+    code: 0,
+    signal: null,
+    stderr: '',
+    stdout: 'loaded\n4 tokens\nend\n',
+  });
 });
 
 test('what is in flight keeps the process alive until its result is there', async () => {
   const { code, signal, stdout, stderr } = await run('wait for the result');
-  expect({ code, signal, stderr, stdout }).toEqual({ code: 0, signal: null, stderr: '', stdout: 'loaded\n30 tokens\ndisposed\nend\n' });
+  expect({ code, signal, stderr, stdout }).toEqual({
+    code: 0,
+    signal: null,
+    stderr: '',
+    stdout: 'loaded\n30 tokens\ndisposed\nend\n',
+  });
 });
 
 test('a stream that is left unread does not keep the process for ever', async () => {
   const { code, signal, stdout, stderr } = await run('leave a stream unread');
-  expect({ code, signal, stderr, stdout }).toEqual({ code: 0, signal: null, stderr: '', stdout: 'loaded\none piece\nend\n' });
+  expect({ code, signal, stderr, stdout }).toEqual({
+    code: 0,
+    signal: null,
+    stderr: '',
+    stdout: 'loaded\none piece\nend\n',
+  });
 });
 
 test('an engine keeps the process alive while it works, and its unread streams do not', async () => {
   const waited = await run('wait for an engine');
-  expect(waited).toMatchObject({ code: 0, signal: null, stderr: '', stdout: 'loaded\nend\ngenerated\ngenerated\ndrained\n' });
+  expect(waited).toMatchObject({
+    code: 0,
+    signal: null,
+    stderr: '',
+    stdout: 'loaded\nend\ngenerated\ngenerated\ndrained\n',
+  });
   const left = await run("leave an engine's stream unread");
   expect(left).toMatchObject({ code: 0, signal: null, stderr: '', stdout: 'loaded\none piece\nend\n' });
 });

@@ -32,37 +32,47 @@ describe.each(FASTER_TRANSFORMER_CASES)("the folder that NVIDIA's converter make
   const golden = loadGoldenModel(name);
   const conversions = loadGoldenFasterTransformer(name).conversions.filter(({ dtype }) => dtype === 'fp32');
 
-  it.each(conversions.map(({ tensorParallel }) => tensorParallel))("gives Python's logits, for %i GPUs", async (tensorParallel) => {
-    const checkpoint = await openCheckpoint(golden.directory);
-    const { directory } = await new FTExporter({ checkpoint }).export(folder, {
-      dtype: 'float32',
-      tensorParallel,
-      denseBias: 'huggingface_converter',
-      tasks: { golden: goldenPrefix(golden) },
-    });
-    // These are the converter's files, byte for byte.
-    const files = conversions.find((conversion) => conversion.tensorParallel === tensorParallel)!.files;
-    for (const file of await readdir(directory)) {
-      if (file === 'config.ini' || file.startsWith('model.prefix_prompt.')) continue;
-      expect([
-        file,
-        createHash('sha256')
-          .update(await readFile(join(directory, file)))
-          .digest('hex'),
-      ]).toEqual([file, files[file]?.sha256]);
-    }
-
-    const { hiddenAct, layerNormEps, rotaryBase } = checkpoint.config;
-    const arithmetic = { hiddenAct, layerNormEps, rotaryBase };
-    await using model = await NeoXModel.load(directory, { threads: 1, denseBias: 'huggingface_converter', arithmetic });
-    const prefix = await model.loadTask('golden');
-    for (const [row, ids] of golden.reference.rows.entries()) {
-      for (const kind of GOLDEN_KINDS) {
-        const { logits } = await model.forward({ inputIds: [[...ids]], ...(kind === 'prefix' && prefix ? { pastKeyValues: prefix } : {}) });
-        const apart = difference(logits!.data, golden.logits('float32', kind, row).data);
-        expect(apart.max).toBeLessThan(TOLERANCES.float32.logits);
-        expect(apart.mean).toBeLessThan(TOLERANCES.float32.logitsMean);
+  it.each(conversions.map(({ tensorParallel }) => tensorParallel))(
+    "gives Python's logits, for %i GPUs",
+    async (tensorParallel) => {
+      const checkpoint = await openCheckpoint(golden.directory);
+      const { directory } = await new FTExporter({ checkpoint }).export(folder, {
+        dtype: 'float32',
+        tensorParallel,
+        denseBias: 'huggingface_converter',
+        tasks: { golden: goldenPrefix(golden) },
+      });
+      // These are the converter's files, byte for byte.
+      const files = conversions.find((conversion) => conversion.tensorParallel === tensorParallel)!.files;
+      for (const file of await readdir(directory)) {
+        if (file === 'config.ini' || file.startsWith('model.prefix_prompt.')) continue;
+        expect([
+          file,
+          createHash('sha256')
+            .update(await readFile(join(directory, file)))
+            .digest('hex'),
+        ]).toEqual([file, files[file]?.sha256]);
       }
-    }
-  });
+
+      const { hiddenAct, layerNormEps, rotaryBase } = checkpoint.config;
+      const arithmetic = { hiddenAct, layerNormEps, rotaryBase };
+      await using model = await NeoXModel.load(directory, {
+        threads: 1,
+        denseBias: 'huggingface_converter',
+        arithmetic,
+      });
+      const prefix = await model.loadTask('golden');
+      for (const [row, ids] of golden.reference.rows.entries()) {
+        for (const kind of GOLDEN_KINDS) {
+          const { logits } = await model.forward({
+            inputIds: [[...ids]],
+            ...(kind === 'prefix' && prefix ? { pastKeyValues: prefix } : {}),
+          });
+          const apart = difference(logits!.data, golden.logits('float32', kind, row).data);
+          expect(apart.max).toBeLessThan(TOLERANCES.float32.logits);
+          expect(apart.mean).toBeLessThan(TOLERANCES.float32.logitsMean);
+        }
+      }
+    },
+  );
 });

@@ -28,7 +28,10 @@ async function hashesOf(directory: string): Promise<Record<string, { bytes: numb
 describe.each(FASTER_TRANSFORMER_CASES)('the model %s', (name) => {
   const golden = loadGoldenFasterTransformer(name);
 
-  const cases = golden.conversions.map((conversion) => ({ ...conversion, label: `${conversion.dtype}, ${conversion.tensorParallel} GPU` }));
+  const cases = golden.conversions.map((conversion) => ({
+    ...conversion,
+    label: `${conversion.dtype}, ${conversion.tensorParallel} GPU`,
+  }));
 
   it.each(cases)("is exported as NVIDIA's converter does it: $label", async (conversion) => {
     const exporter = new FTExporter({ checkpoint: await openCheckpoint(join(GOLDEN_DIRECTORY, name)) });
@@ -42,24 +45,29 @@ describe.each(FASTER_TRANSFORMER_CASES)('the model %s', (name) => {
     expect(await readFile(join(directory, 'config.ini'), 'utf8')).toBe(conversion.configIni);
   });
 
-  it.each(cases)("differs by default from NVIDIA's converter only where that one is wrong: $label", async (conversion) => {
-    const checkpoint = await openCheckpoint(join(GOLDEN_DIRECTORY, name));
-    const { directory } = await new FTExporter({ checkpoint }).export(folder, {
-      dtype: DTYPES[conversion.dtype],
-      tensorParallel: conversion.tensorParallel,
-    });
-    const files = await hashesOf(directory);
-    const different = Object.keys(conversion.files).filter((file) => files[file]?.sha256 !== conversion.files[file]?.sha256);
-    if (checkpoint.config.useParallelResidual || conversion.tensorParallel === 1) {
-      expect(different).toEqual([]);
-      return;
-    }
-    // A sequential residual adds the bias once, after the sum over the GPUs: it is the same for any number of them.
-    expect(different).toHaveLength(2 * checkpoint.config.numLayers);
-    const whole = golden.conversions.find((other) => other.tensorParallel === 1 && other.dtype === conversion.dtype);
-    for (const file of different) {
-      expect(file).toMatch(/\.(attention\.dense|mlp\.dense_4h_to_h)\.bias\.bin$/);
-      expect(files[file]).toEqual(whole?.files[file]);
-    }
-  });
+  it.each(cases)(
+    "differs by default from NVIDIA's converter only where that one is wrong: $label",
+    async (conversion) => {
+      const checkpoint = await openCheckpoint(join(GOLDEN_DIRECTORY, name));
+      const { directory } = await new FTExporter({ checkpoint }).export(folder, {
+        dtype: DTYPES[conversion.dtype],
+        tensorParallel: conversion.tensorParallel,
+      });
+      const files = await hashesOf(directory);
+      const different = Object.keys(conversion.files).filter(
+        (file) => files[file]?.sha256 !== conversion.files[file]?.sha256,
+      );
+      if (checkpoint.config.useParallelResidual || conversion.tensorParallel === 1) {
+        expect(different).toEqual([]);
+        return;
+      }
+      // A sequential residual adds the bias once, after the sum over the GPUs: it is the same for any number of them.
+      expect(different).toHaveLength(2 * checkpoint.config.numLayers);
+      const whole = golden.conversions.find((other) => other.tensorParallel === 1 && other.dtype === conversion.dtype);
+      for (const file of different) {
+        expect(file).toMatch(/\.(attention\.dense|mlp\.dense_4h_to_h)\.bias\.bin$/);
+        expect(files[file]).toEqual(whole?.files[file]);
+      }
+    },
+  );
 });

@@ -1,6 +1,7 @@
 /**
- * The golden fixtures that scripts/golden writes: tiny models, and what transformers and PyTorch compute with them. The reader
- * below is a plain one on purpose and shares nothing with the library, so that no test checks a reader with itself.
+ * The golden fixtures that scripts/golden writes: tiny models, and what transformers and PyTorch compute with them. The
+ * reader below is a plain one on purpose and shares nothing with the library, so that no test checks a reader with
+ * itself.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -29,7 +30,8 @@ export class GoldenTensors {
 
   get(name: string): GoldenTensor {
     const tensor = this.tensors.get(name);
-    if (tensor === undefined) throw new Error(`${this.path} has no tensor ${name}, only ${[...this.tensors.keys()].join(', ')}`);
+    if (tensor === undefined)
+      throw new Error(`${this.path} has no tensor ${name}, only ${[...this.tensors.keys()].join(', ')}`);
     return tensor;
   }
 
@@ -89,7 +91,10 @@ export interface GoldenEvaluation {
   readonly tokens: number;
 }
 
-/** One value a step. Losses are those before the step's update, means over the tokens of all its micro-batches; norms those before clipping. */
+/**
+ * One value a step. Losses are those before the step's update, means over the tokens of all its micro-batches; norms
+ * those before clipping.
+ */
 export interface GoldenCurve {
   readonly accumulation: number;
   readonly losses: readonly number[];
@@ -100,7 +105,9 @@ export interface GoldenCurve {
   readonly validationAfter: GoldenEvaluation;
 }
 
-/** training.<dtype>.json. Batches are the samples in order, `batchSize` at a time, from the start again when they end. */
+/**
+ * training.<dtype>.json. Batches are the samples in order, `batchSize` at a time, from the start again when they end.
+ */
 export interface GoldenTrainingRecord {
   readonly prefixLength: number;
   readonly inputDim: number;
@@ -137,8 +144,9 @@ export interface GoldenTrainingRecord {
 }
 
 /**
- * Tensors: `initial.NAME` (the encoder to start from), `prefix` (its output), `prefix_gradient` and `gradient.NAME` (of the first
- * batch's loss), `curve.NAME` and `curve.prefix` (after `curve`), `accumulated.prefix`, `fit.target` and `fit.prefix`.
+ * Tensors: `initial.NAME` (the encoder to start from), `prefix` (its output), `prefix_gradient` and `gradient.NAME` (of
+ * the first batch's loss), `curve.NAME` and `curve.prefix` (after `curve`), `accumulated.prefix`, `fit.target` and
+ * `fit.prefix`.
  */
 export interface GoldenTraining {
   readonly name: string;
@@ -212,7 +220,8 @@ export function loadGoldenFasterTransformer(name: string): GoldenFasterTransform
 
 /** Largest and mean absolute difference; different lengths or a NaN are an error. */
 export function difference(actual: ArrayLike<number>, expected: ArrayLike<number>): { max: number; mean: number } {
-  if (actual.length !== expected.length) throw new Error(`${actual.length} elements where ${expected.length} are expected`);
+  if (actual.length !== expected.length)
+    throw new Error(`${actual.length} elements where ${expected.length} are expected`);
   let max = 0;
   let sum = 0;
   for (let k = 0; k < expected.length; k++) {
@@ -226,7 +235,8 @@ export function difference(actual: ArrayLike<number>, expected: ArrayLike<number
 
 /** Norm of the difference over the norm of what is expected: the measure for gradients. */
 export function relativeDifference(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
-  if (actual.length !== expected.length) throw new Error(`${actual.length} elements where ${expected.length} are expected`);
+  if (actual.length !== expected.length)
+    throw new Error(`${actual.length} elements where ${expected.length} are expected`);
   let apart = 0;
   let norm = 0;
   for (let k = 0; k < expected.length; k++) {

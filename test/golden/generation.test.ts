@@ -20,7 +20,9 @@ describe.each(goldenModelNames())('greedy tokens of the model %s', (name) => {
     });
     afterAll(() => model.dispose());
 
-    const requests = rows.flatMap((row, i) => GOLDEN_KINDS.map((kind) => ({ kind, row, tokens: greedy[kind][i] as number[] })));
+    const requests = rows.flatMap((row, i) =>
+      GOLDEN_KINDS.map((kind) => ({ kind, row, tokens: greedy[kind][i] as number[] })),
+    );
 
     test('each row alone, in a batch of mixed prefixes, and streamed', async () => {
       const options = { ...GREEDY, maxNewTokens: newTokens };
@@ -35,18 +37,28 @@ describe.each(goldenModelNames())('greedy tokens of the model %s', (name) => {
           text: '',
           tokens,
           finishReason: 'length',
-          usage: { promptTokens: row.length, prefixTokens: kind === 'prefix' ? prefixLength : 0, completionTokens: tokens.length },
+          usage: {
+            promptTokens: row.length,
+            prefixTokens: kind === 'prefix' ? prefixLength : 0,
+            completionTokens: tokens.length,
+          },
         });
         expect(batch[k]).toEqual(alone);
         const streamed: number[] = [];
-        for await (const piece of model.stream([...row], own)) if (piece.token !== undefined) streamed.push(piece.token);
+        for await (const piece of model.stream([...row], own))
+          if (piece.token !== undefined) streamed.push(piece.token);
         expect(streamed).toEqual(tokens);
       }
     });
 
     test('drawing from the single best token is greedy', async () => {
       const { row, kind, tokens } = requests.at(-1) as (typeof requests)[number];
-      const options = { ignoreEos: true, maxNewTokens: newTokens, prefix: kind === 'prefix' ? prefix : undefined, seed: 3 };
+      const options = {
+        ignoreEos: true,
+        maxNewTokens: newTokens,
+        prefix: kind === 'prefix' ? prefix : undefined,
+        seed: 3,
+      };
       expect((await model.generate([...row], { ...options, topK: 1 })).tokens).toEqual(tokens);
       expect((await model.generate([...row], { ...options, topP: 1e-6 })).tokens).toEqual(tokens);
     });
@@ -95,11 +107,16 @@ describe('the end of a generation', () => {
   test('is at maxNewTokens, which may be 0', async () => {
     const one = await model.generate(row, { temperature: 0, maxNewTokens: before.length });
     expect(one).toMatchObject({ tokens: before, finishReason: 'length' });
-    expect(await model.generate([row, row], { maxNewTokens: 0 })).toMatchObject([{ tokens: [] }, { tokens: [], finishReason: 'length' }]);
+    expect(await model.generate([row, row], { maxNewTokens: 0 })).toMatchObject([
+      { tokens: [] },
+      { tokens: [], finishReason: 'length' },
+    ]);
   });
 
   test('comes after the start token for a prompt without tokens', async () => {
     const empty = await model.generate(new Int32Array(0), { temperature: 0, maxNewTokens: 5 });
-    expect(empty).toEqual(await model.generate([model.config.bosTokenId as number], { temperature: 0, maxNewTokens: 5 }));
+    expect(empty).toEqual(
+      await model.generate([model.config.bosTokenId as number], { temperature: 0, maxNewTokens: 5 }),
+    );
   });
 });

@@ -39,7 +39,10 @@ async function train(
   data: TrainingData,
   options: TrainerOptions,
 ): Promise<{ result: TrainingResult; events: TrainingEvent[] }> {
-  const state = [...tensors.under('initial.')].map(([name, { data: values, shape }]) => [name, { data: values, shape: [...shape] }]);
+  const state = [...tensors.under('initial.')].map(([name, { data: values, shape }]) => [
+    name,
+    { data: values, shape: [...shape] },
+  ]);
   const encoder = await PrefixEncoder.fromState(model, Object.fromEntries(state) as PrefixEncoderState);
   const events: TrainingEvent[] = [];
   const trainer = new PrefixTrainer(model, { encoder, shuffle: false, ...options });
@@ -54,7 +57,15 @@ describe.each(backendsFor('float32'))('500 steps beside PyTorch, %s', (backend) 
     await using model = await loadModel(directory, { dtype: 'float32', backend });
     const { learningRate, warmupSteps, trainingSteps, batchSize, accumulationSteps } = record;
     // It ends at its 500th step, and its rate falls as if there were 600.
-    const options = { learningRate, warmupSteps, decaySteps: trainingSteps, trainingSteps: 500, epochs: 200, batchSize, accumulationSteps };
+    const options = {
+      learningRate,
+      warmupSteps,
+      decaySteps: trainingSteps,
+      trainingSteps: 500,
+      epochs: 200,
+      batchSize,
+      accumulationSteps,
+    };
     const data = { train: samplesOf(record.samples) };
     const { events } = await train(model, readTensors(join(directory, 'training.long.safetensors')), data, options);
     const losses = events.filter((event) => event.type === 'step').map(({ loss }) => loss);
@@ -70,7 +81,9 @@ describe.each(backendsFor('float32'))('500 steps beside PyTorch, %s', (backend) 
 test("the demonstration model, beside the loop of rinna's script in PyTorch: the same validation loss after each epoch", async () => {
   const record = readJson(join(GOLDEN_DIRECTORY, 'demonstration.json')) as DemonstrationRecord;
   const tensors = readTensors(join(GOLDEN_DIRECTORY, 'demonstration.safetensors'));
-  await using model = await loadModel(join(__dirname, '..', '..', 'examples', 'models', 'tiny-ja-neox'), { dtype: 'float32' });
+  await using model = await loadModel(join(__dirname, '..', '..', 'examples', 'models', 'tiny-ja-neox'), {
+    dtype: 'float32',
+  });
   const data = { train: samplesOf(record.train), validation: samplesOf(record.validation) };
   const { learningRate, batchSize } = record;
   const epochs = record.validationLosses.length;
@@ -81,7 +94,9 @@ test("the demonstration model, beside the loop of rinna's script in PyTorch: the
   expect(Math.max(...losses.map((loss, i) => relative(loss, record.losses[i] as number)))).toBeLessThanOrEqual(1e-4);
   const validation = result.epochs.map((epoch) => epoch.validation?.loss ?? NaN);
   expect(validation).toHaveLength(epochs);
-  expect(Math.max(...validation.map((loss, i) => relative(loss, record.validationLosses[i] as number)))).toBeLessThanOrEqual(1e-4);
+  expect(
+    Math.max(...validation.map((loss, i) => relative(loss, record.validationLosses[i] as number))),
+  ).toBeLessThanOrEqual(1e-4);
   // The prefix is better than none by a fifth of the perplexity, and within 1 % of what PyTorch came to.
   const best = Math.exp(result.bestLoss as number);
   expect(best).toBeLessThan(0.8 * base.perplexity);

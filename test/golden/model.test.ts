@@ -37,7 +37,10 @@ describe.each(goldenModelNames())('the model %s', (name) => {
 
       function expectLogits(actual: Float32Array, expected: GoldenTensor): void {
         const { max, mean } = difference(actual, expected.data);
-        expect({ max: max <= tolerance.logits ? 'close' : max, mean: mean <= tolerance.logitsMean ? 'close' : mean }).toEqual({
+        expect({
+          max: max <= tolerance.logits ? 'close' : max,
+          mean: mean <= tolerance.logitsMean ? 'close' : mean,
+        }).toEqual({
           max: 'close',
           mean: 'close',
         });
@@ -52,36 +55,45 @@ describe.each(goldenModelNames())('the model %s', (name) => {
 
         it('gives the logits of a ragged batch', async () => {
           const { logits } = await model.forward({ inputIds: rows, ...past() });
-          expect(logits?.shape).toEqual([rows.length, Math.max(...rows.map((row) => row.length)), model.config.vocabSize]);
+          expect(logits?.shape).toEqual([
+            rows.length,
+            Math.max(...rows.map((row) => row.length)),
+            model.config.vocabSize,
+          ]);
           rows.forEach((row, i) => expectLogits(rowOf(logits as Logits, i, row.length), golden.logits(dtype, kind, i)));
         });
 
-        it.each(['left', 'right', 'inner'] as const)('gives them for padding on the %s too, and zeros for the padding', async (side) => {
-          const width = Math.max(...rows.map((row) => row.length)) + 2;
-          // The padding is a token that means something elsewhere.
-          const inputIds = rows.map((): number[] => new Array<number>(width).fill(7));
-          const attentionMask = rows.map((): number[] => new Array<number>(width).fill(0));
-          const places = rows.map((row, i) =>
-            row.map((id, t) => {
-              // Inner padding: one half of the row at the start, the other at the end.
-              const atEnd = side === 'left' || (side === 'inner' && t >= row.length / 2);
-              const place = atEnd ? width - row.length + t : t;
-              (inputIds[i] as number[])[place] = id;
-              (attentionMask[i] as number[])[place] = 1;
-              return place;
-            }),
-          );
-          const { logits } = await model.forward({ inputIds, attentionMask, ...past() });
-          const { data, shape } = logits as Logits;
-          const vocab = model.config.vocabSize;
-          expect(shape).toEqual([rows.length, width, vocab]);
-          rows.forEach((_, i) => {
-            const at = (t: number): Float32Array => data.subarray((i * width + t) * vocab, (i * width + t + 1) * vocab);
-            const kept = (places[i] as number[]).flatMap((t) => [...at(t)]);
-            expectLogits(Float32Array.from(kept), golden.logits(dtype, kind, i));
-            for (let t = 0; t < width; t++) if (attentionMask[i]?.[t] === 0) expect(at(t).every((value) => value === 0)).toBe(true);
-          });
-        });
+        it.each(['left', 'right', 'inner'] as const)(
+          'gives them for padding on the %s too, and zeros for the padding',
+          async (side) => {
+            const width = Math.max(...rows.map((row) => row.length)) + 2;
+            // The padding is a token that means something elsewhere.
+            const inputIds = rows.map((): number[] => new Array<number>(width).fill(7));
+            const attentionMask = rows.map((): number[] => new Array<number>(width).fill(0));
+            const places = rows.map((row, i) =>
+              row.map((id, t) => {
+                // Inner padding: one half of the row at the start, the other at the end.
+                const atEnd = side === 'left' || (side === 'inner' && t >= row.length / 2);
+                const place = atEnd ? width - row.length + t : t;
+                (inputIds[i] as number[])[place] = id;
+                (attentionMask[i] as number[])[place] = 1;
+                return place;
+              }),
+            );
+            const { logits } = await model.forward({ inputIds, attentionMask, ...past() });
+            const { data, shape } = logits as Logits;
+            const vocab = model.config.vocabSize;
+            expect(shape).toEqual([rows.length, width, vocab]);
+            rows.forEach((_, i) => {
+              const at = (t: number): Float32Array =>
+                data.subarray((i * width + t) * vocab, (i * width + t + 1) * vocab);
+              const kept = (places[i] as number[]).flatMap((t) => [...at(t)]);
+              expectLogits(Float32Array.from(kept), golden.logits(dtype, kind, i));
+              for (let t = 0; t < width; t++)
+                if (attentionMask[i]?.[t] === 0) expect(at(t).every((value) => value === 0)).toBe(true);
+            });
+          },
+        );
 
         it('gives the logits of the last tokens, or none', async () => {
           const { logits } = await model.forward({ inputIds: rows, logits: 'last', ...past() });
@@ -89,7 +101,10 @@ describe.each(goldenModelNames())('the model %s', (name) => {
           rows.forEach((_, i) => {
             const all = golden.logits(dtype, kind, i);
             const [tokens, vocab] = all.shape as [number, number];
-            expectLogits(rowOf(logits as Logits, i, 1), { shape: [1, vocab], data: all.data.slice((tokens - 1) * vocab) });
+            expectLogits(rowOf(logits as Logits, i, 1), {
+              shape: [1, vocab],
+              data: all.data.slice((tokens - 1) * vocab),
+            });
           });
           expect((await model.forward({ inputIds: rows, logits: 'none', ...past() })).logits).toBeNull();
         });
@@ -116,7 +131,10 @@ describe.each(goldenModelNames())('the model %s', (name) => {
           const { sum: expected, count } = losses[dtype]?.[kind] as { sum: number; count: number };
           expect(sum.tokens).toBe(count);
           expect(Math.abs(sum.loss - expected) / count).toBeLessThanOrEqual(tolerance.loss);
-          const hits = rows.reduce((found, _, i) => found + hitsOf(golden.logits(dtype, kind, i), targets[i] as number[]), 0);
+          const hits = rows.reduce(
+            (found, _, i) => found + hitsOf(golden.logits(dtype, kind, i), targets[i] as number[]),
+            0,
+          );
           if (dtype === 'float32') expect(sum.correct).toBe(hits);
         });
       });

@@ -4,7 +4,14 @@ import { PrefixEncoder } from '../../lib/training/encoder';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { backendsFor, loadModel } from '../helpers';
 import { FIT_TOLERANCE, TOLERANCES } from '../tolerances';
-import { difference, goldenModelNames, loadGoldenModel, loadGoldenTraining, TRAINING_CASES, type GoldenTensors } from './fixtures';
+import {
+  difference,
+  goldenModelNames,
+  loadGoldenModel,
+  loadGoldenTraining,
+  TRAINING_CASES,
+  type GoldenTensors,
+} from './fixtures';
 
 const ids = (count: number): Int32Array => Int32Array.from({ length: count }, (_, i) => i);
 
@@ -48,7 +55,11 @@ describe.each(TRAINING_CASES)('the encoder of the model $name in $dtype', ({ nam
   const { record, tensors, directory } = loadGoldenTraining(name, dtype);
   const { fit } = record;
 
-  async function fitted(model: NeoXModel, target: Float32Array, steps: number): Promise<{ encoder: PrefixEncoder; error: number }> {
+  async function fitted(
+    model: NeoXModel,
+    target: Float32Array,
+    steps: number,
+  ): Promise<{ encoder: PrefixEncoder; error: number }> {
     const encoder = await PrefixEncoder.fromState(model, initialState(tensors));
     const { learningRate, weightDecay } = fit;
     const error = await native().fitEncoder(model.native, encoder.native, { target, steps, learningRate, weightDecay });
@@ -59,18 +70,31 @@ describe.each(TRAINING_CASES)('the encoder of the model $name in $dtype', ({ nam
     await using model = await loadModel(directory, { dtype, backend });
     const { pastKeyValues } = await model.forward({ inputIds: [ids(record.prefixLength)], logits: 'none' });
     const target = tensors.get('fit.target');
-    expect(difference((await pastKeyValues.read()).data, target.data).max).toBeLessThanOrEqual(TOLERANCES[dtype].keysAndValues);
+    expect(difference((await pastKeyValues.read()).data, target.data).max).toBeLessThanOrEqual(
+      TOLERANCES[dtype].keysAndValues,
+    );
 
-    expect(Math.abs((await fitted(model, target.data, 0)).error - fit.firstLoss)).toBeLessThanOrEqual(FIT_TOLERANCE.loss);
-    expect(Math.abs((await fitted(model, target.data, fit.steps - 1)).error - fit.lastLoss)).toBeLessThanOrEqual(FIT_TOLERANCE.loss);
+    expect(Math.abs((await fitted(model, target.data, 0)).error - fit.firstLoss)).toBeLessThanOrEqual(
+      FIT_TOLERANCE.loss,
+    );
+    expect(Math.abs((await fitted(model, target.data, fit.steps - 1)).error - fit.lastLoss)).toBeLessThanOrEqual(
+      FIT_TOLERANCE.loss,
+    );
     const { encoder, error } = await fitted(model, target.data, fit.steps);
     expect(Math.abs(error - fit.finalLoss)).toBeLessThanOrEqual(FIT_TOLERANCE.loss);
-    expect(difference((await encoder.prefix()).data, tensors.get('fit.prefix').data).max).toBeLessThanOrEqual(FIT_TOLERANCE.prefix);
+    expect(difference((await encoder.prefix()).data, tensors.get('fit.prefix').data).max).toBeLessThanOrEqual(
+      FIT_TOLERANCE.prefix,
+    );
   });
 
   test("init 'tokens' is that fit of the ids from 0 on, from torch's initial values", async () => {
     await using model = await loadModel(directory, { dtype });
-    const sizes = { prefixLength: record.prefixLength, inputDim: record.inputDim, hiddenDim: record.hiddenDim, seed: 5 };
+    const sizes = {
+      prefixLength: record.prefixLength,
+      inputDim: record.inputDim,
+      hiddenDim: record.hiddenDim,
+      seed: 5,
+    };
     const plain = await PrefixEncoder.create(model, { ...sizes, init: 'random' });
     const { steps, learningRate, weightDecay } = fit;
     const { pastKeyValues } = await model.forward({ inputIds: [ids(record.prefixLength)], logits: 'none' });
@@ -85,5 +109,7 @@ describe.each(TRAINING_CASES)('the encoder of the model $name in $dtype', ({ nam
 
 /** The encoder's parameters that the reference started from. */
 function initialState(tensors: GoldenTensors): Record<string, { data: Float32Array; shape: number[] }> {
-  return Object.fromEntries([...tensors.under('initial.')].map(([name, { data, shape }]) => [name, { data, shape: [...shape] }]));
+  return Object.fromEntries(
+    [...tensors.under('initial.')].map(([name, { data, shape }]) => [name, { data, shape: [...shape] }]),
+  );
 }

@@ -27,20 +27,27 @@ afterAll(() => model.dispose());
 
 const named = cases.map((fixture) => ({ name: JSON.stringify(fixture.options), ...fixture }));
 
-test.each(named)('the distribution with $name is that of transformers', ({ options, seed, deviation, kept, digest, best }) => {
-  const logitBias = Object.fromEntries(
-    Object.entries(options.logitBias ?? {}).map(([token, bias]) => [token, bias === '-inf' ? -Infinity : (bias as number)]),
-  );
-  const sampler = model.createSampler({ ...options, logitBias }, prompt);
-  for (const token of generated) sampler.push(token);
-  const probabilities = sampler.probabilities(drawLogits(seed, vocabulary, deviation));
-  // So far below the most likely token float32 has none, and transformers' float64 has.
-  const least = 1e-37 * Math.max(...probabilities);
-  const tokens = [...probabilities.keys()].filter((token) => (probabilities[token] as number) > least);
-  expect(tokens).toHaveLength(kept);
-  expect(createHash('sha256').update(tokens.join()).digest('hex').slice(0, 16)).toBe(digest);
-  for (const [token, probability] of best) expect(Math.abs((probabilities[token] as number) / probability - 1)).toBeLessThan(2e-5);
-});
+test.each(named)(
+  'the distribution with $name is that of transformers',
+  ({ options, seed, deviation, kept, digest, best }) => {
+    const logitBias = Object.fromEntries(
+      Object.entries(options.logitBias ?? {}).map(([token, bias]) => [
+        token,
+        bias === '-inf' ? -Infinity : (bias as number),
+      ]),
+    );
+    const sampler = model.createSampler({ ...options, logitBias }, prompt);
+    for (const token of generated) sampler.push(token);
+    const probabilities = sampler.probabilities(drawLogits(seed, vocabulary, deviation));
+    // So far below the most likely token float32 has none, and transformers' float64 has.
+    const least = 1e-37 * Math.max(...probabilities);
+    const tokens = [...probabilities.keys()].filter((token) => (probabilities[token] as number) > least);
+    expect(tokens).toHaveLength(kept);
+    expect(createHash('sha256').update(tokens.join()).digest('hex').slice(0, 16)).toBe(digest);
+    for (const [token, probability] of best)
+      expect(Math.abs((probabilities[token] as number) / probability - 1)).toBeLessThan(2e-5);
+  },
+);
 
 test('drawn tokens come as often as their probabilities say', () => {
   // 4,000 draws from a few tokens, each from a stream of its own.

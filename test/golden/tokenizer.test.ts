@@ -5,7 +5,8 @@ import { PieceDecoder } from '../../lib/tokenizer/piece-decoder';
 import { SentencePiece } from '../../lib/tokenizer/sentencepiece';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer';
 
-// Everything here is compared with what Python's sentencepiece and transformers 4.57.6 said (scripts/golden/tokenizer.py).
+// Everything here is compared with what Python's sentencepiece and transformers 4.57.6 said
+// (scripts/golden/tokenizer.py).
 const fixtures = join(__dirname, '../fixtures/tokenizer');
 
 type Ids = number[];
@@ -60,7 +61,9 @@ function compare(tokenizer: Tokenizer, golden: Golden): void {
     streamed(tokenizer, sequence, false),
     streamed(tokenizer, sequence, true),
   ]);
-  expect(sequences).toEqual(golden.sequences.map(([sequence, decoded, skipped]) => [sequence, decoded, skipped ?? decoded]));
+  expect(sequences).toEqual(
+    golden.sequences.map(([sequence, decoded, skipped]) => [sequence, decoded, skipped ?? decoded]),
+  );
 }
 
 describe.each(['dummy-prefix', 'byte-fallback'])('a SentencePiece model with %s', (name) => {
@@ -79,11 +82,18 @@ describe.each(['dummy-prefix', 'byte-fallback'])('a SentencePiece model with %s'
 });
 
 test('the whole of nmt_nfkc: the example model', async () => {
-  compare(await Tokenizer.load(join(__dirname, '../../examples/models/tiny-ja-neox')), readFixture('example.json') as Golden);
+  compare(
+    await Tokenizer.load(join(__dirname, '../../examples/models/tiny-ja-neox')),
+    readFixture('example.json') as Golden,
+  );
 });
 
 test('models of all settings, with many ties', () => {
-  const models = readFixture('random-models.json') as { model: string; texts: [string, Ids][]; sequences: [Ids, string][] }[];
+  const models = readFixture('random-models.json') as {
+    model: string;
+    texts: [string, Ids][];
+    sequences: [Ids, string][];
+  }[];
   for (const { model, texts, sequences } of models) {
     const sentencePiece = new SentencePiece(Buffer.from(model, 'base64'), 'random');
     expect(texts.map(([text]) => [text, [...sentencePiece.encode(text)]])).toEqual(texts);

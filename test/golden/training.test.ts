@@ -7,7 +7,14 @@ import { PrefixTrainer } from '../../lib/training/prefix-trainer';
 import type { TrainingResult } from '../../lib/training/training-run';
 import { backendsFor, loadModel, NATIVE_TRAINER } from '../helpers';
 import { TOLERANCES } from '../tolerances';
-import { difference, loadGoldenTraining, relativeDifference, TRAINING_CASES, type GoldenCurve, type GoldenSample } from './fixtures';
+import {
+  difference,
+  loadGoldenTraining,
+  relativeDifference,
+  TRAINING_CASES,
+  type GoldenCurve,
+  type GoldenSample,
+} from './fixtures';
 
 const samplesOf = (golden: readonly GoldenSample[]): { prompt: number[]; completion: number[] }[] =>
   golden.map(({ prompt, completion }) => ({ prompt: [...prompt], completion: [...completion] }));
@@ -26,7 +33,10 @@ describe.each(TRAINING_CASES)('training over the model $name in $dtype', ({ name
     });
     afterAll(() => model.dispose());
     beforeEach(async () => {
-      const initial = [...tensors.under('initial.')].map(([key, { data, shape }]) => [key, { data, shape: [...shape] }]);
+      const initial = [...tensors.under('initial.')].map(([key, { data, shape }]) => [
+        key,
+        { data, shape: [...shape] },
+      ]);
       encoder = await PrefixEncoder.fromState(model, Object.fromEntries(initial) as PrefixEncoderState);
     });
 
@@ -62,10 +72,15 @@ describe.each(TRAINING_CASES)('training over the model $name in $dtype', ({ name
       const summed = Float32Array.from({ length: width }, (_, k) =>
         own.reduce((total, value, i) => (i % width === k ? total + value : total), 0),
       );
-      expect(relativeDifference(gradients['prefix_mlp.2.bias'] as Float32Array, summed)).toBeLessThanOrEqual(tolerance.gradientRelative);
+      expect(relativeDifference(gradients['prefix_mlp.2.bias'] as Float32Array, summed)).toBeLessThanOrEqual(
+        tolerance.gradientRelative,
+      );
     });
 
-    async function run(curve: GoldenCurve, epochs: number): Promise<{ result: TrainingResult; events: TrainingEvent[] }> {
+    async function run(
+      curve: GoldenCurve,
+      epochs: number,
+    ): Promise<{ result: TrainingResult; events: TrainingEvent[] }> {
       const trainer = new PrefixTrainer(model, {
         encoder,
         shuffle: false,
@@ -111,7 +126,9 @@ describe.each(TRAINING_CASES)('training over the model $name in $dtype', ({ name
       ).toBeLessThanOrEqual(tolerance.gradientNorm);
       const evaluation = events.filter((event) => event.type === 'evaluation').at(-1);
       expect(evaluation?.tokens).toBe(curve.validationAfter.tokens);
-      expect(Math.abs((evaluation?.loss as number) - curve.validationAfter.loss)).toBeLessThanOrEqual(tolerance.curveLoss);
+      expect(Math.abs((evaluation?.loss as number) - curve.validationAfter.loss)).toBeLessThanOrEqual(
+        tolerance.curveLoss,
+      );
       expect(evaluation?.perplexity).toBeCloseTo(Math.exp(evaluation?.loss as number), 10);
     }
 
@@ -133,7 +150,9 @@ describe.each(TRAINING_CASES)('training over the model $name in $dtype', ({ name
         expect(shape).toEqual(expected.shape);
         expect(difference(data, expected.data).max).toBeLessThanOrEqual(tolerance.trainedWeight);
       }
-      expect(difference(result.last.data, tensors.get('curve.prefix').data).max).toBeLessThanOrEqual(tolerance.trainedWeight);
+      expect(difference(result.last.data, tensors.get('curve.prefix').data).max).toBeLessThanOrEqual(
+        tolerance.trainedWeight,
+      );
       const after = await evaluate(model, samples, { prefix: result.last, batchSize: 3 });
       expect(Math.abs(after.loss - curve.validationAfter.loss)).toBeLessThanOrEqual(tolerance.curveLoss);
     });
@@ -142,7 +161,9 @@ describe.each(TRAINING_CASES)('training over the model $name in $dtype', ({ name
       const { result, events } = await run(record.accumulated, 2);
       expectCurve(events, record.accumulated);
       expect(result.steps).toBe(10);
-      expect(difference(result.last.data, tensors.get('accumulated.prefix').data).max).toBeLessThanOrEqual(tolerance.trainedWeight);
+      expect(difference(result.last.data, tensors.get('accumulated.prefix').data).max).toBeLessThanOrEqual(
+        tolerance.trainedWeight,
+      );
     });
   });
 });

@@ -55,7 +55,10 @@ const OPERATIONS: Operation[] = [
     start: (signal, running) => NeoXModel.load(path, { signal, onProgress: running }),
   },
   { name: 'forward', start: (signal) => model.forward({ inputIds: [LONG, LONG, LONG, LONG], signal }) },
-  { name: 'generate', start: (signal) => model.generate(LONG.slice(0, 20), { signal, maxNewTokens: 900, ignoreEos: true }) },
+  {
+    name: 'generate',
+    start: (signal) => model.generate(LONG.slice(0, 20), { signal, maxNewTokens: 900, ignoreEos: true }),
+  },
   { name: 'stream', tells: true, start: streamed },
   { name: 'PrefixEncoder.create', start: (signal) => PrefixEncoder.create(model, { signal, initSteps: 1_000_000 }) },
   {
@@ -71,11 +74,16 @@ const OPERATIONS: Operation[] = [
     name: 'the fit before training',
     start: (signal) => new PrefixTrainer(model, { initSteps: 1_000_000 }).train({ train: SAMPLES }, { signal }),
   },
-  { name: 'evaluate', tells: true, start: (signal, running) => evaluate(model, SAMPLES, { signal, batchSize: 2, onProgress: running }) },
+  {
+    name: 'evaluate',
+    tells: true,
+    start: (signal, running) => evaluate(model, SAMPLES, { signal, batchSize: 2, onProgress: running }),
+  },
   {
     name: 'export',
     tells: true,
-    start: (signal, running) => new FTExporter(model).export(folder.join('export'), { signal, dtype: 'float32', onProgress: running }),
+    start: (signal, running) =>
+      new FTExporter(model).export(folder.join('export'), { signal, dtype: 'float32', onProgress: running }),
   },
 ];
 
@@ -166,7 +174,9 @@ test('training that is stopped saves its state, and leaves nothing half-written'
   const onEvent = ({ type, epoch }: { type: string; epoch?: number }): void => {
     if (type === 'step' && epoch === 2) controller.abort('stop');
   };
-  expect(await failureOf(trainer.train({ train: SAMPLES.slice(0, 8) }, { signal: controller.signal, onEvent }))).toBe('stop');
+  expect(await failureOf(trainer.train({ train: SAMPLES.slice(0, 8) }, { signal: controller.signal, onEvent }))).toBe(
+    'stop',
+  );
   const names = readdirSync(outputDir).sort();
   expect(names.filter((name) => !name.startsWith('events.out'))).toEqual([
     'about.json',

@@ -1,6 +1,14 @@
 import type { GenerateOptions } from '../../lib/generation/request';
 import type { NeoXModel } from '../../lib/neox-model';
-import { expectRefusal, loadModel, randomPrefix, temporaryFolder, writeRandomModel, wrong, type Refusal } from '../helpers';
+import {
+  expectRefusal,
+  loadModel,
+  randomPrefix,
+  temporaryFolder,
+  writeRandomModel,
+  wrong,
+  type Refusal,
+} from '../helpers';
 
 const folder = temporaryFolder();
 let model: NeoXModel;
@@ -24,10 +32,26 @@ const beams = (name: string, options: GenerateOptions): Refusal =>
   );
 
 const NUMBERS: Refusal[] = [
-  option('half a token', { minNewTokens: 0.5 }, 'Expected an integer of at least 0 for minNewTokens but received 0.5 of type number'),
-  option('more tokens than there may be', { minNewTokens: 9, maxNewTokens: 8 }, 'minNewTokens (9) is larger than maxNewTokens (8)'),
-  option('minP above 1', { minP: 2 }, 'Expected a finite number of at least 0 and at most 1 for minP but received 2 of type number'),
-  option('typicalP 0', { typicalP: 0 }, 'Expected a finite number above 0 and at most 1 for typicalP but received 0 of type number'),
+  option(
+    'half a token',
+    { minNewTokens: 0.5 },
+    'Expected an integer of at least 0 for minNewTokens but received 0.5 of type number',
+  ),
+  option(
+    'more tokens than there may be',
+    { minNewTokens: 9, maxNewTokens: 8 },
+    'minNewTokens (9) is larger than maxNewTokens (8)',
+  ),
+  option(
+    'minP above 1',
+    { minP: 2 },
+    'Expected a finite number of at least 0 and at most 1 for minP but received 2 of type number',
+  ),
+  option(
+    'typicalP 0',
+    { typicalP: 0 },
+    'Expected a finite number above 0 and at most 1 for typicalP but received 0 of type number',
+  ),
   option(
     'an unknown rule',
     { topPRule: 'openai' },
@@ -53,7 +77,11 @@ const NUMBERS: Refusal[] = [
     { noRepeatNgramSize: -1 },
     'Expected an integer of at least 0 for noRepeatNgramSize but received -1 of type number',
   ),
-  option('too many alternatives', { logprobs: 101 }, 'Expected an integer between 0 and 100 for logprobs but received 101 of type number'),
+  option(
+    'too many alternatives',
+    { logprobs: 101 },
+    'Expected an integer between 0 and 100 for logprobs but received 101 of type number',
+  ),
   option(
     'alternatives by yes',
     { promptLogprobs: true },
@@ -88,7 +116,11 @@ const TOKENS: Refusal[] = [
     { logitBias: { 5: 1e39 } },
     'Expected a finite number or -Infinity for logitBias[5] but received 1e+39 of type number',
   ),
-  option('one word', { badWords: 'dog' }, "Expected an array of strings and of token ids for badWords but received 'dog' of type string"),
+  option(
+    'one word',
+    { badWords: 'dog' },
+    "Expected an array of strings and of token ids for badWords but received 'dog' of type string",
+  ),
   option(
     'a flat word',
     { badWords: [5, 6] },
@@ -99,13 +131,21 @@ const TOKENS: Refusal[] = [
     { badWords: [[5], []] },
     'Expected a non-empty string or token ids for badWords[1] but received an array of 0 of type array',
   ),
-  option('an empty word', { badWords: [''] }, "Expected a non-empty string or token ids for badWords[0] but received '' of type string"),
+  option(
+    'an empty word',
+    { badWords: [''] },
+    "Expected a non-empty string or token ids for badWords[0] but received '' of type string",
+  ),
   option(
     'a word of tokens that there are not',
     { badWords: [[5, 64]] },
     'Expected a token id between 0 and 63 for badWords[0][1] but received 64 of type number',
   ),
-  option('an end that is no list', { eosTokenIds: 3 }, 'Expected token ids for eosTokenIds but received 3 of type number'),
+  option(
+    'an end that is no list',
+    { eosTokenIds: 3 },
+    'Expected token ids for eosTokenIds but received 3 of type number',
+  ),
   option(
     'an end that there is not',
     { eosTokenIds: [64] },
@@ -121,9 +161,21 @@ const TOKENS: Refusal[] = [
 ];
 
 const BEAMS: Refusal[] = [
-  option('too many beams', { numBeams: 257 }, 'Expected an integer between 1 and 256 for numBeams but received 257 of type number'),
-  option('a length penalty without beams', { lengthPenalty: 2 }, 'lengthPenalty is an option of beam search\nHint: set numBeams above 1'),
-  option('early stopping without beams', { earlyStopping: true }, 'earlyStopping is an option of beam search\nHint: set numBeams above 1'),
+  option(
+    'too many beams',
+    { numBeams: 257 },
+    'Expected an integer between 1 and 256 for numBeams but received 257 of type number',
+  ),
+  option(
+    'a length penalty without beams',
+    { lengthPenalty: 2 },
+    'lengthPenalty is an option of beam search\nHint: set numBeams above 1',
+  ),
+  option(
+    'early stopping without beams',
+    { earlyStopping: true },
+    'earlyStopping is an option of beam search\nHint: set numBeams above 1',
+  ),
   option(
     'sequences without beams',
     { numReturnSequences: 3 },
@@ -177,7 +229,11 @@ const SCORES: Refusal[] = [
     act: () => model.score([1], wrong([[1], 5])),
     text: 'Expected a string or token ids for continuations[1] but received 5 of type number',
   },
-  { name: 'an empty continuation', act: () => model.score([1], [[]]), text: 'Expected at least one token for continuations[0]' },
+  {
+    name: 'an empty continuation',
+    act: () => model.score([1], [[]]),
+    text: 'Expected at least one token for continuations[0]',
+  },
   {
     name: 'a continuation that is too long',
     act: () => model.score([1, 2], [new Array<number>(256).fill(1)]),
@@ -284,6 +340,11 @@ test('nothing to do gives nothing', async () => {
   expect(await model.score([1], [])).toEqual([]);
   expect(await model.embed([])).toEqual([]);
   expect(await model.generate([], { numBeams: 2 })).toEqual([]);
-  expect(await model.generate([1], { numBeams: 2, maxNewTokens: 0 })).toMatchObject({ tokens: [], finishReason: 'length' });
-  expect(await model.generate([1], { n: 2, maxNewTokens: 0 })).toMatchObject({ completions: [{ tokens: [] }, { tokens: [] }] });
+  expect(await model.generate([1], { numBeams: 2, maxNewTokens: 0 })).toMatchObject({
+    tokens: [],
+    finishReason: 'length',
+  });
+  expect(await model.generate([1], { n: 2, maxNewTokens: 0 })).toMatchObject({
+    completions: [{ tokens: [] }, { tokens: [] }],
+  });
 });

@@ -2,7 +2,15 @@ import { mkdirSync } from 'node:fs';
 import { inspect } from 'node:util';
 import * as api from '../../lib/index';
 import type { NeoXModel, PrefixWeights } from '../../lib/index';
-import { expectRefusal, loadModel, randomPrefix, temporaryFolder, writeRandomModel, wrong, type Refusal } from '../helpers';
+import {
+  expectRefusal,
+  loadModel,
+  randomPrefix,
+  temporaryFolder,
+  writeRandomModel,
+  wrong,
+  type Refusal,
+} from '../helpers';
 
 const folder = temporaryFolder();
 let model: NeoXModel;
@@ -16,7 +24,8 @@ beforeAll(async () => {
 afterAll(() => model.dispose());
 
 const NUL = 'a\0b';
-const shownNul = (name: string): string => `Expected a path without NUL characters for ${name} but received 'a\\u0000b' of type string`;
+const shownNul = (name: string): string =>
+  `Expected a path without NUL characters for ${name} but received 'a\\u0000b' of type string`;
 const REFUSALS: Refusal[] = [
   { name: 'a NUL in the path of a model', act: () => api.NeoXModel.load(NUL), text: shownNul('directory') },
   { name: 'a NUL in the path of a checkpoint', act: () => api.openCheckpoint(NUL), text: shownNul('dir') },
@@ -26,8 +35,16 @@ const REFUSALS: Refusal[] = [
   { name: 'a NUL in the path of a tokenizer', act: () => api.Tokenizer.load(NUL), text: shownNul('dirOrFile') },
   { name: 'a NUL in the path of data', act: () => api.readDataset(['x.txt', NUL]), text: shownNul('paths[1]') },
   { name: 'a NUL in the path of an export', act: () => new api.FTExporter(model).export(NUL), text: shownNul('dir') },
-  { name: 'a NUL in the path of a verification', act: () => new api.FTExporter(model).verify(NUL), text: shownNul('dir') },
-  { name: 'a NUL in the path of a repository', act: () => api.exportTritonRepository(model, NUL), text: shownNul('dir') },
+  {
+    name: 'a NUL in the path of a verification',
+    act: () => new api.FTExporter(model).verify(NUL),
+    text: shownNul('dir'),
+  },
+  {
+    name: 'a NUL in the path of a repository',
+    act: () => api.exportTritonRepository(model, NUL),
+    text: shownNul('dir'),
+  },
   { name: 'a NUL in the path of a conversion', act: () => api.convertPrefix('a', NUL), text: shownNul('to') },
   {
     name: 'splitDataset: no samples',
@@ -86,7 +103,8 @@ test.each(REFUSALS)('$name', expectRefusal);
 test('console.log shows one line of each object, without its insides', async () => {
   const { pastKeyValues } = await model.forward({ inputIds: [[1, 2], [3]], pastKeyValues: [prefix, undefined] });
   using encoder = await api.PrefixEncoder.create(model, { init: 'zero' });
-  expect(inspect([model, pastKeyValues, prefix, prefix.withMetadata({ task: 'smile' }), encoder], { breakLength: 1 })).toBe(`[
+  expect(inspect([model, pastKeyValues, prefix, prefix.withMetadata({ task: 'smile' }), encoder], { breakLength: 1 }))
+    .toBe(`[
   NeoXModel(${folder.join('model')}: 2 layers of 32, float32 on cpu),
   KVCache(prefix+tokens of 2 rows: 4+2, 0+1),
   PrefixWeights([4, 2, 2, 2, 16], from tensor),

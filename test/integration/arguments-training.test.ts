@@ -3,7 +3,16 @@ import * as api from '../../lib/index';
 import type { NeoXModel, PrefixEncoder, PrefixWeights } from '../../lib/index';
 import { native } from '../../lib/addon/addon';
 import type * as Native from '../../types/native';
-import { expectRefusal, failureOf, loadModel, randomPrefix, temporaryFolder, writeRandomModel, wrong, type Refusal } from '../helpers';
+import {
+  expectRefusal,
+  failureOf,
+  loadModel,
+  randomPrefix,
+  temporaryFolder,
+  writeRandomModel,
+  wrong,
+  type Refusal,
+} from '../helpers';
 
 const folder = temporaryFolder();
 const samples = [{ completion: [5, 6] }];
@@ -45,7 +54,10 @@ const PREFIXES: Refusal[] = [
   },
   {
     name: 'a prefix of another model of this shape',
-    act: () => model.generate([1], { prefix: prefix.withMetadata({ task: 'smile', baseModel: { fingerprint: 'feed', name: 'old' } }) }),
+    act: () =>
+      model.generate([1], {
+        prefix: prefix.withMetadata({ task: 'smile', baseModel: { fingerprint: 'feed', name: 'old' } }),
+      }),
     code: 'NEOX_PREFIX_MISMATCH',
     text: () =>
       `The prefix 'smile' (tensor) was trained on another base model: its fingerprint is feed (old), this model's is ${model.fingerprint}\n` +
@@ -195,7 +207,12 @@ const TRAINING: Refusal[] = [
     act: () => train(wrong({ train: 'a.jsonl' })),
     text: "Expected an array of { prompt?, completion } for data.train but received 'a.jsonl' of type string",
   },
-  { name: 'train: no samples', act: () => train({ train: [] }), code: 'NEOX_BAD_DATA', text: 'There is no sample to train on' },
+  {
+    name: 'train: no samples',
+    act: () => train({ train: [] }),
+    code: 'NEOX_BAD_DATA',
+    text: 'There is no sample to train on',
+  },
   {
     name: 'train: a sample that is none',
     act: () => train(wrong({ train: ['text'] })),
@@ -239,7 +256,12 @@ const TRAINING: Refusal[] = [
     act: () => api.evaluate(wrong({}), samples),
     text: 'Expected a NeoXModel for model but received an object of type object',
   },
-  { name: 'evaluate: no samples', act: () => api.evaluate(model, []), code: 'NEOX_BAD_DATA', text: 'There is no sample to evaluate' },
+  {
+    name: 'evaluate: no samples',
+    act: () => api.evaluate(model, []),
+    code: 'NEOX_BAD_DATA',
+    text: 'There is no sample to evaluate',
+  },
   {
     name: 'evaluate: samples that are none',
     act: () => api.evaluate(model, wrong(5)),
@@ -271,7 +293,8 @@ const TRAINING: Refusal[] = [
     text: 'Expected a function for onProgress but received 1 of type number',
   },
 ];
-const train = (data: api.TrainingData, options?: api.TrainOptions): Promise<unknown> => new api.PrefixTrainer(model).train(data, options);
+const train = (data: api.TrainingData, options?: api.TrainOptions): Promise<unknown> =>
+  new api.PrefixTrainer(model).train(data, options);
 
 describe.each([
   { method: 'prefixes and encoders', refusals: PREFIXES },
@@ -297,8 +320,17 @@ describe('the addon refuses a wrong handle', () => {
   const invalid = (name: string): object => ({ code: 'NEOX_BAD_ARGUMENT', message: `Invalid ${name} handle` });
 
   test.each([undefined, null, {}, 5, 'model', []])('%p as a model', async (value) => {
-    for (const use of [addon.modelInfo, addon.disposeModel, addon.forward, addon.generate, addon.createPrefix, addon.readCache]) {
-      expect(await refusal(() => (use as (...values: unknown[]) => unknown)(value, {}))).toMatchObject(invalid('model'));
+    for (const use of [
+      addon.modelInfo,
+      addon.disposeModel,
+      addon.forward,
+      addon.generate,
+      addon.createPrefix,
+      addon.readCache,
+    ]) {
+      expect(await refusal(() => (use as (...values: unknown[]) => unknown)(value, {}))).toMatchObject(
+        invalid('model'),
+      );
     }
     expect(await refusal(() => addon.encoderState(model.native, wrong(value)))).toMatchObject(invalid('encoder'));
   });
@@ -308,14 +340,21 @@ describe('the addon refuses a wrong handle', () => {
     expect(await refusal(() => addon.modelInfo(wrong(flag)))).toMatchObject(invalid('model'));
     expect(await refusal(() => addon.cancel(wrong(model.native)))).toMatchObject(invalid('cancel'));
     expect(await refusal(() => addon.cacheLengths(wrong(flag)))).toMatchObject(invalid('cache'));
-    expect(await refusal(() => addon.encoderOutput(model.native, wrong(model.native)))).toMatchObject(invalid('encoder'));
-    expect(await refusal(() => addon.trainerStep(model.native, wrong(encoder.native), { learningRate: 1, gradClip: 1 }))).toMatchObject(
-      invalid('trainer'),
+    expect(await refusal(() => addon.encoderOutput(model.native, wrong(model.native)))).toMatchObject(
+      invalid('encoder'),
     );
-    const options: Native.ForwardOptions = { tokens: Int32Array.of(1), lengths: Int32Array.of(1), prefixes: [wrong(flag)], logits: 'all' };
+    expect(
+      await refusal(() => addon.trainerStep(model.native, wrong(encoder.native), { learningRate: 1, gradClip: 1 })),
+    ).toMatchObject(invalid('trainer'));
+    const options: Native.ForwardOptions = {
+      tokens: Int32Array.of(1),
+      lengths: Int32Array.of(1),
+      prefixes: [wrong(flag)],
+      logits: 'all',
+    };
     expect(await refusal(() => addon.forward(model.native, options))).toMatchObject(invalid('prefix'));
-    expect(await refusal(() => addon.forward(model.native, { ...options, prefixes: [null], cancel: wrong(model.native) }))).toMatchObject(
-      invalid('cancel'),
-    );
+    expect(
+      await refusal(() => addon.forward(model.native, { ...options, prefixes: [null], cancel: wrong(model.native) })),
+    ).toMatchObject(invalid('cancel'));
   });
 });

@@ -2,7 +2,16 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import * as api from '../../lib/index';
 import type { NeoXModel, PrefixWeights } from '../../lib/index';
 import { native } from '../../lib/addon/addon';
-import { expectRefusal, failureOf, loadModel, randomPrefix, temporaryFolder, writeRandomModel, wrong, type Refusal } from '../helpers';
+import {
+  expectRefusal,
+  failureOf,
+  loadModel,
+  randomPrefix,
+  temporaryFolder,
+  writeRandomModel,
+  wrong,
+  type Refusal,
+} from '../helpers';
 
 const folder = temporaryFolder();
 let model: NeoXModel;
@@ -92,7 +101,8 @@ const LOAD: Refusal[] = [
     text: 'Expected a function for onProgress but received 1 of type number',
   },
 ];
-const loadWith = (options: Parameters<typeof loadModel>[1]): Promise<NeoXModel> => api.NeoXModel.load(folder.join('model'), options);
+const loadWith = (options: Parameters<typeof loadModel>[1]): Promise<NeoXModel> =>
+  api.NeoXModel.load(folder.join('model'), options);
 
 const FORWARD: Refusal[] = [
   {
@@ -187,12 +197,14 @@ const FORWARD: Refusal[] = [
   },
   {
     name: 'a cache of another model',
-    act: async () => model.forward({ inputIds: [[1]], pastKeyValues: (await other.forward({ inputIds: [[1]] })).pastKeyValues }),
+    act: async () =>
+      model.forward({ inputIds: [[1]], pastKeyValues: (await other.forward({ inputIds: [[1]] })).pastKeyValues }),
     text: 'Expected a KV cache of this model for pastKeyValues but received a KVCache of type object',
   },
   {
     name: 'a cache of another batch',
-    act: async () => model.forward({ inputIds: [[1], [2]], pastKeyValues: (await model.forward({ inputIds: [[1]] })).pastKeyValues }),
+    act: async () =>
+      model.forward({ inputIds: [[1], [2]], pastKeyValues: (await model.forward({ inputIds: [[1]] })).pastKeyValues }),
     text: 'Expected a KV cache of 2 rows for pastKeyValues but received 1 of type number',
   },
   {
@@ -212,7 +224,8 @@ const FORWARD: Refusal[] = [
     act: async () =>
       model.forward({
         inputIds: [[1, 2]],
-        pastKeyValues: (await model.forward({ inputIds: [new Array<number>(251).fill(1)], pastKeyValues: prefix })).pastKeyValues,
+        pastKeyValues: (await model.forward({ inputIds: [new Array<number>(251).fill(1)], pastKeyValues: prefix }))
+          .pastKeyValues,
       }),
     code: 'NEOX_TOO_LONG',
     text: 'Row 0 needs 257 positions, prefix included, and the model has 256\nHint: shorten the text, or use a shorter prefix',
@@ -437,5 +450,7 @@ test('a folder that is not there, and one that holds no model', async () => {
 
 test('no prompts give no results', async () => {
   expect(await model.generate([])).toEqual([]);
-  expect(await model.generate(new Int32Array(0), { maxNewTokens: 1, ignoreEos: true })).toMatchObject({ usage: { promptTokens: 1 } });
+  expect(await model.generate(new Int32Array(0), { maxNewTokens: 1, ignoreEos: true })).toMatchObject({
+    usage: { promptTokens: 1 },
+  });
 });

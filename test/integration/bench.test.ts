@@ -9,7 +9,8 @@ import { runTypeScript, type ExampleRun } from './run-example';
 jest.setTimeout(240_000);
 
 const folder = temporaryFolder();
-const bench = (name: string, args: readonly string[]): Promise<ExampleRun> => runTypeScript(join(PACKAGE_ROOT, 'bench', name), args);
+const bench = (name: string, args: readonly string[]): Promise<ExampleRun> =>
+  runTypeScript(join(PACKAGE_ROOT, 'bench', name), args);
 
 interface Result {
   group: string;
@@ -30,7 +31,14 @@ interface Report {
 async function run(...args: readonly string[]): Promise<{ report: Report; stdout: string }> {
   const out = folder.join(`results${args.length}${args.join('').length}`);
   const quick = ['--quick', '--no-python', '--no-llama', '--threads', '1', '--peers', 'float32'];
-  const { code, stdout, stderr } = await bench('main.mts', [...quick, '--cache', folder.join('cache'), '--out', out, ...args]);
+  const { code, stdout, stderr } = await bench('main.mts', [
+    ...quick,
+    '--cache',
+    folder.join('cache'),
+    '--out',
+    out,
+    ...args,
+  ]);
   const report = readdirSync(out).find((name) => name.endsWith('.json'));
   if (code !== 0 || report === undefined) throw new Error(`${stdout}\n${stderr}`);
   return { report: JSON.parse(readFileSync(join(out, report), 'utf8')) as Report, stdout };
@@ -39,11 +47,14 @@ async function run(...args: readonly string[]): Promise<{ report: Report; stdout
 test('workloads of warm processes: every peer in each, and a table that compares them', async () => {
   const { report, stdout } = await run('--only', 'train,epoch,prefill,decode,swap,overhead');
   expect(report.failures).toEqual([]);
-  const titles = (peer: string): string[] => report.results.filter((result) => result.peer === peer).map(({ title }) => title);
+  const titles = (peer: string): string[] =>
+    report.results.filter((result) => result.peer === peer).map(({ title }) => title);
   const ours = titles('neox-prefix float32');
   expect(ours).toHaveLength(13);
   // What has to do with JavaScript is measured for the default alone.
-  expect(titles('neox-prefix float32, aten')).toEqual(ours.filter((title) => !/stream|generate\(|thread's|timer/.test(title)));
+  expect(titles('neox-prefix float32, aten')).toEqual(
+    ours.filter((title) => !/stream|generate\(|thread's|timer/.test(title)),
+  );
   for (const { title, values, median } of report.results) {
     expect(values).toEqual([median]);
     // The timer may be on time to the resolution of the clock.
@@ -65,7 +76,13 @@ test('workloads of fresh processes: start, memory and export', async () => {
   const { report } = await run('--only', 'start,memory,export', '--peers', 'neox-prefix float32');
   expect(report.failures).toEqual([]);
   const own = report.results;
-  expect(own.map(({ group, unit }) => `${group} ${unit}`)).toEqual(['start s', 'memory MB', 'memory MB', 'export GB/s', 'export MB']);
+  expect(own.map(({ group, unit }) => `${group} ${unit}`)).toEqual([
+    'start s',
+    'memory MB',
+    'memory MB',
+    'export GB/s',
+    'export MB',
+  ]);
   // libtorch alone is more than this.
   for (const { group, median } of own) if (group === 'memory') expect(median).toBeGreaterThan(100);
 });
@@ -133,10 +150,15 @@ function readGguf(file: Buffer): Gguf {
     offset: u64(),
   }));
   const start = Math.ceil(at / 32) * 32;
-  const tensors = infos.map(({ name, shape, type, offset }, i): [string, { shape: number[]; type: number; data: Buffer }] => {
-    expect(offset % 32).toBe(0);
-    return [name, { shape, type, data: file.subarray(start + offset, start + (infos[i + 1]?.offset ?? file.length - start)) }];
-  });
+  const tensors = infos.map(
+    ({ name, shape, type, offset }, i): [string, { shape: number[]; type: number; data: Buffer }] => {
+      expect(offset % 32).toBe(0);
+      return [
+        name,
+        { shape, type, data: file.subarray(start + offset, start + (infos[i + 1]?.offset ?? file.length - start)) },
+      ];
+    },
+  );
   return { metadata, tensors: new Map(tensors) };
 }
 
@@ -179,7 +201,8 @@ test.each([
 ])('GGUF holds the weights of the checkpoint: %s', async (name, type) => {
   const model = folder.join(name);
   mkdirSync(model);
-  // What our own models have in common with others is not asked of the writer: biases, and a width of heads that is a part of a block.
+  // What our own models have in common with others is not asked of the writer: biases, and a width of heads that is a
+  // part of a block.
   await writeRandomModel(model, {
     hidden_size: 64,
     num_attention_heads: 4,
@@ -207,7 +230,11 @@ test.each([
 
   const header = await readSafetensorsHeader(join(model, 'model.safetensors'));
   expect(tensors.size).toBe(header.tensors.size);
-  const expectTensor = async (ggufName: string, sourceName: string, place: (row: number) => number = (row) => row): Promise<void> => {
+  const expectTensor = async (
+    ggufName: string,
+    sourceName: string,
+    place: (row: number) => number = (row) => row,
+  ): Promise<void> => {
     const source = header.tensors.get(sourceName)!;
     const expected = await readTensor(source);
     const found = tensors.get(ggufName)!;
@@ -215,7 +242,8 @@ test.each([
     expect(found.type).toBe(source.shape.length === 1 ? 0 : type);
     const width = source.shape[1] ?? 1;
     const wrong = decode(found.data, found.type, expected.length).filter(
-      ({ value, tolerance }, i) => !(Math.abs(value - expected[place(Math.floor(i / width)) * width + (i % width)]!) <= tolerance),
+      ({ value, tolerance }, i) =>
+        !(Math.abs(value - expected[place(Math.floor(i / width)) * width + (i % width)]!) <= tolerance),
     );
     expect(wrong).toEqual([]);
   };

@@ -29,7 +29,12 @@ test('evaluate gives a table of the prefixes and the base model, equal to the li
   expect(best.startsWith(BEST)).toBe(true);
   const [json] = jsonLines((await cli([...args, '--no-base', '--json'])).stdout);
   await using model = await loadModel(MODEL);
-  const samples = await readDataset(DATA, { packing: 'lines', suffix: ' 😃', keepRemainder: true, tokenizer: model.tokenizer });
+  const samples = await readDataset(DATA, {
+    packing: 'lines',
+    suffix: ' 😃',
+    keepRemainder: true,
+    tokenizer: model.tokenizer,
+  });
   const expected = await evaluate(model, samples.slice(-8), { prefix: await PrefixWeights.load(BEST) });
   expect(json).toEqual({
     samples: 8,
@@ -43,7 +48,13 @@ test('evaluate gives a table of the prefixes and the base model, equal to the li
 });
 
 test('a prefix of a model with the same shape and other weights needs a word', async () => {
-  const changes = { vocab_size: 100, hidden_size: 192, num_hidden_layers: 4, num_attention_heads: 6, intermediate_size: 64 };
+  const changes = {
+    vocab_size: 100,
+    hidden_size: 192,
+    num_hidden_layers: 4,
+    num_attention_heads: 6,
+    intermediate_size: 64,
+  };
   const twin = await writeRandomModel(folder.path, changes);
   const args = ['evaluate', '--model', twin, '--prefix', BEST, '--data', folder.join('ids.jsonl')];
   writeFileSync(folder.join('ids.jsonl'), '{"completion":[5,6,7]}\n');
@@ -78,6 +89,9 @@ describe('arguments are looked at before a model is loaded', () => {
     ['generate', ['--prompt', 'x']],
   ])('%s: a prefix that is not there', async (command, args) => {
     const { code, stderr } = await cli([command, ...model, ...args, '--prefix', folder.join('none.safetensors')]);
-    expect({ code, stderr }).toEqual({ code: 1, stderr: `error: No such file or folder: ${folder.join('none.safetensors')}\n` });
+    expect({ code, stderr }).toEqual({
+      code: 1,
+      stderr: `error: No such file or folder: ${folder.join('none.safetensors')}\n`,
+    });
   });
 });

@@ -41,9 +41,14 @@ describe('export', () => {
 
     const again = await cli([...FT, '--tensor-parallel', '2']);
     expect(again.code).toBe(1);
-    expect(again.stderr).toContain('hint: choose another folder, give --overwrite to replace it, or --append to add tasks to it');
+    expect(again.stderr).toContain(
+      'hint: choose another folder, give --overwrite to replace it, or --append to add tasks to it',
+    );
     const twice = await cli([...FT, '--task', `smile=${BEST}`, '--append']);
-    expect(twice).toMatchObject({ code: 1, stderr: expect.stringContaining('hint: choose another name, or give --replace') });
+    expect(twice).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('hint: choose another name, or give --replace'),
+    });
 
     const appended = await cli([...FT, '--task', `second=${BEST}`, '--append', '--json']);
     expect(jsonLines(appended.stdout)).toEqual([
@@ -76,15 +81,34 @@ describe('export', () => {
 
   test('triton writes a model that inspect knows', async () => {
     const out = folder.join('triton');
-    const args = ['export', 'triton', '--model', MODEL, '--task', `smile=${BEST}`, '--out', out, '--tensor-parallel', '2'];
+    const args = [
+      'export',
+      'triton',
+      '--model',
+      MODEL,
+      '--task',
+      `smile=${BEST}`,
+      '--out',
+      out,
+      '--tensor-parallel',
+      '2',
+    ];
     expect((await cli([...args, '--model-name', 'neox'])).code).toBe(0);
-    expect((await cli([...args, '--model-name', 'neox'])).stderr).toContain('hint: choose another --model-name, give --overwrite');
+    expect((await cli([...args, '--model-name', 'neox'])).stderr).toContain(
+      'hint: choose another --model-name, give --overwrite',
+    );
     const { stdout } = await cli(['inspect', join(out, 'neox')]);
     expect(stdout).toMatch(/^model +neox$/m);
     expect(stdout).toMatch(/^tensor parallel +2$/m);
     expect(stdout).toMatch(/^smile +0 +10$/m);
     expect(jsonLines((await cli(['inspect', join(out, 'neox'), '--json'])).stdout)).toMatchObject([
-      { kind: 'triton', model: 'neox', backend: 'fastertransformer', tensorParallel: 2, tasks: [{ name: 'smile', id: 0 }] },
+      {
+        kind: 'triton',
+        model: 'neox',
+        backend: 'fastertransformer',
+        tensorParallel: 2,
+        tasks: [{ name: 'smile', id: 0 }],
+      },
     ]);
     // The repository: its models, of other backends too.
     mkdirSync(join(out, 'ensemble', '3'), { recursive: true });

@@ -22,15 +22,22 @@ describe('generate', () => {
     expect(first.stdout).toMatch(/^今日は.+\n$/);
     const again = await cli([...GENERATE, '--prefix', BEST, '--prompt', '今日は', '--stream']);
     expect(again.stdout).toBe(first.stdout);
-    const [other] = jsonLines((await cli([...GENERATE, '--seed', '2', '--prefix', BEST, '--prompt', '今日は', '--json'])).stdout);
-    expect(other).toMatchObject({ results: [{ prompt: '今日は', prefix: 'smile', seed: 2, usage: { prefixTokens: 10 } }] });
+    const [other] = jsonLines(
+      (await cli([...GENERATE, '--seed', '2', '--prefix', BEST, '--prompt', '今日は', '--json'])).stdout,
+    );
+    expect(other).toMatchObject({
+      results: [{ prompt: '今日は', prefix: 'smile', seed: 2, usage: { prefixTokens: 10 } }],
+    });
     expect(first.stdout).not.toContain((other as { results: { text: string }[] }).results[0]!.text);
   });
 
   test('rinna’s decoding is the default, and its parts can be set', async () => {
-    const text = async (...args: string[]): Promise<string> => (await cli([...GENERATE, '--prompt', '今日は', ...args])).stdout;
+    const text = async (...args: string[]): Promise<string> =>
+      (await cli([...GENERATE, '--prompt', '今日は', ...args])).stdout;
     const nucleus = await text();
-    expect(await text('--decode-method', 'nucleus', '--top-p', '0.95', '--top-k', '50', '--temperature', '1')).toBe(nucleus);
+    expect(await text('--decode-method', 'nucleus', '--top-p', '0.95', '--top-k', '50', '--temperature', '1')).toBe(
+      nucleus,
+    );
     const greedy = await text('--decode-method', 'greedy');
     expect(await text('--top-k', '1')).toBe(greedy);
     expect(await text('--temperature', '0')).toBe(greedy);
@@ -50,7 +57,14 @@ describe('generate', () => {
       'greedy',
     ]);
     expect(jsonLines(stdout)).toEqual([
-      { results: [expect.objectContaining({ finishReason: 'length', usage: expect.objectContaining({ completionTokens: 128 }) })] },
+      {
+        results: [
+          expect.objectContaining({
+            finishReason: 'length',
+            usage: expect.objectContaining({ completionTokens: 128 }),
+          }),
+        ],
+      },
     ]);
   });
 
@@ -68,7 +82,9 @@ describe('generate', () => {
       [null, 2],
     ]);
     // Each row is what the prompt gives alone.
-    expect((await cli([...GENERATE, '--seed', '2', '--prompt', '休日の朝に'])).stdout).toBe(`休日の朝に${results[3]!.text}\n`);
+    expect((await cli([...GENERATE, '--seed', '2', '--prompt', '休日の朝に'])).stdout).toBe(
+      `休日の朝に${results[3]!.text}\n`,
+    );
   });
 
   test('prompts of a file, in batches', async () => {
@@ -84,7 +100,11 @@ describe('generate', () => {
     const pieces = lines.slice(0, -1);
     expect(pieces.length).toBeGreaterThan(5);
     expect(pieces.every(({ type, index }) => type === 'piece' && index === 0)).toBe(true);
-    expect(lines.at(-1)).toMatchObject({ type: 'result', text: pieces.map(({ text }) => text).join(''), usage: { promptTokens: 1 } });
+    expect(lines.at(-1)).toMatchObject({
+      type: 'result',
+      text: pieces.map(({ text }) => text).join(''),
+      usage: { promptTokens: 1 },
+    });
   });
 
   test('a prompt loop reads stdin to its end, empty prompts too', async () => {
@@ -96,7 +116,9 @@ describe('generate', () => {
     expect(lines[1]).toMatch(/./);
     expect(lines[2]).toMatch(/^休日の朝に./);
     expect(stderr).not.toContain('Prompt');
-    const json = jsonLines((await cli([...GENERATE, '--prefix', BEST, '--json'], { stdin: '今日は\n\n休日の朝に' })).stdout);
+    const json = jsonLines(
+      (await cli([...GENERATE, '--prefix', BEST, '--json'], { stdin: '今日は\n\n休日の朝に' })).stdout,
+    );
     expect(json.map(({ prompt, text }) => `${prompt as string}${text as string}`)).toEqual(lines.slice(0, 3));
   });
 
@@ -121,6 +143,8 @@ describe('generate', () => {
     const other = await writeRandomModel(folder.path);
     const { code, stdout, stderr } = await cli(['generate', '--model', other, '--prefix', BEST, '--prompt', 'x']);
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
-    expect(stderr).toContain('[10, 4, 2, 6, 32] (positions, layers, 2, heads, head size), the model takes [10, 2, 2, 2, 16]');
+    expect(stderr).toContain(
+      '[10, 4, 2, 6, 32] (positions, layers, 2, heads, head size), the model takes [10, 2, 2, 2, 16]',
+    );
   });
 });

@@ -29,13 +29,25 @@ describe('inspect', () => {
     const { code, stdout } = await cli(['inspect', '--model', MODEL, '--json', ...paths]);
     expect(code).toBe(0);
     expect(jsonLines(stdout)).toMatchObject([
-      { kind: 'prefix', format: 'safetensors', shape: [10, 4, 2, 6, 32], metadata: { task: 'smile' }, statistics: { nanCount: 0 } },
+      {
+        kind: 'prefix',
+        format: 'safetensors',
+        shape: [10, 4, 2, 6, 32],
+        metadata: { task: 'smile' },
+        statistics: { nanCount: 0 },
+      },
       { kind: 'prefix', format: 'rinna', shape: [10, 4, 2, 6, 32] },
       { kind: 'encoder', prefixLength: 10 },
       {
         kind: 'run',
         epochs: [{ epoch: 1, step: 8, best: true }, { epoch: 2 }],
-        ...{ state: 'epochs', step: 16, totalSteps: 16, process: null, resumable: { step: 16, file: 'state-000000016.safetensors' } },
+        ...{
+          state: 'epochs',
+          step: 16,
+          totalSteps: 16,
+          process: null,
+          resumable: { step: 16, file: 'state-000000016.safetensors' },
+        },
         best: { step: 16, epoch: 2 },
       },
       { kind: 'checkpoint', dtypes: ['F16'], config: { numLayers: 4 }, tokenizer: 'sentencepiece, 2048 tokens' },
@@ -82,9 +94,13 @@ describe('inspect', () => {
     expect(stdout).toMatch(/^resumable +yes, at step 8, from state-000000008\.safetensors$/m);
     expect(stdout).toMatch(/^last\.safetensors +is missing$/m);
     cut('state-000000008.safetensors');
-    expect((await cli(['inspect', run])).stdout).toMatch(/^resumable +no: .*state-000000016\.safetensors is not usable/m);
+    expect((await cli(['inspect', run])).stdout).toMatch(
+      /^resumable +no: .*state-000000016\.safetensors is not usable/m,
+    );
     for (const step of ['08', '16']) rmSync(join(run, `state-0000000${step}.safetensors`));
-    expect(jsonLines((await cli(['inspect', run, '--json'])).stdout)).toMatchObject([{ resumable: { problem: 'no state was saved' } }]);
+    expect(jsonLines((await cli(['inspect', run, '--json'])).stdout)).toMatchObject([
+      { resumable: { problem: 'no state was saved' } },
+    ]);
   });
 
   test('a run that is at work, and one that was killed', async () => {
@@ -92,7 +108,10 @@ describe('inspect', () => {
     cpSync(RUN, run, { recursive: true });
     const lines = readFileSync(join(run, 'metrics.jsonl'), 'utf8').split('\n');
     const half = lines.findIndex((line) => line.startsWith('{"type":"step","step":12,'));
-    writeFileSync(join(run, 'metrics.jsonl'), `${lines.slice(0, half + 1).join('\n')}\n${lines[half + 1]!.slice(0, 30)}`);
+    writeFileSync(
+      join(run, 'metrics.jsonl'),
+      `${lines.slice(0, half + 1).join('\n')}\n${lines[half + 1]!.slice(0, 30)}`,
+    );
     rmSync(join(run, 'best.safetensors'));
     const killed = await cli(['inspect', run]);
     expect(killed.stdout).toMatch(/^state +Not finished: interrupted, or still going on$/m);

@@ -46,9 +46,17 @@ function start(args: readonly string[], { stdin = '', env = {}, until }: StartOp
 }
 
 test('exit codes of a process: 0, 1, 2', async () => {
-  const [help, missing, usage] = await Promise.all([start([]), start(['inspect', folder.join('nowhere')]), start(['inspekt'])]);
+  const [help, missing, usage] = await Promise.all([
+    start([]),
+    start(['inspect', folder.join('nowhere')]),
+    start(['inspekt']),
+  ]);
   expect(help).toMatchObject({ code: 0, stderr: '' });
-  expect(missing).toMatchObject({ code: 1, stdout: '', stderr: expect.stringMatching(/^error: No such file or folder: .*\n$/) });
+  expect(missing).toMatchObject({
+    code: 1,
+    stdout: '',
+    stderr: expect.stringMatching(/^error: No such file or folder: .*\n$/),
+  });
   expect(usage).toMatchObject({ code: 2, stdout: '', stderr: expect.stringContaining('(Did you mean inspect?)') });
 });
 
@@ -84,7 +92,9 @@ test('Ctrl-C stops a training run with 130, and --resume goes on with it', async
   const last = jsonLines(stdout).at(-1) as { type: string; step: number };
   expect(last).toMatchObject({ type: 'interrupted' });
   expect(existsSync(join(out, 'last.safetensors'))).toBe(true);
-  expect(stderr).toContain(`saved at step ${last.step}; the same command with --resume goes on from there\ninterrupted\n`);
+  expect(stderr).toContain(
+    `saved at step ${last.step}; the same command with --resume goes on from there\ninterrupted\n`,
+  );
   const resumed = await start([...args, '--resume'], {});
   expect(resumed.code).toBe(0);
   const events = jsonLines(resumed.stdout) as { type: string; step?: number }[];
@@ -146,13 +156,19 @@ test('a reader that goes away early ends the program as SIGPIPE does, without a 
   expect(stdout.split('\n').length).toBeLessThan(100);
 });
 
-test.each([['doctor'], ['inspect', MODEL], ['--help']])('%s: an output that cannot be written is an error of one line', async (...args) => {
-  const full = openSync('/dev/full', 'w');
-  const program = ['-r', join(ROOT, 'test', 'typescript.cjs'), join(ROOT, 'lib', 'cli', 'main.ts')];
-  const child = spawn(process.execPath, [...program, ...args], { stdio: ['ignore', full, 'pipe'] });
-  let stderr = '';
-  child.stderr?.on('data', (chunk: Buffer) => (stderr += chunk.toString()));
-  const code = await new Promise((resolve) => child.on('close', resolve));
-  closeSync(full);
-  expect({ code, stderr }).toEqual({ code: 1, stderr: 'error: cannot write the output: ENOSPC: no space left on device\n' });
-});
+test.each([['doctor'], ['inspect', MODEL], ['--help']])(
+  '%s: an output that cannot be written is an error of one line',
+  async (...args) => {
+    const full = openSync('/dev/full', 'w');
+    const program = ['-r', join(ROOT, 'test', 'typescript.cjs'), join(ROOT, 'lib', 'cli', 'main.ts')];
+    const child = spawn(process.execPath, [...program, ...args], { stdio: ['ignore', full, 'pipe'] });
+    let stderr = '';
+    child.stderr?.on('data', (chunk: Buffer) => (stderr += chunk.toString()));
+    const code = await new Promise((resolve) => child.on('close', resolve));
+    closeSync(full);
+    expect({ code, stderr }).toEqual({
+      code: 1,
+      stderr: 'error: cannot write the output: ENOSPC: no space left on device\n',
+    });
+  },
+);

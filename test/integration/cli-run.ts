@@ -6,7 +6,19 @@ export const MODEL = join(__dirname, '..', '..', 'examples', 'models', 'tiny-ja-
 export const DATA = join(__dirname, '..', '..', 'examples', 'data', 'diary.jsonl');
 export const PACKING = ['--data', DATA, '--packing', 'lines', '--suffix', ' 😃', '--keep-remainder'];
 const SIZES = ['--train-data-size', '32', '--dev-data-size', '8'];
-export const TRAIN = ['train', '--model', MODEL, '--threads', '1', ...PACKING, ...SIZES, '--prefix-hidden-dim', '64', '--max-lr', '1e-2'];
+export const TRAIN = [
+  'train',
+  '--model',
+  MODEL,
+  '--threads',
+  '1',
+  ...PACKING,
+  ...SIZES,
+  '--prefix-hidden-dim',
+  '64',
+  '--max-lr',
+  '1e-2',
+];
 
 /** Two epochs of eight steps. */
 export function trainSmile(out: string): Promise<CliResult> {

@@ -17,10 +17,23 @@ async function answer(args: readonly string[]): Promise<CliAnswer> {
 
 /** Flags, and the options of the library that they are. */
 const CASES: [string, string[], GenerateOptions][] = [
-  ['thresholds', ['--min-p', '0.05', '--typical-p', '0.9', '--top-p-rule', 'rinna'], { minP: 0.05, typicalP: 0.9, topPRule: 'rinna' }],
+  [
+    'thresholds',
+    ['--min-p', '0.05', '--typical-p', '0.9', '--top-p-rule', 'rinna'],
+    { minP: 0.05, typicalP: 0.9, topPRule: 'rinna' },
+  ],
   [
     'penalties',
-    ['--repetition-penalty', '1.3', '--presence-penalty', '0.5', '--frequency-penalty', '-0.2', '--no-repeat-ngram-size', '3'],
+    [
+      '--repetition-penalty',
+      '1.3',
+      '--presence-penalty',
+      '0.5',
+      '--frequency-penalty',
+      '-0.2',
+      '--no-repeat-ngram-size',
+      '3',
+    ],
     { repetitionPenalty: 1.3, presencePenalty: 0.5, frequencyPenalty: -0.2, noRepeatNgramSize: 3 },
   ],
   [
@@ -49,14 +62,31 @@ test.each(CASES)('%s', async (_, flags, options) => {
 
 test('beam search', async () => {
   await using model = await loadModel(EXAMPLE_MODEL);
-  const options = { numBeams: 4, lengthPenalty: 0.5, earlyStopping: 'never', numReturnSequences: 2, maxNewTokens: 24 } as const;
+  const options = {
+    numBeams: 4,
+    lengthPenalty: 0.5,
+    earlyStopping: 'never',
+    numReturnSequences: 2,
+    maxNewTokens: 24,
+  } as const;
   const expected = await model.generate('今日は', options);
-  const flags = ['--num-beams', '4', '--length-penalty', '0.5', '--early-stopping', 'never', '--num-return-sequences', '2'];
+  const flags = [
+    '--num-beams',
+    '4',
+    '--length-penalty',
+    '0.5',
+    '--early-stopping',
+    'never',
+    '--num-return-sequences',
+    '2',
+  ];
   const { prompt, prefix, seed, ...result } = await answer(['--max-new-tokens', '24', ...flags]);
   expect({ prompt, prefix, seed }).toEqual({ prompt: '今日は', prefix: null, seed: null });
   expect(result).toEqual(JSON.parse(JSON.stringify(expected)));
   const early = await answer(['--max-new-tokens', '24', '--num-beams', '4', '--early-stopping']);
-  expect(early.tokens).toEqual((await model.generate('今日は', { numBeams: 4, earlyStopping: true, maxNewTokens: 24 })).tokens);
+  expect(early.tokens).toEqual(
+    (await model.generate('今日は', { numBeams: 4, earlyStopping: true, maxNewTokens: 24 })).tokens,
+  );
 });
 
 test('several texts are printed below each other', async () => {
@@ -78,7 +108,11 @@ test('a stop string and log-probabilities in a stream', async () => {
 test.each([
   ['--length-penalty without beams', ['--length-penalty', '2'], '--length-penalty is an option of beam search'],
   ['--early-stopping without beams', ['--early-stopping'], '--early-stopping is an option of beam search'],
-  ['--decode-method with beams', ['--num-beams', '2', '--decode-method', 'greedy'], '--decode-method greedy and --num-beams 2 do not go'],
+  [
+    '--decode-method with beams',
+    ['--num-beams', '2', '--decode-method', 'greedy'],
+    '--decode-method greedy and --num-beams 2 do not go',
+  ],
   ['--seed with beams', ['--num-beams', '2', '--seed', '1'], '--seed has no effect with --num-beams'],
   ['--stream with several texts', ['--n', '2', '--stream'], '--stream shows one answer at a time'],
   ['a bias without a number', ['--logit-bias', '5'], 'Expected ID=NUMBER or ID=-inf.'],

@@ -15,7 +15,10 @@ jest.setTimeout(120_000);
 
 test('trains each combination over one loaded model, and prints a table with the best one first', async () => {
   const { code, stdout, stderr } = await cli([...SWEEP, ...LISTS]);
-  expect({ code, errors: stderr.includes('error') && !stderr.includes('squared error') }).toEqual({ code: 0, errors: false });
+  expect({ code, errors: stderr.includes('error') && !stderr.includes('squared error') }).toEqual({
+    code: 0,
+    errors: false,
+  });
   expect(stderr.match(/loaded in/g)).toHaveLength(1);
   expect(stderr).toMatch(/^run 4 of 4: learningRate=0\.01,prefixLength=5$/m);
   const [heading, first, ...others] = stdout.split('\n');
@@ -49,7 +52,15 @@ test('trains each combination over one loaded model, and prints a table with the
 test('a prompt that is too long behind the longest prefix is refused before the first run', async () => {
   const out = folder.join('too long');
   // It fits behind the first of them.
-  const args = [...SWEEP.slice(0, -3), '--out', out, '--prefix-seq-lens', '2,1900', '--sample-prompt', '雨'.repeat(200)];
+  const args = [
+    ...SWEEP.slice(0, -3),
+    '--out',
+    out,
+    '--prefix-seq-lens',
+    '2,1900',
+    '--sample-prompt',
+    '雨'.repeat(200),
+  ];
   const { code, stderr } = await cli(args);
   expect([code, stderr]).toEqual([1, expect.stringMatching(/error: --sample-prompt \[0\] needs 21\d\d positions/)]);
   expect(existsSync(out)).toBe(false);

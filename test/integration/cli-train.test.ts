@@ -12,7 +12,14 @@ const BEST = join(RUN, 'best.safetensors');
 
 /** What every run leaves besides its states. */
 const FILES = [
-  ...['about.json', 'best.safetensors', 'encoder.safetensors', 'events.out.tfevents', 'last.safetensors', 'manifest.json'],
+  ...[
+    'about.json',
+    'best.safetensors',
+    'encoder.safetensors',
+    'events.out.tfevents',
+    'last.safetensors',
+    'manifest.json',
+  ],
   ...['metrics.jsonl', 'recipe.json', 'report.html'],
 ];
 const filesOf = (run: string): string[] =>
@@ -31,11 +38,15 @@ beforeAll(async () => {
 describe('train', () => {
   test('says what it does on stderr and where the prefix is on stdout', () => {
     expect(trained.code).toBe(0);
-    expect(trained.stdout).toMatch(/^16 steps in [\d.]+s; best epoch 2, step 16, validation perplexity [\d.]+\nprefix: /);
+    expect(trained.stdout).toMatch(
+      /^16 steps in [\d.]+s; best epoch 2, step 16, validation perplexity [\d.]+\nprefix: /,
+    );
     expect(trained.stdout).toContain(`prefix: ${BEST}\n`);
     const { stderr } = trained;
     expect(stderr).toMatch(/^tiny-ja-neox: 2\.57 M parameters, 4 layers of 192, float32 on cpu/);
-    expect(stderr).toContain('32 samples train, 8 validate; 101 k trainable parameters; initial fit: mean squared error ');
+    expect(stderr).toContain(
+      '32 samples train, 8 validate; 101 k trainable parameters; initial fit: mean squared error ',
+    );
     expect(stderr).toMatch(/^memory: about [\d.]+ [MG]B at the peak, the process included$/m);
     expect(stderr).toMatch(
       /^training: 31% \| 5 of 16 steps \| ETA .* \| loss [\d.]+ \| ppl [\d.]+ \| epoch 1\/2 \| \d+ tok\/s \| lr 0\.0096 \| [\d.]+ [MG]B$/m,
@@ -47,14 +58,40 @@ describe('train', () => {
 
   test('the options reach the trainer', async () => {
     expect(JSON.parse(readFileSync(join(RUN, 'recipe.json'), 'utf8'))).toMatchObject({
-      ...{ name: 'smile', epochs: 2, trainingSteps: 100, batchSize: 4, accumulationSteps: 1, learningRate: 0.01, warmupSteps: 0 },
-      ...{ adamBeta1: 0.9, adamBeta2: 0.99, adamEpsilon: 1e-8, weightDecay: 0.01, gradClip: 1, shuffle: true, twoRows: true, seed: 42 },
+      ...{
+        name: 'smile',
+        epochs: 2,
+        trainingSteps: 100,
+        batchSize: 4,
+        accumulationSteps: 1,
+        learningRate: 0.01,
+        warmupSteps: 0,
+      },
+      ...{
+        adamBeta1: 0.9,
+        adamBeta2: 0.99,
+        adamEpsilon: 1e-8,
+        weightDecay: 0.01,
+        gradClip: 1,
+        shuffle: true,
+        twoRows: true,
+        seed: 42,
+      },
     });
     expect((await PrefixWeights.load(BEST)).metadata).toMatchObject({ task: 'smile', metrics: { epoch: 2, step: 16 } });
   });
 
   test('--json gives events, one a line, and nothing else; one seed gives one result', async () => {
-    const { code, stdout } = await cli([...TRAIN, '--n-epochs', '2', '--n-training-steps', '100', '--out', folder.join('again'), '--json']);
+    const { code, stdout } = await cli([
+      ...TRAIN,
+      '--n-epochs',
+      '2',
+      '--n-training-steps',
+      '100',
+      '--out',
+      folder.join('again'),
+      '--json',
+    ]);
     expect(code).toBe(0);
     const events = jsonLines(stdout);
     expect(events.map(({ type }) => type).filter((type) => type !== 'step')).toEqual([
@@ -64,15 +101,37 @@ describe('train', () => {
       ...['samples', 'end', 'result'],
     ]);
     expect(events.filter(({ type }) => type === 'step')).toHaveLength(16);
-    const [first, second] = await Promise.all([PrefixWeights.load(BEST), PrefixWeights.load(folder.join('again', 'best.safetensors'))]);
+    const [first, second] = await Promise.all([
+      PrefixWeights.load(BEST),
+      PrefixWeights.load(folder.join('again', 'best.safetensors')),
+    ]);
     expect(second.hash).toBe(first.hash);
   });
 
   test('goes on from an encoder, with a validation file of its own', async () => {
     const valid = folder.join('valid.jsonl');
     writeFileSync(valid, `${JSON.stringify({ prompt: '今日は', completion: '雨でした。 😃' })}\n`);
-    const args = ['train', '--model', MODEL, '--threads', '1', '--data', valid, '--validation', valid, '--out', folder.join('more')];
-    const { code, stdout } = await cli([...args, '--checkpoint-path', join(RUN, 'encoder.safetensors'), '--n-epochs', '1', '--json']);
+    const args = [
+      'train',
+      '--model',
+      MODEL,
+      '--threads',
+      '1',
+      '--data',
+      valid,
+      '--validation',
+      valid,
+      '--out',
+      folder.join('more'),
+    ];
+    const { code, stdout } = await cli([
+      ...args,
+      '--checkpoint-path',
+      join(RUN, 'encoder.safetensors'),
+      '--n-epochs',
+      '1',
+      '--json',
+    ]);
     expect(code).toBe(0);
     expect(jsonLines(stdout)[0]).toMatchObject({ type: 'start', trainSamples: 1, validationSamples: 1, totalSteps: 1 });
     // One step of 1e-4 leaves it near where it was.
@@ -91,7 +150,9 @@ describe('train', () => {
     const help = (await cli(['train', '--help'])).stdout;
     expect(help).toMatch(new RegExp(`--prefix-seq-len <n> .*default: ${encoder.prefixLength}\\)`));
     expect(help).toMatch(new RegExp(`--prefix-input-dim <n> .*default: ${encoder.inputDim}\\)`));
-    expect(help.replace(/\s+/g, ' ')).toMatch(new RegExp(`--prefix-hidden-dim <n> [^<]*default: ${encoder.hiddenDim}\\)`));
+    expect(help.replace(/\s+/g, ' ')).toMatch(
+      new RegExp(`--prefix-hidden-dim <n> [^<]*default: ${encoder.hiddenDim}\\)`),
+    );
   });
 
   test('an interrupted run is saved, and goes on with --resume to the same prefix', async () => {
@@ -107,7 +168,9 @@ describe('train', () => {
     const { code, stderr, stdout: text } = await cli([...args, '--json'], { io });
     expect(code).toBe(130);
     expect(jsonLines(text).at(-1)).toEqual({ type: 'interrupted', step: 11 });
-    expect(stderr.endsWith('saved at step 11; the same command with --resume goes on from there\ninterrupted\n')).toBe(true);
+    expect(stderr.endsWith('saved at step 11; the same command with --resume goes on from there\ninterrupted\n')).toBe(
+      true,
+    );
     expect((await cli(args)).code).toBe(2);
     const resumed = await cli([...args, '--resume']);
     expect(resumed.code).toBe(0);
@@ -120,9 +183,19 @@ describe('train', () => {
 
   test('a prompt that is too long is refused before the folder is made', async () => {
     const out = folder.join('too long');
-    const { code, stderr } = await cli([...TRAIN, '--out', out, '--sample-prompt', '今日は', '--sample-prompt', '雨'.repeat(2100)]);
+    const { code, stderr } = await cli([
+      ...TRAIN,
+      '--out',
+      out,
+      '--sample-prompt',
+      '今日は',
+      '--sample-prompt',
+      '雨'.repeat(2100),
+    ]);
     expect(code).toBe(1);
-    expect(stderr).toMatch(/^error: --sample-prompt \[1\] needs 21\d\d positions, prefix included, and the model has 2048$/m);
+    expect(stderr).toMatch(
+      /^error: --sample-prompt \[1\] needs 21\d\d positions, prefix included, and the model has 2048$/m,
+    );
     expect(existsSync(out)).toBe(false);
   });
 
@@ -132,7 +205,9 @@ describe('train', () => {
     const watch = setInterval(() => existsSync(join(out, 'recipe.json')) && io.interrupt(), 2);
     const args = [...TRAIN, '--n-epochs', '1', '--n-training-steps', '1', '--no-samples', '--out', out];
     // The initial fit takes minutes, unless it is interrupted.
-    const { code, stderr } = await cli([...args, '--init-steps', '1000000'], { io }).finally(() => clearInterval(watch));
+    const { code, stderr } = await cli([...args, '--init-steps', '1000000'], { io }).finally(() =>
+      clearInterval(watch),
+    );
     expect(code).toBe(130);
     const what = `${out} has the beginning of the run, and no state yet: with --resume the same command begins anew, with --overwrite too`;
     expect(stderr.endsWith(`${what}\ninterrupted\n`)).toBe(true);
@@ -141,9 +216,21 @@ describe('train', () => {
   });
 
   test('data that gives no sample says why', async () => {
-    const { code, stderr } = await cli(['train', '--model', MODEL, '--data', DATA, '--packing', 'lines', '--out', folder.join('none')]);
+    const { code, stderr } = await cli([
+      'train',
+      '--model',
+      MODEL,
+      '--data',
+      DATA,
+      '--packing',
+      'lines',
+      '--out',
+      folder.join('none'),
+    ]);
     expect(code).toBe(1);
-    expect(stderr).toContain('hint: every text is shorter than 64 tokens and gives no full sample: give --keep-remainder');
+    expect(stderr).toContain(
+      'hint: every text is shorter than 64 tokens and gives no full sample: give --keep-remainder',
+    );
     expect(existsSync(folder.join('none'))).toBe(false);
   });
 
@@ -164,7 +251,20 @@ describe('train', () => {
     mkdirSync(out);
     const own = ['best.safetensors', 'state-000000123.safetensors', '.last.safetensors.12-0123456789ab.tmp'];
     for (const name of [...own, 'notes.txt']) writeFileSync(join(out, name), '');
-    const args = ['train', '--model', MODEL, '--threads', '1', '--data', data, '--out', out, '--n-epochs', '1', '--no-two-rows'];
+    const args = [
+      'train',
+      '--model',
+      MODEL,
+      '--threads',
+      '1',
+      '--data',
+      data,
+      '--out',
+      out,
+      '--n-epochs',
+      '1',
+      '--no-two-rows',
+    ];
     expect((await cli(args)).code).toBe(2);
     const { code, stdout, stderr } = await cli([...args, '--overwrite']);
     expect(code).toBe(0);
@@ -176,6 +276,8 @@ describe('train', () => {
 
   test('a trained prefix is no encoder to go on from', async () => {
     const { stderr } = await cli([...TRAIN.slice(0, -4), '--checkpoint-path', BEST, '--out', folder.join('none')]);
-    expect(stderr).toMatch(/hint: .*it is the encoder\.safetensors of a run; a trained prefix is for `generate --prefix`/);
+    expect(stderr).toMatch(
+      /hint: .*it is the encoder\.safetensors of a run; a trained prefix is for `generate --prefix`/,
+    );
   });
 });

@@ -10,7 +10,9 @@ import { formatInstruction } from '../../lib/tokenizer/templates';
 import { loadModel, randomPrefix, temporaryFolder, writeRandomModel } from '../helpers';
 
 const folder = temporaryFolder();
-const tokenizer = { encode: (text: string): Int32Array => Int32Array.from(text, (c) => 3 + ((c.codePointAt(0) as number) % 61)) };
+const tokenizer = {
+  encode: (text: string): Int32Array => Int32Array.from(text, (c) => 3 + ((c.codePointAt(0) as number) % 61)),
+};
 
 test('the loss of a conversation is that of a sample for each answer, with all before it as the prompt', async () => {
   await using model = await loadModel(await writeRandomModel(folder.path));
@@ -21,13 +23,17 @@ test('the loss of a conversation is that of a sample for each answer, with all b
     { role: 'assistant', content: '晴れです' },
     { role: 'assistant', content: '暑いです' },
   ];
-  const turns = talk.map(({ role, content }) => ({ speaker: role === 'user' ? 'user' : 'system', text: content }) as const);
+  const turns = talk.map(
+    ({ role, content }) => ({ speaker: role === 'user' ? 'user' : 'system', text: content }) as const,
+  );
   const apart = [1, 3, 4].map((i) => ({
     prompt: formatInstruction(turns.slice(0, i)),
     completion: turns[i]!.text.replaceAll('\n', '<NL>'),
   }));
   const prefix = randomPrefix(model, 3);
-  const one = await evaluate(model, await TokenizedDataset.from([conversationSample(talk, 'rinna')], { tokenizer }), { prefix });
+  const one = await evaluate(model, await TokenizedDataset.from([conversationSample(talk, 'rinna')], { tokenizer }), {
+    prefix,
+  });
   const three = await evaluate(model, await TokenizedDataset.from(apart, { tokenizer }), { prefix });
   expect(one.tokens).toBe(three.tokens);
   expect(one.accuracy).toBe(three.accuracy);
@@ -52,7 +58,14 @@ test('samples in memory, as a dataset and from a file on disk train the same pre
     splitDataset(await TokenizedDataset.from(samples), counts),
     splitDataset(onDisk, counts),
   ]) {
-    const options = { prefixLength: 2, epochs: 2, learningRate: 1e-2, init: 'random', batchTokens: 40, bucketing: true } as const;
+    const options = {
+      prefixLength: 2,
+      epochs: 2,
+      learningRate: 1e-2,
+      init: 'random',
+      batchTokens: 40,
+      bucketing: true,
+    } as const;
     const { best } = await new PrefixTrainer(model, options).train(data);
     hashes.push(best.hash);
   }

@@ -27,11 +27,14 @@ test('one epoch of the demonstration: both tasks are learned, used in one batch 
   ]);
 
   // The README's copy is of this program: its headings and what it says in any case.
-  const shown = /<!-- demo -->([\s\S]*?)<!-- end -->/.exec(readFileSync(join(PACKAGE_ROOT, 'README.md'), 'utf8'))?.[1] ?? '';
+  const shown =
+    /<!-- demo -->([\s\S]*?)<!-- end -->/.exec(readFileSync(join(PACKAGE_ROOT, 'README.md'), 'utf8'))?.[1] ?? '';
   expect(shown.match(/^\d\. .*$/gm)).toEqual(sections);
   // Which backend is the fastest depends on the processor.
   const anywhere = (text: string): string => text.replace(/linear layers by \w+/, 'linear layers by ...');
-  for (const line of shown.split('\n').filter((text) => /^[A-Za-z].*(:|bit by bit|epoch|weights\.|validate)$/.test(text)))
+  for (const line of shown
+    .split('\n')
+    .filter((text) => /^[A-Za-z].*(:|bit by bit|epoch|weights\.|validate)$/.test(text)))
     expect(anywhere(stdout)).toContain(anywhere(line));
 
   const perplexities = (name: string): number[] =>
@@ -69,14 +72,23 @@ test('one epoch of the demonstration: both tasks are learned, used in one batch 
 });
 
 test('a task that is not learned ends the demonstration with an error', async () => {
-  const { code, stdout, stderr } = await runTypeScript(example('demo'), ['--epochs', '1', '--train', '8', '--out', out]);
+  const { code, stdout, stderr } = await runTypeScript(example('demo'), [
+    '--epochs',
+    '1',
+    '--train',
+    '8',
+    '--out',
+    out,
+  ]);
   expect(stdout).toContain('54 of 54 files equal bit by bit');
   expect(stderr).toContain('error: a prefix does not do what it was trained for');
   expect(code).toBe(1);
 });
 
 test('Ctrl-C ends the demonstration and leaves nothing half-written', async () => {
-  const { code, stderr } = await runTypeScript(example('demo'), ['--out', out], { interruptAfter: /base model +[\d.]+/ });
+  const { code, stderr } = await runTypeScript(example('demo'), ['--out', out], {
+    interruptAfter: /base model +[\d.]+/,
+  });
   expect(stderr.trim()).toBe('Interrupted.');
   expect(code).toBe(130);
   expect(readdirSync(out)).toEqual([]);

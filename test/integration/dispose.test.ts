@@ -108,7 +108,11 @@ describe('after dispose', () => {
     'PrefixEncoder.fromState',
   ])('%s is refused', async (name) => {
     const error = await failureOf(uses[name] as () => unknown);
-    expect(error).toMatchObject({ name: 'NeoXPrefixError', code: 'NEOX_DISPOSED', message: `The model ${folder.path} is disposed` });
+    expect(error).toMatchObject({
+      name: 'NeoXPrefixError',
+      code: 'NEOX_DISPOSED',
+      message: `The model ${folder.path} is disposed`,
+    });
   });
 
   test('what needs no weights still answers', () => {
@@ -142,7 +146,10 @@ test('a cache and an encoder can be disposed by themselves', async () => {
   encoder.dispose();
   encoder[Symbol.dispose]();
   expect((await pending).prefixLength).toBe(10);
-  expect(await failureOf(encoder.prefix())).toMatchObject({ code: 'NEOX_DISPOSED', message: 'This prefix encoder is disposed' });
+  expect(await failureOf(encoder.prefix())).toMatchObject({
+    code: 'NEOX_DISPOSED',
+    message: 'This prefix encoder is disposed',
+  });
 });
 
 test('a prefix outlives the model it was used with, and works with the next', async () => {
@@ -161,7 +168,13 @@ const MEGABYTE = 2 ** 20;
 test('dispose gives back what malloc would keep', async () => {
   const wide = folder.join('wide');
   mkdirSync(wide);
-  const shape = { hidden_size: 256, num_attention_heads: 4, num_hidden_layers: 6, intermediate_size: 1024, vocab_size: 8000 };
+  const shape = {
+    hidden_size: 256,
+    num_attention_heads: 4,
+    num_hidden_layers: 6,
+    intermediate_size: 1024,
+    vocab_size: 8000,
+  };
   await writeRandomModel(wide, shape, 2);
   const rows = Array.from({ length: 8 }, (_, i) => new Random(i).ids(63, 8000));
   let given = 0;

@@ -1,4 +1,13 @@
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync, existsSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+  existsSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import ts from 'typescript';
@@ -33,7 +42,9 @@ function blocksOf(page: string): { line: number; code: string }[] {
   }));
 }
 
-/** What the blocks use without saying where it is from: the exported names and a few objects that the text speaks of. */
+/**
+ * What the blocks use without saying where it is from: the exported names and a few objects that the text speaks of.
+ */
 function globals(): string {
   const objects = { model: 'NeoXModel', exporter: 'FTExporter', result: 'TrainingResult', engine: 'GenerationEngine' };
   const prefixes = ['smile', 'casual', 'polite', 'friendly'];
@@ -75,7 +86,9 @@ test('the TypeScript in the documentation compiles against the package', () => {
   host.readFile = (path) => sources.get(path) ?? readFile.call(host, path);
   host.getSourceFile = (path, version, ...rest) => {
     const text = sources.get(path);
-    return text === undefined ? getSourceFile.call(host, path, version, ...rest) : ts.createSourceFile(path, text, version);
+    return text === undefined
+      ? getSourceFile.call(host, path, version, ...rest)
+      : ts.createSourceFile(path, text, version);
   };
   const program = ts.createProgram([...sources.keys()], options, host);
   const problems = ts.getPreEmitDiagnostics(program).map((diagnostic) => {
@@ -101,7 +114,8 @@ test('the screen of API in the README runs as it stands', async () => {
     expect(stdout).toMatch(/perplexity: 2\.5/);
     expect(stdout).toMatch(/。 😃/);
     expect(stdout).toContain('[ 1, 3, 2048 ]');
-    for (const path of ['smile.safetensors', 'fastertransformer/1-gpu/config.ini']) expect(existsSync(join(folder, path))).toBe(true);
+    for (const path of ['smile.safetensors', 'fastertransformer/1-gpu/config.ini'])
+      expect(existsSync(join(folder, path))).toBe(true);
   } finally {
     rmSync(program, { force: true });
     rmSync(folder, { recursive: true });
@@ -151,7 +165,8 @@ test('the table of the recipe has the defaults of the code', () => {
   const encoder = readFileSync(join(PACKAGE_ROOT, 'lib', 'prefix', 'encoder.ts'), 'utf8');
   const documented = defaultsOf('docs/guides/training.md');
   for (const [name, value] of documented) {
-    const expected = recipe[name] ?? new RegExp(`options\\.${name} \\?\\? ([^,)]+)`).exec(encoder)?.[1]?.replaceAll("'", '');
+    const expected =
+      recipe[name] ?? new RegExp(`options\\.${name} \\?\\? ([^,)]+)`).exec(encoder)?.[1]?.replaceAll("'", '');
     expect(`${name} ${value.replaceAll("'", '')}`).toBe(`${name} ${asWritten(expected)}`);
   }
   // What has no default value: a text that goes with an init, an encoder, a folder.

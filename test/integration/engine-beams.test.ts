@@ -43,9 +43,17 @@ async function textsAlone(own: NeoXModel, { prompt, ...options }: OwnRequest): P
 }
 
 describe('a beam search gives the bytes of generate() in any mix', () => {
-  const cases = (['float32', 'bfloat16'] as const).flatMap((dtype) => packedBackendsFor(dtype).map((backend) => ({ dtype, backend })));
+  const cases = (['float32', 'bfloat16'] as const).flatMap((dtype) =>
+    packedBackendsFor(dtype).map((backend) => ({ dtype, backend })),
+  );
   test.each(cases)('$dtype, $backend', async ({ dtype, backend }) => {
-    const config = { use_parallel_residual: true, hidden_size: 93, num_attention_heads: 3, intermediate_size: 77, vocab_size: 71 };
+    const config = {
+      use_parallel_residual: true,
+      hidden_size: 93,
+      num_attention_heads: 3,
+      intermediate_size: 77,
+      vocab_size: 71,
+    };
     await using own = await loadModel(await writeModel(folder.join('mix'), config), { dtype, backend });
     const prefixes = somePrefixes(own, [1, 9, 30]);
     const rows = drawRequests(own, 30, prefixes, 11);
@@ -73,7 +81,11 @@ describe('a beam search gives the bytes of generate() in any mix', () => {
   test('prompts of every length around the size of their pieces, and from the prompt cache', async () => {
     await using engine = new GenerationEngine(model, { maxRows: 3, prefillTokens: 8 });
     const prompt = new Random(1).ids(36, 64);
-    const requests = Array.from({ length: 36 }, (_, i) => ({ prompt: prompt.slice(35 - i), maxNewTokens: 4, numBeams: 3 }));
+    const requests = Array.from({ length: 36 }, (_, i) => ({
+      prompt: prompt.slice(35 - i),
+      maxNewTokens: 4,
+      numBeams: 3,
+    }));
     const expected = [];
     for (const request of requests) expected.push(await textsAlone(model, request));
     for (let round = 0; round < 2; round++) {
@@ -84,7 +96,8 @@ describe('a beam search gives the bytes of generate() in any mix', () => {
     }
     const { promptTokens, cachedTokens } = engine.stats();
     expect(promptTokens + cachedTokens).toBe(2 * ((36 * 37) / 2));
-    // A row goes on from what a search has of its prompt, which is all but the last token, and a search from what a row has.
+    // A row goes on from what a search has of its prompt, which is all but the last token, and a search from what a row
+    // has.
     const greedy = { prompt: [...prompt, 7], maxNewTokens: 4, temperature: 0 };
     const result = await engine.generate(greedy);
     expect(result.usage.cachedTokens).toBe(35);
@@ -131,9 +144,18 @@ describe('a beam search gives the bytes of generate() in any mix', () => {
 });
 
 describe('the room of a search', () => {
-  const request = { prompt: [1, 2, 3, 4], numBeams: 3, maxNewTokens: 200, ignoreEos: true, repetitionPenalty: 1.3 } as const;
+  const request = {
+    prompt: [1, 2, 3, 4],
+    numBeams: 3,
+    maxNewTokens: 200,
+    ignoreEos: true,
+    repetitionPenalty: 1.3,
+  } as const;
 
-  /** Reads a short stream to its end: a search that was asked for before it is under way then, and has most of its steps before it. */
+  /**
+   * Reads a short stream to its end: a search that was asked for before it is under way then, and has most of its steps
+   * before it.
+   */
   async function readBeside(engine: GenerationEngine, priority = 0): Promise<void> {
     let pieces = 0;
     const stream = engine.stream({ prompt: [5], maxNewTokens: 10, ignoreEos: true, seed: 1, priority });
@@ -146,7 +168,13 @@ describe('the room of a search', () => {
     const expected = await textsAlone(model, request);
     const work = engine.generate(request);
     await readBeside(engine);
-    expect(engine.stats()).toMatchObject({ running: 1, waiting: 0, completed: 1, kvReservedTokens: 3 * 204, generatedTokens: 10 });
+    expect(engine.stats()).toMatchObject({
+      running: 1,
+      waiting: 0,
+      completed: 1,
+      kvReservedTokens: 3 * 204,
+      generatedTokens: 10,
+    });
     const result = await work;
     expect(textsOf(result)).toEqual(expected);
     expect(engine.stats()).toMatchObject({ running: 0, completed: 2, kvReservedTokens: 0, promptTokens: 5 });
@@ -205,7 +233,14 @@ describe('an error in one search', () => {
   const cases: { name: string; bad: () => OwnRequest; code: string; text: string }[] = [
     {
       name: 'no token left',
-      bad: () => ({ prompt: [60], numBeams: 2, maxNewTokens: 30, ignoreEos: true, badWords: others, noRepeatNgramSize: 1 }),
+      bad: () => ({
+        prompt: [60],
+        numBeams: 2,
+        maxNewTokens: 30,
+        ignoreEos: true,
+        badWords: others,
+        noRepeatNgramSize: 1,
+      }),
       code: 'NEOX_BAD_ARGUMENT',
       text: 'No token is left to choose from: logitBias, badWords, noRepeatNgramSize, minNewTokens or the format ban all of them',
     },
@@ -240,7 +275,8 @@ describe('what is refused', () => {
   afterAll(() => engine.dispose());
 
   const request = (value: object) => (): unknown => engine.generate(wrong({ prompt: [1], ...value }));
-  const together = (name: string): string => `${name} and numBeams: 2 do not go together\nHint: a beam search does not sample`;
+  const together = (name: string): string =>
+    `${name} and numBeams: 2 do not go together\nHint: a beam search does not sample`;
   const refusals: Refusal[] = [
     { name: 'n', act: request({ numBeams: 2, n: 2 }), text: together('n') },
     { name: 'seed', act: request({ numBeams: 2, seed: 1 }), text: together('seed') },

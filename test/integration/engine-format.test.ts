@@ -4,7 +4,17 @@ import type { OutputFormat } from '../../lib/generation/format/format';
 import { PACKAGE_ROOT } from '../../lib/base/package';
 import type { NeoXModel } from '../../lib/neox-model';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer';
-import { EXAMPLE_MODEL, expectRefusal, failureOf, loadModel, Random, randomPrefix, temporaryFolder, wrong, type Refusal } from '../helpers';
+import {
+  EXAMPLE_MODEL,
+  expectRefusal,
+  failureOf,
+  loadModel,
+  Random,
+  randomPrefix,
+  temporaryFolder,
+  wrong,
+  type Refusal,
+} from '../helpers';
 import { alone, answerOf, drawRequests, GenerationEngine, pause, somePrefixes, writeModel } from './engine-helpers';
 
 const folder = temporaryFolder();
@@ -43,7 +53,8 @@ const has: Record<string, (text: string) => boolean> = {
     const { name, age, tags, size, ...others } = JSON.parse(text) as Cat;
     const inName = Array.from(name).length;
     const tagsFit = tags.length <= 3 && tags.every((tag) => SCHEMA.properties.tags.items.enum.includes(tag as never));
-    const numbersFit = Number.isInteger(age) && age >= 0 && age <= 130 && (size === undefined || typeof size === 'number');
+    const numbersFit =
+      Number.isInteger(age) && age >= 0 && age <= 130 && (size === undefined || typeof size === 'number');
     return inName >= 1 && inName <= 6 && tagsFit && numbersFit && Object.keys(others).length === 0;
   },
   'any JSON': (text) => JSON.parse(text) !== undefined,
@@ -52,7 +63,9 @@ const has: Record<string, (text: string) => boolean> = {
   choices: (text) => ['はい', 'いいえ', 'わかりません', ' 犬 ', '今日', '今日 ', '小説'].includes(text),
 };
 
-/** A random model over a tokenizer: it has no idea what it says, so all that is right about it is the format's doing. */
+/**
+ * A random model over a tokenizer: it has no idea what it says, so all that is right about it is the format's doing.
+ */
 async function modelWith(name: string): Promise<NeoXModel> {
   const tokenizer = name === 'example' ? EXAMPLE_MODEL : join(PACKAGE_ROOT, 'test', 'fixtures', 'tokenizer', name);
   const { vocabSize, eosId } = await Tokenizer.load(tokenizer);
@@ -82,7 +95,13 @@ describe.each([
 
   test.each(Object.keys(formats))('says nothing but what the format allows: %s', async (kind) => {
     const format = formats[kind]!;
-    const requests = Array.from({ length: 24 }, (_, i) => ({ prompt: [i], maxNewTokens: 120, temperature: 1 + (i % 3), format, seed: i }));
+    const requests = Array.from({ length: 24 }, (_, i) => ({
+      prompt: [i],
+      maxNewTokens: 120,
+      temperature: 1 + (i % 3),
+      format,
+      seed: i,
+    }));
     const results = await Promise.all(requests.map((request) => engine.generate(request)));
     let complete = 0;
     for (const [i, result] of results.entries()) {
@@ -123,7 +142,11 @@ describe('with the example model', () => {
       Array.from({ length: 150 }, async (_, seed) => {
         const drawn = { temperature: 100, seed, maxNewTokens: 60 };
         said.add((await engine.generate({ ...drawn, prompt: '今日は', format: { choices } })).text);
-        const { text } = await engine.generate({ ...drawn, prompt: [4], format: { jsonSchema: { enum: [3, 77, 20] } } });
+        const { text } = await engine.generate({
+          ...drawn,
+          prompt: [4],
+          format: { jsonSchema: { enum: [3, 77, 20] } },
+        });
         values.add(JSON.parse(text));
       }),
     );
@@ -181,7 +204,10 @@ describe('with the example model', () => {
       [{ regex: 'は𠮷' }, deadEnd],
     ];
     for (const [format, text] of cases) {
-      for (const act of [() => engine.generate({ prompt: '今日は', format }), () => model.generate('今日は', { format })]) {
+      for (const act of [
+        () => engine.generate({ prompt: '今日は', format }),
+        () => model.generate('今日は', { format }),
+      ]) {
         await expectRefusal({ name: '', act, code: 'NEOX_UNSUPPORTED', text });
       }
     }
@@ -195,7 +221,8 @@ describe('with the example model', () => {
     const good = engine.generate({ prompt: '今日は', format: { choices: ['はい'] } });
     await expectRefusal({
       name: '',
-      act: () => engine.generate({ prompt: '今日は', format: { choices: ['はい'] }, minNewTokens: 9, maxNewTokens: 20 }),
+      act: () =>
+        engine.generate({ prompt: '今日は', format: { choices: ['はい'] }, minNewTokens: 9, maxNewTokens: 20 }),
       text: 'No token is left to choose from: logitBias, badWords, noRepeatNgramSize, minNewTokens or the format ban all of them',
     });
     expect((await good).text).toBe('はい');
@@ -211,9 +238,16 @@ describe('with the example model', () => {
 
   test('log-probabilities of text and prompt', async () => {
     const format = { choices: ['今日', '犬'] };
-    const { logprobs, promptLogprobs, tokens } = await model.generate('今日は', { format, logprobs: 2, promptLogprobs: 1, seed: 2 });
+    const { logprobs, promptLogprobs, tokens } = await model.generate('今日は', {
+      format,
+      logprobs: 2,
+      promptLogprobs: 1,
+      seed: 2,
+    });
     expect(logprobs?.map(({ token }) => token)).toEqual(tokens);
-    expect(promptLogprobs).toEqual((await model.generate('今日は', { promptLogprobs: 1, maxNewTokens: 1 })).promptLogprobs);
+    expect(promptLogprobs).toEqual(
+      (await model.generate('今日は', { promptLogprobs: 1, maxNewTokens: 1 })).promptLogprobs,
+    );
   });
 
   test('however a row ends, its matcher is freed', async () => {
@@ -229,7 +263,12 @@ describe('with the example model', () => {
       realFree.call(this);
     });
     const format = { regex: '[ぁ-ん]*' };
-    const long = { prompt: '今日は', format, maxNewTokens: 100, logitBias: new Map([[model.config.eosTokenIds[0]!, -100]]) };
+    const long = {
+      prompt: '今日は',
+      format,
+      maxNewTokens: 100,
+      logitBias: new Map([[model.config.eosTokenIds[0]!, -100]]),
+    };
     {
       await using engine = new GenerationEngine(model, { maxRows: 3 });
       await engine.generate({ ...long, maxNewTokens: 3 });
@@ -237,12 +276,15 @@ describe('with the example model', () => {
       await engine.generate({ ...long, maxNewTokens: 0 });
       await failureOf(engine.generate({ prompt: '今日は', format: { regex: 'は𠮷' } }));
       const controller = new AbortController();
-      const many = Promise.allSettled(Array.from({ length: 8 }, () => engine.generate({ ...long, signal: controller.signal })));
+      const many = Promise.allSettled(
+        Array.from({ length: 8 }, () => engine.generate({ ...long, signal: controller.signal })),
+      );
       const left = engine.stream(long);
       for await (const piece of left) if (piece.token !== undefined) break;
       controller.abort('enough');
       expect((await many).at(-1)).toEqual({ status: 'rejected', reason: 'enough' });
-      for await (const piece of model.stream('今日は', { format, maxNewTokens: 50 })) if (piece.token !== undefined) break;
+      for await (const piece of model.stream('今日は', { format, maxNewTokens: 50 }))
+        if (piece.token !== undefined) break;
       await failureOf(model.generate(['今日は', '今日は'], { format: { regex: 'は𠮷' } }));
       void engine.generate(long).catch(() => undefined);
       void engine.generate(long).catch(() => undefined);
@@ -258,7 +300,12 @@ describe('with the example model', () => {
     const controller = new AbortController();
     // So many rows that they are not done when the timer is late.
     const prompts = Array<string>(64).fill('今日は');
-    const work = model.generate(prompts, { format: { regex: '[^]*' }, maxNewTokens: 400, minNewTokens: 400, signal: controller.signal });
+    const work = model.generate(prompts, {
+      format: { regex: '[^]*' },
+      maxNewTokens: 400,
+      minNewTokens: 400,
+      signal: controller.signal,
+    });
     await pause(30);
     controller.abort('enough');
     expect(await failureOf(work)).toBe('enough');
@@ -308,7 +355,9 @@ describe('what is refused', () => {
   test('a model without an end token, or without a tokenizer', async () => {
     const { vocabSize } = await Tokenizer.load(EXAMPLE_MODEL);
     const config = { vocab_size: vocabSize, eos_token_id: null };
-    await using endless = await loadModel(await writeModel(folder.join('endless'), config), { tokenizer: EXAMPLE_MODEL });
+    await using endless = await loadModel(await writeModel(folder.join('endless'), config), {
+      tokenizer: EXAMPLE_MODEL,
+    });
     await expectRefusal({
       name: '',
       act: () => endless.generate('今日は', { format: { choices } }),

@@ -22,7 +22,15 @@ export interface Answer {
 /** A request that gives its prefix and does not name it. */
 export type OwnRequest = EngineRequest & { prefix?: PrefixWeights | undefined };
 
-export const answerOf = ({ tokens, text, finishReason, logprobs, stop, score, completions }: GenerateResult): Answer => ({
+export const answerOf = ({
+  tokens,
+  text,
+  finishReason,
+  logprobs,
+  stop,
+  score,
+  completions,
+}: GenerateResult): Answer => ({
   tokens,
   text,
   finishReason,
@@ -70,7 +78,12 @@ export function drawRequests(
 }
 
 /** Beam searches of all kinds, over prompts that begin alike. */
-export function drawSearches(own: NeoXModel, count: number, prefixes: readonly (PrefixWeights | undefined)[], seed: number): OwnRequest[] {
+export function drawSearches(
+  own: NeoXModel,
+  count: number,
+  prefixes: readonly (PrefixWeights | undefined)[],
+  seed: number,
+): OwnRequest[] {
   const random = new Random(seed);
   const { vocabSize } = own.config;
   const beginnings = [[], random.ids(12, vocabSize), random.ids(40, vocabSize)];
@@ -111,7 +124,8 @@ export async function forgetValues(): Promise<void> {
   }
 }
 
-export const pause = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds));
+export const pause = (milliseconds: number): Promise<void> =>
+  new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 /** Waits for what must come true soon. */
 export async function until(condition: () => boolean): Promise<void> {

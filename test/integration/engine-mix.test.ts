@@ -13,11 +13,19 @@ afterAll(() => model.dispose());
 describe('a request gives the same bytes alone and in any mix', () => {
   const configs = {
     sequential: {},
-    'parallel, odd sizes': { use_parallel_residual: true, hidden_size: 93, num_attention_heads: 3, intermediate_size: 77, vocab_size: 71 },
+    'parallel, odd sizes': {
+      use_parallel_residual: true,
+      hidden_size: 93,
+      num_attention_heads: 3,
+      intermediate_size: 77,
+      vocab_size: 71,
+    },
     'one large head': { hidden_size: 80, num_attention_heads: 1, rotary_pct: 1, num_hidden_layers: 3 },
   };
   const cases = Object.entries(configs).flatMap(([name, config]) =>
-    (['float32', 'bfloat16'] as const).flatMap((dtype) => packedBackendsFor(dtype).map((backend) => ({ name, config, dtype, backend }))),
+    (['float32', 'bfloat16'] as const).flatMap((dtype) =>
+      packedBackendsFor(dtype).map((backend) => ({ name, config, dtype, backend })),
+    ),
   );
 
   test.each(cases)('$name, $dtype, $backend', async ({ name, config, dtype, backend }) => {
@@ -61,7 +69,11 @@ describe('a request gives the same bytes alone and in any mix', () => {
 
   test('prompts of every length around the size of their pieces', async () => {
     await using engine = new GenerationEngine(model, { maxRows: 3, prefillTokens: 8, promptCacheBytes: 0 });
-    const requests = Array.from({ length: 36 }, (_, i) => ({ prompt: new Random(i).ids(1 + i, 64), maxNewTokens: 3, temperature: 0 }));
+    const requests = Array.from({ length: 36 }, (_, i) => ({
+      prompt: new Random(i).ids(1 + i, 64),
+      maxNewTokens: 3,
+      temperature: 0,
+    }));
     const expected = [];
     for (const request of requests) expected.push(await alone(model, request));
     expect((await Promise.all(requests.map((request) => engine.generate(request)))).map(answerOf)).toEqual(expected);

@@ -31,7 +31,9 @@ describe.each(['byte-level', 'byte-fallback', 'dummy-prefix'])('pieces of text b
   let engine: GenerationEngine;
   beforeAll(async () => {
     const { vocabSize } = await Tokenizer.load(tokenizer);
-    own = await loadModel(await writeModel(folder.join(name), { vocab_size: vocabSize, eos_token_id: vocabSize - 1 }), { tokenizer });
+    own = await loadModel(await writeModel(folder.join(name), { vocab_size: vocabSize, eos_token_id: vocabSize - 1 }), {
+      tokenizer,
+    });
     engine = new GenerationEngine(own, { maxRows: 4 });
   });
   afterAll(() => own.dispose());

@@ -39,7 +39,10 @@ afterAll(() => model.dispose());
 
 const LONG = { maxNewTokens: 200, ignoreEos: true } as const;
 
-/** Of the model of `endlessPath`, which has positions for a minute of work: what a test ends may not end by itself, however late its timers are. */
+/**
+ * Of the model of `endlessPath`, which has positions for a minute of work: what a test ends may not end by itself,
+ * however late its timers are.
+ */
 const endless = (): EngineRequest => ({ prompt: [1, 2], maxNewTokens: 60_000, ignoreEos: true });
 
 describe('what a request may ask for', () => {
@@ -76,7 +79,12 @@ describe('what a request may ask for', () => {
   test('stop strings, also in a stream', async () => {
     await using own = await loadModel(EXAMPLE_MODEL);
     await using engine = new GenerationEngine(own, { maxRows: 4 });
-    const requests = Array.from({ length: 12 }, (_, seed) => ({ prompt: '今日は', stop: ['。', 'でした'], seed, maxNewTokens: 40 }));
+    const requests = Array.from({ length: 12 }, (_, seed) => ({
+      prompt: '今日は',
+      stop: ['。', 'でした'],
+      seed,
+      maxNewTokens: 40,
+    }));
     const results = await Promise.all(requests.map((request) => engine.generate(request)));
     for (const [i, result] of results.entries()) {
       const request = requests[i]!;
@@ -84,7 +92,10 @@ describe('what a request may ask for', () => {
       const pieces = [];
       for await (const piece of engine.stream(request)) pieces.push(piece);
       expect(pieces.map(({ text }) => text).join('')).toBe(result.text);
-      expect(pieces.at(-1)).toMatchObject({ finishReason: result.finishReason, usage: { completionTokens: result.tokens.length } });
+      expect(pieces.at(-1)).toMatchObject({
+        finishReason: result.finishReason,
+        usage: { completionTokens: result.tokens.length },
+      });
       expect(pieces.at(-1)?.stop).toBe(result.stop);
     }
     expect(results.filter(({ stop }) => stop !== undefined).length).toBeGreaterThan(3);
@@ -204,7 +215,9 @@ describe('admission', () => {
 
   test('what does not fit in the queue is refused at once, and the queue goes on', async () => {
     await using engine = new GenerationEngine(model, { maxRows: 2, maxQueue: 3 });
-    const works = Array.from({ length: 5 }, (_, i) => engine.generate({ prompt: [i], maxNewTokens: 30, ignoreEos: true }));
+    const works = Array.from({ length: 5 }, (_, i) =>
+      engine.generate({ prompt: [i], maxNewTokens: 30, ignoreEos: true }),
+    );
     const refusal: Refusal = {
       name: 'busy',
       act: () => engine.generate({ prompt: [1] }),
@@ -224,7 +237,12 @@ describe('admission', () => {
       'The request needs 51 tokens of KV cache, for 10 of its prompt and up to 41 new ones, and the engine has 50\n' +
       'Hint: shorten the prompt, lower maxNewTokens, or give the engine a larger KV budget';
     const prompt = new Random(1).ids(10, 64);
-    await expectRefusal({ name: '', act: () => engine.generate({ prompt, maxNewTokens: 41 }), code: 'NEOX_TOO_LONG', text });
+    await expectRefusal({
+      name: '',
+      act: () => engine.generate({ prompt, maxNewTokens: 41 }),
+      code: 'NEOX_TOO_LONG',
+      text,
+    });
     expect((await engine.generate({ prompt, maxNewTokens: 40, ignoreEos: true })).tokens).toHaveLength(40);
     await expectRefusal({
       name: '',
@@ -236,7 +254,13 @@ describe('admission', () => {
 
   test('a request that reaches the last position reserves no more than there is', async () => {
     await using engine = new GenerationEngine(model, { kvBudgetTokens: 250 });
-    const request = { prompt: [1, 2, 3], prefix: randomPrefix(model, 6), maxNewTokens: 100_000, ignoreEos: true, seed: 1 };
+    const request = {
+      prompt: [1, 2, 3],
+      prefix: randomPrefix(model, 6),
+      maxNewTokens: 100_000,
+      ignoreEos: true,
+      seed: 1,
+    };
     const result = await engine.generate(request);
     expect(result).toMatchObject({ finishReason: 'length', usage: { completionTokens: 248 } });
     expect(answerOf(result)).toEqual(await alone(model, request));
@@ -283,7 +307,9 @@ describe('beside the engine', () => {
     await using one = new GenerationEngine(model, { maxRows: 2 });
     await using two = new GenerationEngine(model, { maxRows: 3, prefillTokens: 8 });
     const requests = drawRequests(model, 12, somePrefixes(model, [4]), 21);
-    const [a, b] = await Promise.all([one, two].map((engine) => Promise.all(requests.map((request) => engine.generate(request)))));
+    const [a, b] = await Promise.all(
+      [one, two].map((engine) => Promise.all(requests.map((request) => engine.generate(request)))),
+    );
     expect(a?.map(answerOf)).toEqual(b?.map(answerOf));
   });
 });
@@ -324,7 +350,9 @@ describe('the end', () => {
   test.each([0, 5, 30])('dispose in the middle, after %d ms', async (delay) => {
     await using own = await loadModel(endlessPath);
     const engine = new GenerationEngine(own, { maxRows: 2 });
-    const failures = Array.from({ length: 6 }, () => failureOf(engine.generate({ ...endless(), prefix: randomPrefix(own, 3) })));
+    const failures = Array.from({ length: 6 }, () =>
+      failureOf(engine.generate({ ...endless(), prefix: randomPrefix(own, 3) })),
+    );
     const stream = engine.stream(endless());
     const next = failureOf(
       (async () => {
@@ -397,8 +425,16 @@ describe('what is refused', () => {
       act: options({ prefillTokens: 0 }),
       text: 'Expected an integer of at least 1 for prefillTokens but received 0 of type number',
     },
-    { name: 'no request', act: request(undefined), text: 'Expected an object for request but received undefined of type undefined' },
-    { name: 'no prompt', act: request({}), text: 'Expected a string or token ids for prompt but received undefined of type undefined' },
+    {
+      name: 'no request',
+      act: request(undefined),
+      text: 'Expected an object for request but received undefined of type undefined',
+    },
+    {
+      name: 'no prompt',
+      act: request({}),
+      text: 'Expected a string or token ids for prompt but received undefined of type undefined',
+    },
     {
       name: 'many prompts',
       act: request({ prompt: [[1], [2]] }),

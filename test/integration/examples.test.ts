@@ -99,7 +99,9 @@ test('evaluate: each prefix is best on its own text', async () => {
 test('export: two tasks, one of them added, equal to their source', async () => {
   const output = await run('export');
   expect(output).toContain('warning (activation)');
-  expect(output).toContain('added: model.prefix_prompt.friendly.weight.0.bin, model.prefix_prompt.friendly.weight.1.bin');
+  expect(output).toContain(
+    'added: model.prefix_prompt.friendly.weight.0.bin, model.prefix_prompt.friendly.weight.1.bin',
+  );
   expect(output).toContain('num_tasks = 2');
   expect(output).toContain('verified: 80 of 80 files are equal');
 });

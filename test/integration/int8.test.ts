@@ -1,4 +1,7 @@
-/** A base model in int8: how near it is to float32, that it trains with the numbers that it computes with, and what it refuses. */
+/**
+ * A base model in int8: how near it is to float32, that it trains with the numbers that it computes with, and what it
+ * refuses.
+ */
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { readSafetensorsHeader } from '../../lib/formats/safetensors';
@@ -12,7 +15,14 @@ import { PrefixStore } from '../../lib/engine/prefix-store';
 import type { PrefixWeights } from '../../lib/prefix/weights';
 import { evaluate } from '../../lib/training/evaluate';
 import { PrefixTrainer } from '../../lib/training/prefix-trainer';
-import { difference, GOLDEN_KINDS, goldenModelNames, goldenPrefix, loadGoldenModel, relativeDifference } from '../golden/fixtures';
+import {
+  difference,
+  GOLDEN_KINDS,
+  goldenModelNames,
+  goldenPrefix,
+  loadGoldenModel,
+  relativeDifference,
+} from '../golden/fixtures';
 import {
   EXAMPLE_MODEL,
   expectRefusal,
@@ -29,11 +39,20 @@ import { cli } from '../unit/cli-helpers';
 const folder = temporaryFolder();
 const DATA = join(__dirname, '..', '..', 'examples', 'data', 'diary.jsonl');
 
-/** A copy of a random model whose matrices are integers times a power of two for each output: int8 holds them without loss. */
+/**
+ * A copy of a random model whose matrices are integers times a power of two for each output: int8 holds them without
+ * loss.
+ */
 async function writeExactModel(name: string, changes: Record<string, unknown> = {}): Promise<string> {
   const path = folder.join(name);
   mkdirSync(path);
-  await writeRandomModel(path, { hidden_size: 57, num_attention_heads: 3, intermediate_size: 150, vocab_size: 131, ...changes });
+  await writeRandomModel(path, {
+    hidden_size: 57,
+    num_attention_heads: 3,
+    intermediate_size: 150,
+    vocab_size: 131,
+    ...changes,
+  });
   const file = join(path, 'model.safetensors');
   const bytes = readFileSync(file);
   for (const [tensor, { shape, offset }] of (await readSafetensorsHeader(file)).tensors) {
@@ -78,8 +97,16 @@ async function compute(
   const trainer = await addon.createTrainer(model.native, encoder.native, settings);
   const tokens = Int32Array.from(rows.flat());
   const lengths = Int32Array.from(rows, (row) => row.length);
-  const { loss } = await addon.trainerAccumulate(model.native, trainer, { tokens, targets: tokens.toReversed(), lengths, lossScale: 1 });
-  const gradients = (await addon.trainerGradients(model.native, trainer, encoder.native)) as unknown as Record<string, Float32Array>;
+  const { loss } = await addon.trainerAccumulate(model.native, trainer, {
+    tokens,
+    targets: tokens.toReversed(),
+    lengths,
+    lossScale: 1,
+  });
+  const gradients = (await addon.trainerGradients(model.native, trainer, encoder.native)) as unknown as Record<
+    string,
+    Float32Array
+  >;
   return { logits: logits?.data ?? new Float32Array(), loss: loss / tokens.length, gradients };
 }
 
@@ -92,14 +119,19 @@ describe.each(['sequential', 'parallel'])('weights that int8 holds without loss:
       await using model = await loadModel(path, { dtype: 'int8', pack });
       const { computeDtype } = model.info();
       const tolerance = computeDtype === 'float32' ? INT8_ROWS : TOLERANCES.bfloat16;
-      const [actual, expected] = [await compute(path, { dtype: 'int8', pack }), await compute(path, { dtype: 'float32', backend: 'aten' })];
+      const [actual, expected] = [
+        await compute(path, { dtype: 'int8', pack }),
+        await compute(path, { dtype: 'float32', backend: 'aten' }),
+      ];
       const { max, mean } = difference(actual.logits, expected.logits);
       expect(max).toBeLessThanOrEqual(tolerance.logits);
       expect(mean).toBeLessThanOrEqual(tolerance.logitsMean);
       expect(Math.abs(actual.loss - expected.loss)).toBeLessThanOrEqual(tolerance.loss);
       expect(Object.keys(actual.gradients).length).toBeGreaterThan(3);
       for (const [key, gradient] of Object.entries(expected.gradients)) {
-        expect(relativeDifference(actual.gradients[key] as Float32Array, gradient)).toBeLessThanOrEqual(tolerance.gradientRelative);
+        expect(relativeDifference(actual.gradients[key] as Float32Array, gradient)).toBeLessThanOrEqual(
+          tolerance.gradientRelative,
+        );
       }
     },
   );
@@ -133,7 +165,10 @@ describe('the demonstration model', () => {
   let texts: string[];
 
   beforeAll(async () => {
-    [float32, int8] = [await loadModel(EXAMPLE_MODEL, { dtype: 'float32' }), await loadModel(EXAMPLE_MODEL, { dtype: 'int8' })];
+    [float32, int8] = [
+      await loadModel(EXAMPLE_MODEL, { dtype: 'float32' }),
+      await loadModel(EXAMPLE_MODEL, { dtype: 'int8' }),
+    ];
     const lines = readFileSync(DATA, 'utf8')
       .trim()
       .split('\n')
@@ -142,7 +177,9 @@ describe('the demonstration model', () => {
     const samples = lines.slice(0, 32).map((completion) => ({ completion }));
     // Trained on the float32 model, used on the other.
     const encoder = await PrefixEncoder.create(float32, { hiddenDim: 64 });
-    await new PrefixTrainer(float32, { encoder, epochs: 1, learningRate: 1e-2, batchSize: 8 }).train({ train: samples });
+    await new PrefixTrainer(float32, { encoder, epochs: 1, learningRate: 1e-2, batchSize: 8 }).train({
+      train: samples,
+    });
     prefix = await encoder.prefix();
   });
   afterAll(async () => {
@@ -191,7 +228,11 @@ describe('the demonstration model', () => {
     await using fresh = await loadModel(EXAMPLE_MODEL, { dtype: 'int8' }); // a training makes further copies
     const { dtype, computeDtype, backend, weightBytes } = fresh.info();
     const fast = native().systemInfo().kernels === 'avx512_bf16';
-    expect({ dtype, computeDtype, backend }).toEqual({ dtype: 'int8', computeDtype: fast ? 'bfloat16' : 'float32', backend: 'native' });
+    expect({ dtype, computeDtype, backend }).toEqual({
+      dtype: 'int8',
+      computeDtype: fast ? 'bfloat16' : 'float32',
+      backend: 'native',
+    });
     await using half = await loadModel(EXAMPLE_MODEL, { dtype: 'bfloat16', backend: 'native' });
     // The embedding stays in the checkpoint's own type, in its mapped file.
     const { vocabSize, hiddenSize } = int8.config;
@@ -234,7 +275,17 @@ describe('the demonstration model', () => {
     ]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: expect.stringContaining('int8 on cpu (native)') as string });
     expect(stdout.length).toBeGreaterThan(0);
-    const refused = await cli(['generate', '--model', EXAMPLE_MODEL, '--dtype', 'int8', '--backend', 'aten', '--prompt', '今日は']);
+    const refused = await cli([
+      'generate',
+      '--model',
+      EXAMPLE_MODEL,
+      '--dtype',
+      'int8',
+      '--backend',
+      'aten',
+      '--prompt',
+      '今日は',
+    ]);
     expect({ code: refused.code, stderr: refused.stderr }).toEqual({
       code: 1,
       stderr: expect.stringContaining('hint: leave out --device and --backend, or give --dtype bfloat16') as string,
@@ -249,7 +300,12 @@ test('an engine serves it, with the cache that it computes in', async () => {
   expect(model.computeDtype).toBe(model.info().computeDtype);
   expect(engine.stats().kvBytesPerToken).toBe(2 * numLayers * hiddenSize * (model.computeDtype === 'float32' ? 4 : 2));
   const prefix = randomPrefix(model, 3);
-  const requests = [1, 2, 3, 4].map((seed) => ({ prompt: [seed, 7, 30], seed, maxNewTokens: 9, ...(seed % 2 === 0 ? { prefix } : {}) }));
+  const requests = [1, 2, 3, 4].map((seed) => ({
+    prompt: [seed, 7, 30],
+    seed,
+    maxNewTokens: 9,
+    ...(seed % 2 === 0 ? { prefix } : {}),
+  }));
   const together = await Promise.all(requests.map((request) => engine.generate(request)));
   for (const [i, { prompt, ...options }] of requests.entries()) {
     expect(together[i]?.tokens).toEqual((await model.generate(prompt, options)).tokens);
@@ -261,7 +317,10 @@ test('a damaged weight is found when its model is used', async () => {
   cpSync(exactPaths.sequential as string, path, { recursive: true });
   const file = join(path, 'model.safetensors');
   const bytes = readFileSync(file);
-  bytes.writeFloatLE(NaN, (await readSafetensorsHeader(file)).tensors.get('gpt_neox.layers.0.attention.dense.weight')?.offset ?? 0);
+  bytes.writeFloatLE(
+    NaN,
+    (await readSafetensorsHeader(file)).tensors.get('gpt_neox.layers.0.attention.dense.weight')?.offset ?? 0,
+  );
   writeFileSync(file, bytes);
   await using model = await loadModel(path, { dtype: 'int8' });
   await expectRefusal({

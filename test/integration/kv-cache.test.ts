@@ -15,12 +15,18 @@ import {
 } from '../helpers';
 
 const folder = temporaryFolder();
-const PACKED = (['float32', 'bfloat16'] as const).flatMap((dtype) => packedBackendsFor(dtype).map((backend) => ({ backend, dtype })));
+const PACKED = (['float32', 'bfloat16'] as const).flatMap((dtype) =>
+  packedBackendsFor(dtype).map((backend) => ({ backend, dtype })),
+);
 
 beforeAll(async () => {
   for (const name of ['small', 'large']) mkdirSync(folder.join(name));
   await writeRandomModel(folder.join('small'), { hidden_size: 60, num_attention_heads: 3, num_hidden_layers: 3 });
-  await writeRandomModel(folder.join('large'), { hidden_size: 128, num_hidden_layers: 8, max_position_embeddings: 1024 });
+  await writeRandomModel(folder.join('large'), {
+    hidden_size: 128,
+    num_hidden_layers: 8,
+    max_position_embeddings: 1024,
+  });
 });
 
 const same = (a: Float32Array | undefined, b: Float32Array | undefined): boolean =>
@@ -29,7 +35,11 @@ const same = (a: Float32Array | undefined, b: Float32Array | undefined): boolean
   Buffer.from(a.buffer, a.byteOffset, a.byteLength).equals(Buffer.from(b.buffer, b.byteOffset, b.byteLength));
 
 /** The logits [T, V] of the tokens behind a cache, and the cache behind them. */
-async function extend(model: NeoXModel, cache: KVCache, rows: number[][]): Promise<{ logits: Float32Array; cache: KVCache }> {
+async function extend(
+  model: NeoXModel,
+  cache: KVCache,
+  rows: number[][],
+): Promise<{ logits: Float32Array; cache: KVCache }> {
   const { logits, pastKeyValues } = await model.forward({ inputIds: rows, pastKeyValues: cache });
   return { logits: logits?.data as Float32Array, cache: pastKeyValues };
 }
@@ -103,7 +113,11 @@ describe.each(PACKED)('$backend, $dtype', ({ backend, dtype }) => {
         });
       } else if (choice === 1) {
         const lengths = cache.lengths.map((length) => random.integer(1, length));
-        branches.push({ cache: cache.truncate(lengths), tokens: tokens.map((row, i) => row.slice(0, lengths[i])), sources });
+        branches.push({
+          cache: cache.truncate(lengths),
+          tokens: tokens.map((row, i) => row.slice(0, lengths[i])),
+          sources,
+        });
       } else {
         const more = tokens.map(() => random.ids(random.integer(1, 4), 64));
         const longest = Math.max(...more.map((row) => row.length));
@@ -115,7 +129,11 @@ describe.each(PACKED)('$backend, $dtype', ({ backend, dtype }) => {
           const own = grown.logits.slice(i * longest * 64, (i * longest + count) * 64);
           expect(same(own, logits?.data.slice(row.length * 64))).toBe(true);
         }
-        branches.push({ cache: grown.cache, tokens: tokens.map((row, i) => [...row, ...(more[i] as number[])]), sources });
+        branches.push({
+          cache: grown.cache,
+          tokens: tokens.map((row, i) => [...row, ...(more[i] as number[])]),
+          sources,
+        });
       }
       expect(branches.at(-1)?.cache.lengths).toEqual(branches.at(-1)?.tokens.map((row) => row.length));
       if (branches.length > 6) {
@@ -157,7 +175,8 @@ describe('a cache', () => {
   let cache: KVCache;
   beforeAll(async () => {
     model = await loadModel(folder.join('small'));
-    cache = (await model.forward({ inputIds: [[1, 2, 3], [4]], pastKeyValues: [undefined, randomPrefix(model, 4)] })).pastKeyValues;
+    cache = (await model.forward({ inputIds: [[1, 2, 3], [4]], pastKeyValues: [undefined, randomPrefix(model, 4)] }))
+      .pastKeyValues;
   });
   afterAll(() => model.dispose());
 
@@ -218,7 +237,12 @@ describe('a cache', () => {
     pastKeyValues.dispose();
     expect(pastKeyValues.disposed).toBe(true);
     const text = { name: 'NeoXPrefixError', code: 'NEOX_DISPOSED', message: 'This KV cache is disposed' };
-    for (const act of [() => pastKeyValues.fork(), () => pastKeyValues.truncate(1), () => pastKeyValues.bytes, () => pastKeyValues.read()])
+    for (const act of [
+      () => pastKeyValues.fork(),
+      () => pastKeyValues.truncate(1),
+      () => pastKeyValues.bytes,
+      () => pastKeyValues.read(),
+    ])
       expect(await failureOf(act as () => unknown)).toMatchObject(text);
     expect(await failureOf(model.forward({ inputIds: [[1]], pastKeyValues }))).toMatchObject(text);
     const { logits } = await extend(model, fork, [[4]]);

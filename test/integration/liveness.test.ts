@@ -1,7 +1,15 @@
 import { mkdirSync } from 'node:fs';
 import type { NeoXModel } from '../../lib/neox-model';
 import { PrefixTrainer } from '../../lib/training/prefix-trainer';
-import { loadModel, Random, runProgram, temporaryFolder, watchEventLoop, writeRandomModel, type Liveness } from '../helpers';
+import {
+  loadModel,
+  Random,
+  runProgram,
+  temporaryFolder,
+  watchEventLoop,
+  writeRandomModel,
+  type Liveness,
+} from '../helpers';
 
 // Big enough that each operation takes long beside the time a machine may be busy with something else.
 const folder = temporaryFolder();

@@ -1,11 +1,23 @@
-/** The addon's trainer: exact resumption, dropout, weight decay, loss scaling, and training a prefix without a projection. */
+/**
+ * The addon's trainer: exact resumption, dropout, weight decay, loss scaling, and training a prefix without a
+ * projection.
+ */
 import { mkdirSync } from 'node:fs';
 import type { NeoXModel } from '../../lib/neox-model';
 import { native } from '../../lib/addon/addon';
 import { PrefixEncoder, type PrefixEncoderOptions } from '../../lib/training/encoder';
 import type * as Native from '../../types/native';
 import { difference, relativeDifference } from '../golden/fixtures';
-import { backendsFor, expectRefusal, failureOf, loadModel, NATIVE_TRAINER, Random, temporaryFolder, writeRandomModel } from '../helpers';
+import {
+  backendsFor,
+  expectRefusal,
+  failureOf,
+  loadModel,
+  NATIVE_TRAINER,
+  Random,
+  temporaryFolder,
+  writeRandomModel,
+} from '../helpers';
 import { TOLERANCES } from '../tolerances';
 
 const folder = temporaryFolder();
@@ -41,21 +53,35 @@ async function start(
   encoderOptions: PrefixEncoderOptions = {},
   over: NeoXModel = model,
 ): Promise<Training> {
-  const encoder = await PrefixEncoder.create(over, encoderOptions.projection === false ? encoderOptions : { ...SIZES, ...encoderOptions });
-  return { model: over, encoder, trainer: await addon.createTrainer(over.native, encoder.native, { ...NATIVE_TRAINER, ...changes }) };
+  const encoder = await PrefixEncoder.create(
+    over,
+    encoderOptions.projection === false ? encoderOptions : { ...SIZES, ...encoderOptions },
+  );
+  return {
+    model: over,
+    encoder,
+    trainer: await addon.createTrainer(over.native, encoder.native, { ...NATIVE_TRAINER, ...changes }),
+  };
 }
 
 const accumulate = ({ model: over, trainer }: Training, what: Native.TrainingBatch): Promise<Native.LossSum> =>
   addon.trainerAccumulate(over.native, trainer, what);
 const step = ({ model: over, trainer }: Training, options = STEP): Promise<Native.StepResult> =>
   addon.trainerStep(over.native, trainer, options);
-const stateOf = ({ model: over, trainer }: Training): Promise<Native.TrainerState> => addon.trainerState(over.native, trainer);
+const stateOf = ({ model: over, trainer }: Training): Promise<Native.TrainerState> =>
+  addon.trainerState(over.native, trainer);
 const gradientsOf = ({ model: over, trainer, encoder }: Training): Promise<Native.EncoderState> =>
   addon.trainerGradients(over.native, trainer, encoder.native);
 
 describe('gradients without second copies of the weights', () => {
   // Odd sizes, and several panels of 64 in each direction.
-  const config = { hidden_size: 72, intermediate_size: 150, num_attention_heads: 4, num_hidden_layers: 2, vocab_size: 131 };
+  const config = {
+    hidden_size: 72,
+    intermediate_size: 150,
+    num_attention_heads: 4,
+    num_hidden_layers: 2,
+    vocab_size: 131,
+  };
 
   test.each(['float32', 'bfloat16', 'int8'] as const)('are those with them, bit for bit: %s', async (dtype) => {
     const odd = folder.join(`odd-${dtype}`);
@@ -100,14 +126,13 @@ describe('a state and the encoder restore a trainer', () => {
     return { log, encoder: await training.encoder.state(), trainer: await stateOf(training) };
   }
 
-  test.each(backendsFor('float32').flatMap((backend) => [false, true].map((checkpointing) => ({ backend, checkpointing }))))(
-    'at any point, bit for bit: $backend, checkpointing $checkpointing',
-    async ({ backend, checkpointing }) => {
-      await using over = await loadModel(path, { backend });
-      const expected = await train(over, checkpointing);
-      for (let i = 0; i < BATCHES; i++) expect(await train(over, checkpointing, i)).toEqual(expected);
-    },
-  );
+  test.each(
+    backendsFor('float32').flatMap((backend) => [false, true].map((checkpointing) => ({ backend, checkpointing }))),
+  )('at any point, bit for bit: $backend, checkpointing $checkpointing', async ({ backend, checkpointing }) => {
+    await using over = await loadModel(path, { backend });
+    const expected = await train(over, checkpointing);
+    for (let i = 0; i < BATCHES; i++) expect(await train(over, checkpointing, i)).toEqual(expected);
+  });
 
   test('with what was accumulated, and nothing else', async () => {
     const training = await start({}, encoderOptions);
@@ -235,8 +260,16 @@ describe('a batch that is none is refused', () => {
       text: BAD,
     },
     { name: 'an id', change: { tokens: good.tokens.map(() => 64) }, text: 'The token id 64 is not in the vocabulary' },
-    { name: 'a target', change: { targets: good.targets.map(() => 64) }, text: 'The target 64 is not in the vocabulary' },
-    { name: 'a target below', change: { targets: good.targets.map(() => -2) }, text: 'The target -2 is not in the vocabulary' },
+    {
+      name: 'a target',
+      change: { targets: good.targets.map(() => 64) },
+      text: 'The target 64 is not in the vocabulary',
+    },
+    {
+      name: 'a target below',
+      change: { targets: good.targets.map(() => -2) },
+      text: 'The target -2 is not in the vocabulary',
+    },
     {
       name: 'a row that is too long',
       change: { lengths: Int32Array.of(253), tokens: new Int32Array(253), targets: new Int32Array(253) },
@@ -335,7 +368,9 @@ describe('without a projection', () => {
     const { data } = await (await create({ init: 'random', prefixLength: 200 })).prefix();
     const mean = data.reduce((sum, value) => sum + value, 0) / data.length;
     expect(Math.abs(mean)).toBeLessThan(0.03);
-    expect(Math.abs(Math.sqrt(data.reduce((sum, value) => sum + value * value, 0) / data.length) - 1)).toBeLessThan(0.03);
+    expect(Math.abs(Math.sqrt(data.reduce((sum, value) => sum + value * value, 0) / data.length) - 1)).toBeLessThan(
+      0.03,
+    );
     expect((await (await create({ init: 'random', prefixLength: 200, seed: 2 })).prefix()).data).not.toEqual(data);
   });
 
@@ -379,7 +414,8 @@ describe('without a projection', () => {
   test('a state of another model is refused', () =>
     expectRefusal({
       name: '',
-      act: () => PrefixEncoder.fromState(model, { 'prefix_wte.weight': { data: new Float32Array(192), shape: [1, 192] } }),
+      act: () =>
+        PrefixEncoder.fromState(model, { 'prefix_wte.weight': { data: new Float32Array(192), shape: [1, 192] } }),
       code: 'NEOX_PREFIX_MISMATCH',
       text: 'The encoder tensor prefix_wte.weight has shape [1, 192], the model takes [1, 128]',
     }));

@@ -63,7 +63,9 @@ test('a prefix whose values overflow: no token is drawn, and the row is named', 
   });
   expect(pieces).toEqual([]);
   // The model itself is as good as before.
-  expect(await model.generate([3, 4], { maxNewTokens: 3, ignoreEos: true })).toMatchObject({ usage: { completionTokens: 3 } });
+  expect(await model.generate([3, 4], { maxNewTokens: 3, ignoreEos: true })).toMatchObject({
+    usage: { completionTokens: 3 },
+  });
 });
 
 test('in an engine the row fails by itself', async () => {
@@ -76,7 +78,9 @@ test('in an engine the row fails by itself', async () => {
     code: 'NEOX_NOT_FINITE',
     text: `The model gives logits that are not finite${HINT}`,
   });
-  expect((await good).tokens).toEqual((await model.generate([3, 4], { maxNewTokens: 20, ignoreEos: true, seed: 1 })).tokens);
+  expect((await good).tokens).toEqual(
+    (await model.generate([3, 4], { maxNewTokens: 20, ignoreEos: true, seed: 1 })).tokens,
+  );
   expect(engine.stats()).toMatchObject({ failed: 1, completed: 1, running: 0, kvReservedTokens: 0 });
 });
 

@@ -9,7 +9,10 @@ import { alone, answerOf, forgetValues, GenerationEngine, writeModel } from './e
 const folder = temporaryFolder();
 let model: NeoXModel;
 const prefix = (seed: number, length = 4): PrefixWeights => randomPrefix(model, length, seed);
-/** Of a prefix of four positions (4 positions, 2 layers, keys and values, 32 wide): the form that attention reads, in float32. */
+/**
+ * Of a prefix of four positions (4 positions, 2 layers, keys and values, 32 wide): the form that attention reads, in
+ * float32.
+ */
 const FORM = 4 * 2 * 2 * 32 * 4;
 /** The same and the values besides, which have as many bytes here. */
 const BYTES = 2 * FORM;
@@ -90,7 +93,13 @@ describe('memory', () => {
     const larger = prefix(7, 8);
     expect(await failureOf(store.replace('object', larger))).toMatchObject({ code: 'NEOX_OUT_OF_MEMORY' });
     expect((await store.get('object')).hash).toBe(prefix(6).hash);
-    expect(store.list().map(({ name }) => name)).toEqual(['another object', 'file', 'object', 'other file', 'third file']);
+    expect(store.list().map(({ name }) => name)).toEqual([
+      'another object',
+      'file',
+      'object',
+      'other file',
+      'third file',
+    ]);
   });
 
   test('keeps what is pinned', async () => {
@@ -250,7 +259,9 @@ describe('memory', () => {
     renameSync(path, folder.join('taken-away'));
     await using engine = new GenerationEngine(model, { prefixes: store });
     const request = { prompt: [5, 6, 7], temperature: 0, maxNewTokens: 8 } as const;
-    expect(answerOf(await engine.generate({ ...request, prefix: 'a' }))).toEqual(await alone(model, { ...request, prefix: prefix(1) }));
+    expect(answerOf(await engine.generate({ ...request, prefix: 'a' }))).toEqual(
+      await alone(model, { ...request, prefix: prefix(1) }),
+    );
     await store.pin('a');
     expect(await failureOf(store.get('a'))).toMatchObject({ code: 'NEOX_FILE_NOT_FOUND', path });
     expect(store.list()).toMatchObject([{ bytes: FORM, inMemory: true, pinned: true }]);
@@ -295,7 +306,9 @@ describe('memory', () => {
     await store.add('a', await saved(prefix(1)));
     await store.add('b', await saved(prefix(2)));
     const list = store.list();
-    const failing = jest.spyOn(native(), 'createPrefix').mockImplementation(() => Promise.reject(new Error('no memory')));
+    const failing = jest
+      .spyOn(native(), 'createPrefix')
+      .mockImplementation(() => Promise.reject(new Error('no memory')));
     try {
       for (const use of [
         () => store.add('c', prefix(3)),

@@ -9,7 +9,10 @@ import { alone, answerOf, forgetValues, GenerationEngine, writeModel } from './e
 const folder = temporaryFolder();
 let model: NeoXModel;
 const prefix = (seed: number, length = 4): PrefixWeights => randomPrefix(model, length, seed);
-/** Of a prefix of four positions (4 positions, 2 layers, keys and values, 32 wide): the form that attention reads, in float32. */
+/**
+ * Of a prefix of four positions (4 positions, 2 layers, keys and values, 32 wide): the form that attention reads, in
+ * float32.
+ */
 const FORM = 4 * 2 * 2 * 32 * 4;
 /** The same and the values besides, which have as many bytes here. */
 const BYTES = 2 * FORM;
@@ -149,7 +152,12 @@ test('after dispose a store gives nothing', async () => {
   await first;
   const refused = { code: 'NEOX_DISPOSED', message: 'This prefix store is disposed' };
   expect(await failureOf(late)).toMatchObject(refused);
-  for (const use of [() => store.get('a'), () => store.add('c', prefix(1)), () => store.remove('a'), () => store.pin('a')])
+  for (const use of [
+    () => store.get('a'),
+    () => store.add('c', prefix(1)),
+    () => store.remove('a'),
+    () => store.pin('a'),
+  ])
     expect(await failureOf(use)).toMatchObject(refused);
   await using scoped = new PrefixStore(model);
   expect(scoped.list()).toEqual([]);
@@ -162,7 +170,8 @@ describe('an engine', () => {
     const prefixes = new PrefixStore(model, { maxBytes: 2 * FORM, spillFolder: newFolder() });
     const weights = Array.from({ length: 6 }, (_, i) => prefix(20 + i));
     // Copies, which nobody else has, half of them from files.
-    for (let i = 0; i < 6; i++) await prefixes.add(`task ${i}`, i % 2 === 0 ? prefix(20 + i) : await saved(prefix(20 + i)));
+    for (let i = 0; i < 6; i++)
+      await prefixes.add(`task ${i}`, i % 2 === 0 ? prefix(20 + i) : await saved(prefix(20 + i)));
     await forgetValues();
     await using engine = new GenerationEngine(model, { prefixes });
     const requests = Array.from({ length: 60 }, (_, i) => i % 6);
@@ -236,12 +245,16 @@ describe('an engine', () => {
   });
 
   test('two replacements at once that both find no room leave the old one', async () => {
-    // Pinned prefixes stay; their values are written meanwhile, so that one replacement is under way when the other comes.
+    // Pinned prefixes stay; their values are written meanwhile, so that one replacement is under way when the other
+    // comes.
     const store = new PrefixStore(model, { maxBytes: BYTES, spillFolder: newFolder() });
     await store.add('a', prefix(1));
     await store.pin('a');
     const failures = await Promise.all([2, 3].map((seed) => failureOf(store.replace('a', prefix(seed, 40)))));
-    expect(failures.map((error) => (error as { code?: string }).code)).toEqual(['NEOX_OUT_OF_MEMORY', 'NEOX_OUT_OF_MEMORY']);
+    expect(failures.map((error) => (error as { code?: string }).code)).toEqual([
+      'NEOX_OUT_OF_MEMORY',
+      'NEOX_OUT_OF_MEMORY',
+    ]);
     expect((await store.get('a')).hash).toBe(prefix(1).hash);
     expect(store.list()).toMatchObject([{ name: 'a', hash: prefix(1).hash, inMemory: true, pinned: true }]);
     await store.dispose();
@@ -261,12 +274,16 @@ describe('an engine', () => {
     for (let round = 0; round < 12; round++) {
       const meant = expected[version];
       for (let i = 0; i < 6; i++)
-        works.push(engine.generate({ ...greedy, prefix: 'task' }).then((result) => expect(answerOf(result)).toEqual(meant)));
+        works.push(
+          engine.generate({ ...greedy, prefix: 'task' }).then((result) => expect(answerOf(result)).toEqual(meant)),
+        );
       version = (version + 1) % 3;
       const source = round % 2 === 0 ? paths[version]! : prefix(seeds[version]!);
       if (round % 4 === 3) {
         await prefixes.remove('task');
-        expect(await failureOf(engine.generate({ ...greedy, prefix: 'task' }))).toMatchObject({ code: 'NEOX_BAD_ARGUMENT' });
+        expect(await failureOf(engine.generate({ ...greedy, prefix: 'task' }))).toMatchObject({
+          code: 'NEOX_BAD_ARGUMENT',
+        });
         await prefixes.add('task', source);
       } else {
         await prefixes.replace('task', source);

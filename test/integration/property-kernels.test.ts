@@ -20,7 +20,12 @@ const CASES = (['float32', 'bfloat16', 'int8'] as const).flatMap((dtype) =>
 );
 
 beforeAll(async () => {
-  await writeRandomModel(folder.path, { hidden_size: 57, num_attention_heads: 3, use_parallel_residual: true, hidden_act: 'quick_gelu' });
+  await writeRandomModel(folder.path, {
+    hidden_size: 57,
+    num_attention_heads: 3,
+    use_parallel_residual: true,
+    hidden_act: 'quick_gelu',
+  });
   for (const name of available) {
     const { code, stdout, stderr } = await runProgram('kernels', [folder.path], { NEOX_PREFIX_KERNELS: name });
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
@@ -42,7 +47,9 @@ test.each(CASES)('the kernels of every instruction set compute the same: $backen
     expect(difference(logits, reference?.logits ?? []).max).toBeLessThanOrEqual(tolerance.logits);
     expect(Math.abs(loss - (reference?.loss ?? NaN))).toBeLessThanOrEqual(tolerance.loss);
     for (const [name, gradient] of Object.entries(gradients)) {
-      expect(relativeDifference(gradient, reference?.gradients[name] ?? [])).toBeLessThanOrEqual(tolerance.gradientRelative);
+      expect(relativeDifference(gradient, reference?.gradients[name] ?? [])).toBeLessThanOrEqual(
+        tolerance.gradientRelative,
+      );
     }
   }
 });

@@ -26,7 +26,9 @@ const PACKED = (['float32', 'bfloat16', 'int8'] as const).flatMap((dtype) =>
   packedBackendsFor(dtype).map((backend) => ({ backend, dtype })),
 );
 
-const EVERY = (['float32', 'bfloat16', 'float16'] as const).flatMap((dtype) => backendsFor(dtype).map((backend) => ({ backend, dtype })));
+const EVERY = (['float32', 'bfloat16', 'float16'] as const).flatMap((dtype) =>
+  backendsFor(dtype).map((backend) => ({ backend, dtype })),
+);
 
 interface Case {
   config: ConfigJson;
@@ -35,7 +37,9 @@ interface Case {
   lengths: number[];
 }
 
-/** One case for each head size, the rest drawn: other heads, layers, activations, rotary shares and rows in every one. */
+/**
+ * One case for each head size, the rest drawn: other heads, layers, activations, rotary shares and rows in every one.
+ */
 function drawCases(): Case[] {
   const random = new Random(2024);
   return [8, 9, 16, 20, 31, 48, 64, 80].map((headSize, i) => {
@@ -85,7 +89,11 @@ function mixed(model: NeoXModel, { lengths, prefixLength }: Case): (PrefixWeight
 }
 
 /** The logits [T, V] of each row. */
-async function rowLogits(model: NeoXModel, inputIds: number[][], pastKeyValues: (PrefixWeights | undefined)[]): Promise<Float32Array[]> {
+async function rowLogits(
+  model: NeoXModel,
+  inputIds: number[][],
+  pastKeyValues: (PrefixWeights | undefined)[],
+): Promise<Float32Array[]> {
   const { data, shape } = (await model.forward({ inputIds, pastKeyValues })).logits as Logits;
   const [, width, vocab] = shape;
   return inputIds.map((row, i) => data.slice(i * width * vocab, (i * width + row.length) * vocab));
@@ -105,7 +113,11 @@ async function gradients(model: NeoXModel, item: Case, checkpointing = false): P
     seed: 11,
   });
   const addon = native();
-  const trainer = await addon.createTrainer(model.native, encoder.native, { ...NATIVE_TRAINER, weightDecay: 0, checkpointing });
+  const trainer = await addon.createTrainer(model.native, encoder.native, {
+    ...NATIVE_TRAINER,
+    weightDecay: 0,
+    checkpointing,
+  });
   const { loss } = await addon.trainerAccumulate(model.native, trainer, { ...batchOf(item), lossScale: 1 });
   return { loss, gradients: await addon.trainerGradients(model.native, trainer, encoder.native) };
 }
@@ -115,9 +127,15 @@ function batchOf(item: Case): { tokens: Int32Array; targets: Int32Array; lengths
   const random = new Random(8);
   const rows = rowsOf(item);
   const targets = rows.flatMap((row) =>
-    row.map((_, t) => (t === 0 || random.next() < 0.8 ? random.integer(0, (item.config['vocab_size'] as number) - 1) : -1)),
+    row.map((_, t) =>
+      t === 0 || random.next() < 0.8 ? random.integer(0, (item.config['vocab_size'] as number) - 1) : -1,
+    ),
   );
-  return { tokens: Int32Array.from(rows.flat()), targets: Int32Array.from(targets), lengths: Int32Array.from(item.lengths) };
+  return {
+    tokens: Int32Array.from(rows.flat()),
+    targets: Int32Array.from(targets),
+    lengths: Int32Array.from(item.lengths),
+  };
 }
 
 const named = CASES.map((item) => ({
@@ -128,19 +146,26 @@ const named = CASES.map((item) => ({
 describe.each(named)('$name', ({ item }) => {
   const inputIds = rowsOf(item);
 
-  test.each(packedBackendsFor('float32'))('the same logits and gradients as the reference backend: %s', async (backend) => {
-    await using aten = await load(item, 'aten');
-    await using packed = await load(item, backend);
-    const expected = await rowLogits(aten, inputIds, mixed(aten, item));
-    const actual = await rowLogits(packed, inputIds, mixed(packed, item));
-    actual.forEach((row, i) => expect(difference(row, expected[i] as Float32Array).max).toBeLessThanOrEqual(TOLERANCES.float32.logits));
-    const a = await gradients(aten, item);
-    const b = await gradients(packed, item);
-    expect(Math.abs(a.loss / b.loss - 1)).toBeLessThanOrEqual(1e-5);
-    for (const [name, gradient] of Object.entries(a.gradients)) {
-      expect(relativeDifference(b.gradients[name] as Float32Array, gradient)).toBeLessThanOrEqual(TOLERANCES.float32.gradientRelative);
-    }
-  });
+  test.each(packedBackendsFor('float32'))(
+    'the same logits and gradients as the reference backend: %s',
+    async (backend) => {
+      await using aten = await load(item, 'aten');
+      await using packed = await load(item, backend);
+      const expected = await rowLogits(aten, inputIds, mixed(aten, item));
+      const actual = await rowLogits(packed, inputIds, mixed(packed, item));
+      actual.forEach((row, i) =>
+        expect(difference(row, expected[i] as Float32Array).max).toBeLessThanOrEqual(TOLERANCES.float32.logits),
+      );
+      const a = await gradients(aten, item);
+      const b = await gradients(packed, item);
+      expect(Math.abs(a.loss / b.loss - 1)).toBeLessThanOrEqual(1e-5);
+      for (const [name, gradient] of Object.entries(a.gradients)) {
+        expect(relativeDifference(b.gradients[name] as Float32Array, gradient)).toBeLessThanOrEqual(
+          TOLERANCES.float32.gradientRelative,
+        );
+      }
+    },
+  );
 
   test.each(PACKED)('a row gets the same bits alone as in a batch: $backend, $dtype', async ({ backend, dtype }) => {
     await using model = await load(item, backend, dtype);
@@ -148,7 +173,9 @@ describe.each(named)('$name', ({ item }) => {
     const together = await rowLogits(model, inputIds, past);
     for (const [i, row] of inputIds.entries()) {
       const [alone] = await rowLogits(model, [row], [past[i]]);
-      expect(Buffer.from((alone as Float32Array).buffer).equals(Buffer.from((together[i] as Float32Array).buffer))).toBe(true);
+      expect(
+        Buffer.from((alone as Float32Array).buffer).equals(Buffer.from((together[i] as Float32Array).buffer)),
+      ).toBe(true);
     }
   });
 
@@ -170,7 +197,10 @@ describe.each(named)('$name', ({ item }) => {
     const expected = await rowLogits(model, inputIds, past);
     // Rows of one token get it in the second call only by repeating it: they are compared up to their first token.
     const cut = inputIds.map((row) => Math.max(1, Math.floor(row.length / 3)));
-    const first = await model.forward({ inputIds: inputIds.map((row, i) => row.slice(0, cut[i])), pastKeyValues: past });
+    const first = await model.forward({
+      inputIds: inputIds.map((row, i) => row.slice(0, cut[i])),
+      pastKeyValues: past,
+    });
     const rest = inputIds.map((row, i) => (row.length > (cut[i] as number) ? row.slice(cut[i]) : [0]));
     const second = await model.forward({ inputIds: rest, pastKeyValues: first.pastKeyValues });
     const { data, shape } = second.logits as Logits;
@@ -179,7 +209,9 @@ describe.each(named)('$name', ({ item }) => {
       const start = cut[i] as number;
       if (row.length === start) return;
       const actual = data.slice(i * width * vocab, (i * width + row.length - start) * vocab);
-      expect(difference(actual, (expected[i] as Float32Array).slice(start * vocab)).max).toBeLessThanOrEqual(TOLERANCES.float32.logits);
+      expect(difference(actual, (expected[i] as Float32Array).slice(start * vocab)).max).toBeLessThanOrEqual(
+        TOLERANCES.float32.logits,
+      );
     });
     // The first cache was not changed: it can be gone on from again, and gives the same.
     const again = await model.forward({ inputIds: rest, pastKeyValues: first.pastKeyValues });
@@ -203,23 +235,36 @@ describe.each(named)('$name', ({ item }) => {
     const lossAt = async (direction: Record<string, Float32Array>, step: number): Promise<number> => {
       const moved = names.map((name) => {
         const { data, shape } = start[name] as { data: Float32Array; shape: number[] };
-        return [name, { shape, data: data.map((value, i) => value + step * (direction[name]?.[i] as number)) }] as const;
+        return [
+          name,
+          { shape, data: data.map((value, i) => value + step * (direction[name]?.[i] as number)) },
+        ] as const;
       });
       const prefix = await (await PrefixEncoder.fromState(model, Object.fromEntries(moved))).prefix();
       const [handle] = await model.prefixHandles([prefix]);
       return (await native().evaluate(model.native, { ...batch, prefix: handle ?? null })).loss / tokens;
     };
-    const norm = Math.sqrt(names.reduce((sum, name) => sum + (analytic[name] as Float32Array).reduce((s, g) => s + g * g, 0), 0));
+    const norm = Math.sqrt(
+      names.reduce((sum, name) => sum + (analytic[name] as Float32Array).reduce((s, g) => s + g * g, 0), 0),
+    );
     const random = new Random(9);
     for (let k = 0; k < 3; k++) {
       // Half along the gradient, so that there is a slope to see, half in a direction of chance.
-      const chance = Object.fromEntries(names.map((name) => [name, random.fill((analytic[name] as Float32Array).length, 1)]));
-      const length = Math.sqrt(names.reduce((sum, name) => sum + (chance[name] as Float32Array).reduce((s, v) => s + v * v, 0), 0));
+      const chance = Object.fromEntries(
+        names.map((name) => [name, random.fill((analytic[name] as Float32Array).length, 1)]),
+      );
+      const length = Math.sqrt(
+        names.reduce((sum, name) => sum + (chance[name] as Float32Array).reduce((s, v) => s + v * v, 0), 0),
+      );
       const direction = Object.fromEntries(
-        names.map((name) => [name, (analytic[name] as Float32Array).map((g, i) => g / norm + (chance[name]?.[i] as number) / length)]),
+        names.map((name) => [
+          name,
+          (analytic[name] as Float32Array).map((g, i) => g / norm + (chance[name]?.[i] as number) / length),
+        ]),
       );
       const slope = names.reduce(
-        (sum, name) => sum + (analytic[name] as Float32Array).reduce((s, g, i) => s + g * (direction[name]?.[i] as number), 0),
+        (sum, name) =>
+          sum + (analytic[name] as Float32Array).reduce((s, g, i) => s + g * (direction[name]?.[i] as number), 0),
         0,
       );
       const step = 0.02;
@@ -230,20 +275,32 @@ describe.each(named)('$name', ({ item }) => {
 });
 
 // Elementwise operations are shared out over threads by elements, unless somebody takes care that rows stay whole.
-test.each(['gelu', 'gelu_new', 'quick_gelu', 'silu'].flatMap((hidden_act) => PACKED.map((packed) => ({ hidden_act, ...packed }))))(
+test.each(
+  ['gelu', 'gelu_new', 'quick_gelu', 'silu'].flatMap((hidden_act) =>
+    PACKED.map((packed) => ({ hidden_act, ...packed })),
+  ),
+)(
   'the number of threads changes no bit of many long rows: $hidden_act, $backend, $dtype',
   async ({ hidden_act, backend, dtype }) => {
     const path = folder.join(`${hidden_act}-${backend}-${dtype}`);
     mkdirSync(path);
     const item = {
-      config: { vocab_size: 50, hidden_act, intermediate_size: 150, num_hidden_layers: 2, max_position_embeddings: 600 },
+      config: {
+        vocab_size: 50,
+        hidden_act,
+        intermediate_size: 150,
+        num_hidden_layers: 2,
+        max_position_embeddings: 600,
+      },
       prefixLength: 3,
       lengths: [401, 150],
     };
     paths.set(item, await writeRandomModel(path, item.config, 5));
     await using one = await load(item, backend, dtype, 1);
     await using three = await load(item, backend, dtype, 3);
-    expect(await rowLogits(three, rowsOf(item), mixed(three, item))).toEqual(await rowLogits(one, rowsOf(item), mixed(one, item)));
+    expect(await rowLogits(three, rowsOf(item), mixed(three, item))).toEqual(
+      await rowLogits(one, rowsOf(item), mixed(one, item)),
+    );
     expect(await gradients(three, item)).toEqual(await gradients(one, item));
   },
 );

@@ -129,7 +129,11 @@ test('a run that is done gives its result once more, and goes on when it may hav
   expect([again.best.hash, again.last.hash, again.steps]).toEqual([first.best.hash, first.last.hash, first.steps]);
   const more = await train(run, { options: { ...options, epochs: 3 }, resume: true });
   const straight = await train(folder.join('straight'), { options: { ...options, epochs: 3 } });
-  expect([more.best.hash, more.last.hash, more.steps]).toEqual([straight.best.hash, straight.last.hash, straight.steps]);
+  expect([more.best.hash, more.last.hash, more.steps]).toEqual([
+    straight.best.hash,
+    straight.last.hash,
+    straight.steps,
+  ]);
 });
 
 function child(run: string, shell = ''): { killed: (afterLines: number) => Promise<number | null> } {
@@ -196,13 +200,17 @@ describe('what cannot go on', () => {
     const error = await failureOf(train(stopped, { ...settings, resume: true }));
     expect(error).toMatchObject({ code: 'NEOX_RESUME_MISMATCH', path: stopped });
     expect((error as Error).message).toContain(`The run cannot go on as it is another one: ${text}`);
-    expect(readdirSync(stopped).map((name) => [name, readFileSync(join(stopped, name)).toString('base64')])).toEqual(before);
+    expect(readdirSync(stopped).map((name) => [name, readFileSync(join(stopped, name)).toString('base64')])).toEqual(
+      before,
+    );
   });
 
   test('another model', async () => {
     mkdirSync(folder.join('other'));
     const other = await loadModel(await writeRandomModel(folder.join('other'), { max_position_embeddings: 64 }, 6));
-    const error = await failureOf(new PrefixTrainer(other, { ...RESUMED_RUN, outputDir: stopped }).train(data, { resume: true }));
+    const error = await failureOf(
+      new PrefixTrainer(other, { ...RESUMED_RUN, outputDir: stopped }).train(data, { resume: true }),
+    );
     expect((error as Error).message).toContain('model: fingerprint was "');
     await other.dispose();
   });
@@ -212,7 +220,10 @@ test('a folder that has a run is neither replaced nor resumed unless that is sai
   const run = folder.join('guarded');
   cpSync(folder.join('whole'), run, { recursive: true });
   writeFileSync(join(run, 'notes.txt'), 'mine');
-  expect(await failureOf(train(run))).toMatchObject({ code: 'NEOX_BAD_ARGUMENT', hint: expect.stringContaining('resume: true') as string });
+  expect(await failureOf(train(run))).toMatchObject({
+    code: 'NEOX_BAD_ARGUMENT',
+    hint: expect.stringContaining('resume: true') as string,
+  });
   expect(bytesOf(run)).toEqual(bytesOf(folder.join('whole')));
   const trainer = new PrefixTrainer(model, { ...RESUMED_RUN, epochs: 1, outputDir: run });
   const { steps: taken } = await trainer.train(resumedData(), { overwrite: true });
@@ -242,7 +253,9 @@ test('a state that is damaged is passed over for the one before; where there is 
   const [left, ...others] = states(run) as [string, ...string[]];
   const why = (name: string): string =>
     `The training state ${join(run, name)} is not usable: its content does not have the SHA-256 that it states`;
-  expect((error as Error).message).toContain(`None of the 2 states of the run in ${run} is whole. The training state ${run}/state-0000`);
+  expect((error as Error).message).toContain(
+    `None of the 2 states of the run in ${run} is whole. The training state ${run}/state-0000`,
+  );
   for (const name of others) rmSync(join(run, name));
   const only = await failureOf(train(run, { resume: true }));
   expect((only as Error).message).toContain(`The only state of the run in ${run} is not whole. ${why(left)}`);
@@ -271,7 +284,10 @@ test('two runs do not share a folder', async () => {
     first.catch(reject);
   });
   const error = await failureOf(train(run, { resume: true }));
-  expect(error).toMatchObject({ code: 'NEOX_BUSY', message: expect.stringContaining(`process ${process.pid}`) as string });
+  expect(error).toMatchObject({
+    code: 'NEOX_BUSY',
+    message: expect.stringContaining(`process ${process.pid}`) as string,
+  });
   await first;
   expect(readdirSync(run).filter((name) => name.includes('lock'))).toEqual([]);
   expect(bytesOf(run)).toEqual(bytesOf(folder.join('whole')));

@@ -15,7 +15,10 @@ export function runTypeScript(
   options: { cwd?: string; interruptAfter?: RegExp } = {},
 ): Promise<ExampleRun> {
   const runner = join(PACKAGE_ROOT, 'scripts', 'run-typescript.mjs');
-  const child = spawn(process.execPath, [runner, file, ...args], { cwd: options.cwd ?? PACKAGE_ROOT, stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(process.execPath, [runner, file, ...args], {
+    cwd: options.cwd ?? PACKAGE_ROOT,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   let [stdout, stderr] = ['', ''];
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
     stdout += text;

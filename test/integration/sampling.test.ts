@@ -3,7 +3,15 @@ import type { StreamPiece } from '../../lib/generation/output';
 import type { NeoXModel } from '../../lib/neox-model';
 import { native } from '../../lib/addon/addon';
 import { PrefixWeights } from '../../lib/prefix/weights';
-import { drawLogits, EXAMPLE_MODEL, failureOf, loadModel, randomPrefix, temporaryFolder, writeRandomModel } from '../helpers';
+import {
+  drawLogits,
+  EXAMPLE_MODEL,
+  failureOf,
+  loadModel,
+  randomPrefix,
+  temporaryFolder,
+  writeRandomModel,
+} from '../helpers';
 
 const folder = temporaryFolder();
 /** With a tokenizer. */
@@ -45,7 +53,8 @@ describe('several completions', () => {
     const prompts = [[7], [1, 2, 3, 4, 5], [9, 9]];
     const options = { n: 2, maxNewTokens: 8, temperature: 1.2, logprobs: 1 };
     const together = await flat.generate(prompts, { ...options, seed: [1, 2, 3] });
-    for (const [i, prompt] of prompts.entries()) expect(await flat.generate(prompt, { ...options, seed: i + 1 })).toEqual(together[i]);
+    for (const [i, prompt] of prompts.entries())
+      expect(await flat.generate(prompt, { ...options, seed: i + 1 })).toEqual(together[i]);
   });
 
   test('greedy ones are equal', async () => {
@@ -99,8 +108,24 @@ describe('stop strings', () => {
     const addon = native();
     const stop = addon.createCancelFlag();
     const settings = {
-      ...{ temperature: 0, topK: 0, topP: 1, topPRule: 'huggingface' as const, minP: 0, typicalP: 1, seed: 0, stream: 0, logprobs: -1 },
-      ...{ biasedIds: new Int32Array(0), biases: new Float32Array(0), repetitionPenalty: 1, presencePenalty: 0, frequencyPenalty: 0 },
+      ...{
+        temperature: 0,
+        topK: 0,
+        topP: 1,
+        topPRule: 'huggingface' as const,
+        minP: 0,
+        typicalP: 1,
+        seed: 0,
+        stream: 0,
+        logprobs: -1,
+      },
+      ...{
+        biasedIds: new Int32Array(0),
+        biases: new Float32Array(0),
+        repetitionPenalty: 1,
+        presencePenalty: 0,
+        frequencyPenalty: 0,
+      },
       ...{ noRepeatNgramSize: 0, badWords: [], minNewTokens: 0, endIds: new Int32Array(0), maxNewTokens: 1500 },
     };
     const [stopped, other] = await addon.generate(model.native, {
@@ -122,7 +147,12 @@ describe('stop strings', () => {
 
 describe('words and ends', () => {
   test('a banned word does not come in the tokens that the tokenizer writes it in', async () => {
-    const options = { maxNewTokens: 60, ignoreEos: true, seed: Array.from({ length: 12 }, (_, i) => i), temperature: 1.2 };
+    const options = {
+      maxNewTokens: 60,
+      ignoreEos: true,
+      seed: Array.from({ length: 12 }, (_, i) => i),
+      temperature: 1.2,
+    };
     const { tokenizer } = model;
     const words = ['でした', 'です。'];
     // Behind other text; each is more than one token.
@@ -134,7 +164,8 @@ describe('words and ends', () => {
       );
       return forms.map((form) =>
         results.reduce(
-          (sum, { tokens }) => sum + tokens.filter((_, i) => tokens.slice(i, i + form.length).join() === form.join()).length,
+          (sum, { tokens }) =>
+            sum + tokens.filter((_, i) => tokens.slice(i, i + form.length).join() === form.join()).length,
           0,
         ),
       );
@@ -173,7 +204,14 @@ describe('words and ends', () => {
 
 describe('a sampler by hand', () => {
   test('draws what generate draws', async () => {
-    const options = { temperature: 0.9, topP: 0.9, repetitionPenalty: 1.2, frequencyPenalty: 0.3, seed: 17, logprobs: 2 };
+    const options = {
+      temperature: 0.9,
+      topP: 0.9,
+      repetitionPenalty: 1.2,
+      frequencyPenalty: 0.3,
+      seed: 17,
+      logprobs: 2,
+    };
     const prompt = [4, 5, 6];
     const expected = await flat.generate(prompt, { ...options, maxNewTokens: 15, ignoreEos: true });
     const sampler = flat.createSampler({ ...options, ignoreEos: true }, prompt);
@@ -193,7 +231,10 @@ describe('a sampler by hand', () => {
   test('leaves the logits as they are, and says when a text ends', () => {
     const logits = drawLogits(3, 64, 2);
     const copy = logits.slice();
-    const sampler = flat.createSampler({ temperature: 0, repetitionPenalty: 2, eosTokenIds: [5], logitBias: { 5: 100 } }, [1]);
+    const sampler = flat.createSampler(
+      { temperature: 0, repetitionPenalty: 2, eosTokenIds: [5], logitBias: { 5: 100 } },
+      [1],
+    );
     expect(sampler.next(logits)).toEqual({ token: 5, ends: true });
     expect(logits).toEqual(copy);
     expect(flat.createSampler({ temperature: 0 }).next(drawLogits(1, 64, 3)).ends).toBe(false);

@@ -71,7 +71,8 @@ test('isGreedy is what greedy generation gives', async () => {
 });
 
 test('a long text in windows: one window is the whole', async () => {
-  const text = '今日は天気がよかったです。 公園で犬と歩きました。 明日の長野は曇りで、最高気温は8度の見込みです。'.repeat(3);
+  const text =
+    '今日は天気がよかったです。 公園で犬と歩きました。 明日の長野は曇りで、最高気温は8度の見込みです。'.repeat(3);
   const ids = encode(text);
   const whole = await model.perplexity(text);
   const expected = await tail(ids, ids.length - 1);
@@ -95,9 +96,15 @@ test('a text longer than the model’s positions', async () => {
 test('embeddings of many texts are those of each alone', async () => {
   const texts = Array.from({ length: 30 }, (_, i) => '今日は天気がよかったです。'.repeat(1 + (i % 11)));
   const prefix = randomPrefix(model, 3);
-  const together = await model.embed(texts, { prefix: texts.map((_, i) => (i % 2 === 0 ? prefix : undefined)), pooling: 'mean' });
+  const together = await model.embed(texts, {
+    prefix: texts.map((_, i) => (i % 2 === 0 ? prefix : undefined)),
+    pooling: 'mean',
+  });
   for (const i of [0, 7, 29]) {
-    const [alone] = await model.embed([texts[i] as string], { prefix: i % 2 === 0 ? prefix : undefined, pooling: 'mean' });
+    const [alone] = await model.embed([texts[i] as string], {
+      prefix: i % 2 === 0 ? prefix : undefined,
+      pooling: 'mean',
+    });
     expect(together[i]).toEqual(alone);
     expect(alone).toHaveLength(model.config.hiddenSize);
   }

@@ -24,9 +24,15 @@ beforeAll(async () => {
 });
 afterAll(() => model.dispose());
 
-async function train(options: TrainerOptions, rest: TrainOptions = {}): Promise<{ result: TrainingResult; events: TrainingEvent[] }> {
+async function train(
+  options: TrainerOptions,
+  rest: TrainOptions = {},
+): Promise<{ result: TrainingResult; events: TrainingEvent[] }> {
   const events: TrainingEvent[] = [];
-  const result = await new PrefixTrainer(model, { ...QUICK, ...options }).train(DATA, { ...rest, onEvent: (event) => events.push(event) });
+  const result = await new PrefixTrainer(model, { ...QUICK, ...options }).train(DATA, {
+    ...rest,
+    onEvent: (event) => events.push(event),
+  });
   return { result, events };
 }
 
@@ -47,7 +53,11 @@ describe('when it evaluates', () => {
     const { result, events } = await train({ evaluateEverySteps: 1, learningRate: 0.5 });
     const best = only(events, 'evaluation').reduce((a, b) => (b.loss < a.loss ? b : a));
     expect([result.bestStep, result.bestEpoch, result.bestLoss]).toEqual([best.step, best.epoch, best.loss]);
-    expect(result.best.metadata.metrics).toMatchObject({ step: best.step, epoch: best.epoch, validationLoss: best.loss });
+    expect(result.best.metadata.metrics).toMatchObject({
+      step: best.step,
+      epoch: best.epoch,
+      validationLoss: best.loss,
+    });
     const again = await evaluate(model, DATA.validation, { prefix: result.best });
     expect(again.loss).toBeCloseTo(best.loss, 6);
   });
@@ -55,7 +65,8 @@ describe('when it evaluates', () => {
 
 describe('when it ends', () => {
   test('after its epochs', async () => expect((await train({})).result).toMatchObject({ reason: 'epochs', steps: 10 }));
-  test('after its steps', async () => expect((await train({ trainingSteps: 7 })).result).toMatchObject({ reason: 'steps', steps: 7 }));
+  test('after its steps', async () =>
+    expect((await train({ trainingSteps: 7 })).result).toMatchObject({ reason: 'steps', steps: 7 }));
   test('when its time is over', async () => {
     const { result } = await train({ epochs: 100_000, trainingSteps: 10_000_000, maxSeconds: 0.5 });
     expect(result.reason).toBe('time');
@@ -69,7 +80,12 @@ describe('when it ends', () => {
     expect(only(events, 'end')).toMatchObject([{ reason: 'early-stopping', step: 20, bestStep: 5 }]);
   });
   test('early stopping asks for more than its threshold', async () => {
-    const { result } = await train({ epochs: 50, learningRate: 1e-7, earlyStoppingPatience: 2, earlyStoppingThreshold: 0.1 });
+    const { result } = await train({
+      epochs: 50,
+      learningRate: 1e-7,
+      earlyStoppingPatience: 2,
+      earlyStoppingThreshold: 0.1,
+    });
     expect(result).toMatchObject({ reason: 'early-stopping', steps: 15 });
   });
 });
@@ -124,7 +140,10 @@ test('float16 trains with a scaled loss, and skips what overflows', async () => 
   expect(scaled.at(-1)?.loss).toBeCloseTo(only(reference, 'step').at(-1)?.loss as number, 1);
   // A scale that no float16 gradient bears.
   const error = await failureOf(new PrefixTrainer(half, { ...QUICK, lossScale: 2 ** 40 }).train(data));
-  expect(error).toMatchObject({ code: 'NEOX_NOT_FINITE', message: expect.stringContaining('The training diverged at step 1') as string });
+  expect(error).toMatchObject({
+    code: 'NEOX_NOT_FINITE',
+    message: expect.stringContaining('The training diverged at step 1') as string,
+  });
   await half.dispose();
 });
 
@@ -191,20 +210,29 @@ describe('evaluation of several prefixes in one pass', () => {
     [new Map(), 'Expected an object of PrefixWeights by name for prefixes but received a Map of type object'],
     [{ a: 5 }, 'Expected PrefixWeights or undefined for prefixes.a but received 5 of type number'],
   ])('refuses %p', async (prefixes, message) => {
-    expect(await failureOf(evaluatePrefixes(model, DATA.validation, { prefixes: prefixes as never }))).toMatchObject({ message });
+    expect(await failureOf(evaluatePrefixes(model, DATA.validation, { prefixes: prefixes as never }))).toMatchObject({
+      message,
+    });
   });
 });
 
 describe('tasks over one model', () => {
-  // So many steps that the tasks change often enough, whichever is ready first: with two epochs there were 7 changes once.
+  // So many steps that the tasks change often enough, whichever is ready first: with two epochs there were 7 changes
+  // once.
   const options = { ...QUICK, epochs: 6 };
   const tasks = {
     one: { data: DATA, options },
-    two: { data: { train: DATA.train.slice(5), validation: DATA.validation }, options: { ...options, prefixLength: 5, seed: 7 } },
+    two: {
+      data: { train: DATA.train.slice(5), validation: DATA.validation },
+      options: { ...options, prefixLength: 5, seed: 7 },
+    },
   };
   test.each(['sequential', 'interleaved'] as const)('%s: each gets what it gets alone', async (order) => {
     const seen: string[] = [];
-    const results = await trainTasks(model, tasks, { order, onEvent: (task, { type }) => type === 'step' && seen.push(task) });
+    const results = await trainTasks(model, tasks, {
+      order,
+      onEvent: (task, { type }) => type === 'step' && seen.push(task),
+    });
     const changes = seen.filter((task, i) => i > 0 && task !== seen[i - 1]).length;
     expect(changes).toBe(order === 'sequential' ? 1 : changes);
     if (order === 'interleaved') expect(changes).toBeGreaterThan(8);
@@ -247,9 +275,13 @@ describe('a sweep', () => {
     expect(readdirSync(outputDir).sort()).toEqual(runs.map(({ name }) => name).sort());
     // A folder of a run that would come later is found before the first one.
     const base = { ...QUICK, epochs: 1, outputDir };
-    expect(await failureOf(sweep(model, DATA, { base, grid: { learningRate: [1, 0], prefixLength: [3] } }))).toMatchObject({
+    expect(
+      await failureOf(sweep(model, DATA, { base, grid: { learningRate: [1, 0], prefixLength: [3] } })),
+    ).toMatchObject({
       code: 'NEOX_BAD_ARGUMENT',
-      message: expect.stringContaining(`for outputDir but received '${outputDir}/learningRate=0,prefixLength=3'`) as string,
+      message: expect.stringContaining(
+        `for outputDir but received '${outputDir}/learningRate=0,prefixLength=3'`,
+      ) as string,
     });
     expect(readdirSync(outputDir)).toHaveLength(4);
     // Resumed, all are done and nothing is trained again.
@@ -265,9 +297,15 @@ describe('a sweep', () => {
   });
   test.each<[unknown, string]>([
     [{}, 'Expected at least one option with its values for grid but received an object of type object'],
-    [{ learningRate: [] }, 'Expected a non-empty array of values for grid.learningRate but received an array of 0 of type array'],
+    [
+      { learningRate: [] },
+      'Expected a non-empty array of values for grid.learningRate but received an array of 0 of type array',
+    ],
     [{ learningRate: [1, 1] }, "Expected each value once for grid.learningRate but received '1, 1' of type string"],
   ])('refuses %j', async (grid, message) => {
-    expect(await failureOf(sweep(model, DATA, { grid: grid as never }))).toMatchObject({ code: 'NEOX_BAD_ARGUMENT', message });
+    expect(await failureOf(sweep(model, DATA, { grid: grid as never }))).toMatchObject({
+      code: 'NEOX_BAD_ARGUMENT',
+      message,
+    });
   });
 });

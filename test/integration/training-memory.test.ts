@@ -19,7 +19,13 @@ const SHAPES = [
   },
   {
     name: 'parallel, wide, few layers',
-    config: { hidden_size: 128, intermediate_size: 768, num_hidden_layers: 2, vocab_size: 3000, use_parallel_residual: true },
+    config: {
+      hidden_size: 128,
+      intermediate_size: 768,
+      num_hidden_layers: 2,
+      vocab_size: 3000,
+      use_parallel_residual: true,
+    },
     rows: 3,
     length: 200,
   },
@@ -36,7 +42,10 @@ const CASES = SHAPES.flatMap((shape) =>
 test.each(CASES)('predicted is what is used: $name, $dtype, $backend, checkpointing $checkpointing', async (item) => {
   const path = folder.join(item.name);
   mkdirSync(path, { recursive: true });
-  await using model = await loadModel(await writeRandomModel(path, item.config), { dtype: item.dtype, backend: item.backend });
+  await using model = await loadModel(await writeRandomModel(path, item.config), {
+    dtype: item.dtype,
+    backend: item.backend,
+  });
   const sizes = { prefixLength: 5, inputDim: 10, hiddenDim: 10 };
   const encoder = await PrefixEncoder.create(model, { ...sizes, init: 'random' });
   const { tokens, ...batch } = batchOf(item);
@@ -49,7 +58,10 @@ test.each(CASES)('predicted is what is used: $name, $dtype, $backend, checkpoint
     copyWeights: true,
   };
   const before = predictTrainingMemory(model, shape);
-  const trainer = await addon.createTrainer(model.native, encoder.native, { ...NATIVE_TRAINER, checkpointing: item.checkpointing });
+  const trainer = await addon.createTrainer(model.native, encoder.native, {
+    ...NATIVE_TRAINER,
+    checkpointing: item.checkpointing,
+  });
   expect(predictTrainingMemory(model, shape)).toEqual(before);
   expect(before.weights).toBe(model.info().weightBytes);
 
@@ -64,10 +76,18 @@ test.each(CASES)('predicted is what is used: $name, $dtype, $backend, checkpoint
   expect(addon.modelInfo(model.native).peakBytes).toBe(0);
 });
 
-function batchOf({ config, rows, length }: (typeof SHAPES)[number]): { tokens: Int32Array; targets: Int32Array; lengths: Int32Array } {
+function batchOf({ config, rows, length }: (typeof SHAPES)[number]): {
+  tokens: Int32Array;
+  targets: Int32Array;
+  lengths: Int32Array;
+} {
   const random = new Random(1);
   const tokens = Int32Array.from(random.ids(rows * length, config.vocab_size));
-  return { tokens, targets: tokens.map((id, i) => (i % 10 === 0 ? -1 : id)), lengths: new Int32Array(rows).fill(length) };
+  return {
+    tokens,
+    targets: tokens.map((id, i) => (i % 10 === 0 ? -1 : id)),
+    lengths: new Int32Array(rows).fill(length),
+  };
 }
 
 test('checkpointing takes a third of the memory, or less', async () => {
@@ -79,7 +99,10 @@ test('checkpointing takes a third of the memory, or less', async () => {
   const peaks: number[] = [];
   for (const checkpointing of [false, true]) {
     const trainer = await addon.createTrainer(model.native, encoder.native, { ...NATIVE_TRAINER, checkpointing });
-    await addon.trainerAccumulate(model.native, trainer, { ...batchOf({ name: '', config, rows: 4, length: 150 }), lossScale: 1 });
+    await addon.trainerAccumulate(model.native, trainer, {
+      ...batchOf({ name: '', config, rows: 4, length: 150 }),
+      lossScale: 1,
+    });
     peaks.push(addon.modelInfo(model.native).peakBytes);
     await addon.trainerReset(model.native, trainer);
   }
@@ -94,10 +117,14 @@ test('an evaluation gives its memory back, unless a training will want it', asyn
   const batch = batchOf(shape);
   await addon.evaluate(model.native, batch);
   expect(addon.modelInfo(model.native).peakBytes).toBe(0);
-  const trainer = await addon.createTrainer(model.native, (await PrefixEncoder.create(model, { init: 'random' })).native, {
-    ...NATIVE_TRAINER,
-    checkpointing: false,
-  });
+  const trainer = await addon.createTrainer(
+    model.native,
+    (await PrefixEncoder.create(model, { init: 'random' })).native,
+    {
+      ...NATIVE_TRAINER,
+      checkpointing: false,
+    },
+  );
   await addon.trainerAccumulate(model.native, trainer, { ...batch, lossScale: 1 });
   const { peakBytes } = addon.modelInfo(model.native);
   expect(peakBytes).toBeGreaterThan(0);

@@ -54,24 +54,37 @@ function assertIdle(engine: GenerationEngine): void {
   deepStrictEqual({ running, waiting, kvReservedTokens }, { running: 0, waiting: 0, kvReservedTokens: 0 });
 }
 
-/** A thousand requests over fifty prefixes, two hundred of them beam searches, give what they give alone, and again with a warm prompt cache. */
+/**
+ * A thousand requests over fifty prefixes, two hundred of them beam searches, give what they give alone, and again with
+ * a warm prompt cache.
+ */
 async function mix(folder: string): Promise<string> {
   const said: string[] = [];
   for (const dtype of ['float32', 'bfloat16'] as const) {
     for (const backend of packedBackendsFor(dtype)) {
-      const model = await loadModel(await writeModel(join(folder, dtype + backend), { use_parallel_residual: true }), { dtype, backend });
+      const model = await loadModel(await writeModel(join(folder, dtype + backend), { use_parallel_residual: true }), {
+        dtype,
+        backend,
+      });
       const prefixes = somePrefixes(
         model,
         Array.from({ length: 50 }, (_, i) => 1 + (i % 23)),
       );
       const requests = [...drawRequests(model, 800, prefixes, 77), ...drawSearches(model, 200, prefixes, 78)];
       const expected = await answersAlone(model, requests);
-      const engine = new GenerationEngine(model, { maxRows: 24, maxQueue: 1000, prefillTokens: 32, promptCacheBytes: 4 * MEGABYTE });
+      const engine = new GenerationEngine(model, {
+        maxRows: 24,
+        maxQueue: 1000,
+        prefillTokens: 32,
+        promptCacheBytes: 4 * MEGABYTE,
+      });
       for (let round = 0; round < 3; round++) await sendAll(engine, requests, expected, round);
       const { cachedTokens, promptTokens } = engine.stats();
       assertIdle(engine);
       await model.dispose();
-      said.push(`${backend} ${dtype} (${Math.round((100 * cachedTokens) / (cachedTokens + promptTokens))} % of prompts from the cache)`);
+      said.push(
+        `${backend} ${dtype} (${Math.round((100 * cachedTokens) / (cachedTokens + promptTokens))} % of prompts from the cache)`,
+      );
     }
   }
   return `3000 requests over 50 prefixes, 600 of them beam searches, as alone: ${said.join(', ')}`;
@@ -95,7 +108,10 @@ async function memory(folder: string): Promise<string> {
   return `10,000 generations, ${growth.toFixed(1)} MB more in the last quarter than in the second (${marks.at(-1)?.toFixed(0)} MB in all)`;
 }
 
-/** Thousands of texts with hundreds of formats, some of them wrong: memory is flat, and the rows beside them get what they get alone. */
+/**
+ * Thousands of texts with hundreds of formats, some of them wrong: memory is flat, and the rows beside them get what
+ * they get alone.
+ */
 async function formats(): Promise<string> {
   const model = await loadModel(EXAMPLE_MODEL);
   const engine = new GenerationEngine(model, { maxRows: 12, maxQueue: 1000 });
@@ -110,7 +126,8 @@ async function formats(): Promise<string> {
         return;
       }
       // Some formats come in each round, others once.
-      const regex = i % 5 === 1 ? `(?=a)${i}` : `[ぁ-ん]{1,${1 + (i % 7)}}${i % 3 === 0 ? `(?:。|x{${1 + round}})` : '。'}`;
+      const regex =
+        i % 5 === 1 ? `(?=a)${i}` : `[ぁ-ん]{1,${1 + (i % 7)}}${i % 3 === 0 ? `(?:。|x{${1 + round}})` : '。'}`;
       try {
         const { text, finishReason } = await engine.generate({ ...free, format: { regex }, seed: i });
         if (finishReason === 'stop') ok(new RegExp(`^(?:${regex})$`, 'u').test(text), `${text} is not ${regex}`);
@@ -140,7 +157,12 @@ async function streams(folder: string): Promise<string> {
     await Promise.all(
       Array.from({ length: 200 }, async (_, i) => {
         const controller = new AbortController();
-        const request = { prompt: random.ids(random.integer(1, 40), 64), seed: i, maxNewTokens: random.integer(1, 60), ignoreEos: true };
+        const request = {
+          prompt: random.ids(random.integer(1, 40), 64),
+          seed: i,
+          maxNewTokens: random.integer(1, 60),
+          ignoreEos: true,
+        };
         const stream = engine.stream({ ...request, signal: controller.signal });
         const stopAt = random.integer(1, 60);
         const how = random.pick(['abort', 'return', 'read', 'never read']);
@@ -202,7 +224,9 @@ async function store(folder: string): Promise<string> {
     if (version !== undefined && random.next() < 0.8) {
       asked++;
       works.push(
-        engine.generate({ ...greedy, prefix: name }).then((result) => deepStrictEqual(answerOf(result), expected[version], `request ${i}`)),
+        engine
+          .generate({ ...greedy, prefix: name })
+          .then((result) => deepStrictEqual(answerOf(result), expected[version], `request ${i}`)),
       );
     } else {
       changes++;
@@ -234,7 +258,13 @@ async function limits(folder: string): Promise<string> {
     [8, 300, 20],
     [32, 5000, 400],
   ] as const) {
-    const engine = new GenerationEngine(model, { maxRows, kvBudgetTokens, maxQueue, promptCacheBytes: 20_000, prefillTokens: 8 });
+    const engine = new GenerationEngine(model, {
+      maxRows,
+      kvBudgetTokens,
+      maxQueue,
+      promptCacheBytes: 20_000,
+      prefillTokens: 8,
+    });
     await Promise.all(
       requests.map(async (request, i) => {
         for (;;) {
@@ -283,11 +313,19 @@ async function dispose(folder: string): Promise<string> {
 
 /** The event loop turns and other operations of the model have their turns while the engine is full. */
 async function beside(folder: string): Promise<string> {
-  const config = { hidden_size: 256, num_hidden_layers: 6, num_attention_heads: 4, intermediate_size: 1024, vocab_size: 512 };
+  const config = {
+    hidden_size: 256,
+    num_hidden_layers: 6,
+    num_attention_heads: 4,
+    intermediate_size: 1024,
+    vocab_size: 512,
+  };
   const model = await loadModel(await writeModel(folder, config));
   const engine = new GenerationEngine(model, { maxRows: 16 });
   const { turns, longestGap, result } = await watchEventLoop(async () => {
-    const works = Array.from({ length: 100 }, (_, i) => engine.generate({ prompt: [i], maxNewTokens: 60, ignoreEos: true }));
+    const works = Array.from({ length: 100 }, (_, i) =>
+      engine.generate({ prompt: [i], maxNewTokens: 60, ignoreEos: true }),
+    );
     let between = 0;
     while (engine.stats().completed < 100) {
       await evaluate(model, [{ completion: [1, 2, 3] }]);
@@ -302,11 +340,24 @@ async function beside(folder: string): Promise<string> {
 
 /** What JavaScript costs beside the native work, by the time that the main thread was on a processor. */
 async function overhead(folder: string): Promise<string> {
-  const onProcessor = (): number => Number(readFileSync(`/proc/self/task/${process.pid}/schedstat`, 'utf8').split(' ')[0]) / 1e6;
+  const onProcessor = (): number =>
+    Number(readFileSync(`/proc/self/task/${process.pid}/schedstat`, 'utf8').split(' ')[0]) / 1e6;
   const said: string[] = [];
   const shapes = {
-    '4 x 192': { hidden_size: 192, num_hidden_layers: 4, num_attention_heads: 4, intermediate_size: 768, vocab_size: 2048 },
-    '12 x 768': { hidden_size: 768, num_hidden_layers: 12, num_attention_heads: 12, intermediate_size: 3072, vocab_size: 8192 },
+    '4 x 192': {
+      hidden_size: 192,
+      num_hidden_layers: 4,
+      num_attention_heads: 4,
+      intermediate_size: 768,
+      vocab_size: 2048,
+    },
+    '12 x 768': {
+      hidden_size: 768,
+      num_hidden_layers: 12,
+      num_attention_heads: 12,
+      intermediate_size: 3072,
+      vocab_size: 8192,
+    },
   };
   for (const [name, config] of Object.entries(shapes)) {
     const model = await loadModel(await writeModel(join(folder, name), config));
@@ -328,7 +379,9 @@ async function overhead(folder: string): Promise<string> {
       const javascript = onProcessor() - before.javascript;
       const { user, system } = process.cpuUsage(before.all);
       const share = (100 * javascript) / ((user + system) / 1000 - javascript);
-      said.push(`${name}, ${rows} rows: ${((1000 * javascript) / tokens).toFixed(0)} us a token, ${share.toFixed(1)} % of the native time`);
+      said.push(
+        `${name}, ${rows} rows: ${((1000 * javascript) / tokens).toFixed(0)} us a token, ${share.toFixed(1)} % of the native time`,
+      );
     }
     await model.dispose();
   }

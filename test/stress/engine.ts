@@ -1,4 +1,5 @@
-// `npm run stress [-- NAME...]`: the generation engine under load, for minutes. `npm test` has small versions of all of it.
+// `npm run stress [-- NAME...]`: the generation engine under load, for minutes. `npm test` has small versions of all of
+// it.
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,7 +7,8 @@ import { SCENARIOS } from './engine-scenarios';
 
 async function main(wanted: readonly string[]): Promise<void> {
   const unknown = wanted.filter((name) => !(name in SCENARIOS));
-  if (unknown.length > 0) throw new Error(`no scenario ${unknown.join(', ')}; there are ${Object.keys(SCENARIOS).join(', ')}`);
+  if (unknown.length > 0)
+    throw new Error(`no scenario ${unknown.join(', ')}; there are ${Object.keys(SCENARIOS).join(', ')}`);
   const folder = mkdtempSync(join(tmpdir(), 'neox-stress-'));
   try {
     for (const [name, run] of Object.entries(SCENARIOS)) {

@@ -1,5 +1,6 @@
-// node -r ./test/typescript.cjs test/stress/kill.ts [KILLS]: a training run whose process is killed with SIGKILL at random moments, so many times
-// (20), and started again each time. Ends in the bytes of a run that nobody disturbed, or says what differs.
+// node -r ./test/typescript.cjs test/stress/kill.ts [KILLS]: a training run whose process is killed with SIGKILL at
+// random moments, so many times (20), and started again each time. Ends in the bytes of a run that nobody disturbed, or
+// says what differs.
 import { spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -10,11 +11,19 @@ const PROGRAM = join(__dirname, '..', 'exit', 'programs', 'train.ts');
 const LOADER = join(__dirname, '..', 'typescript.cjs');
 const FILES = ['best.safetensors', 'last.safetensors', 'encoder.safetensors'];
 
-/** Runs the training; kills it so many milliseconds after its first word, if it is not done by then. Returns whether it was done. */
+/**
+ * Runs the training; kills it so many milliseconds after its first word, if it is not done by then. Returns whether it
+ * was done.
+ */
 function run(model: string, output: string, killAfter: number): Promise<boolean> {
-  const child = spawn(process.execPath, ['-r', LOADER, PROGRAM, model, output], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(process.execPath, ['-r', LOADER, PROGRAM, model, output], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
   let timer: NodeJS.Timeout | undefined;
-  child.stdout.on('data', () => (timer ??= killAfter === Infinity ? undefined : setTimeout(() => child.kill('SIGKILL'), killAfter)));
+  child.stdout.on(
+    'data',
+    () => (timer ??= killAfter === Infinity ? undefined : setTimeout(() => child.kill('SIGKILL'), killAfter)),
+  );
   return new Promise((resolve, reject) => {
     child.on('error', reject).on('close', (code, signal) => {
       clearTimeout(timer);

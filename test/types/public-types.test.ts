@@ -9,7 +9,13 @@ function optionsOf(file: string): ts.CompilerOptions {
   return ts.parseJsonConfigFileContent(config, ts.sys, dirname(path)).options;
 }
 
-const options = { ...optionsOf('tsconfig.json'), rootDir: root, noEmit: true, declaration: false, noUnusedLocals: false };
+const options = {
+  ...optionsOf('tsconfig.json'),
+  rootDir: root,
+  noEmit: true,
+  declaration: false,
+  noUnusedLocals: false,
+};
 const program = ts.createProgram([join(__dirname, 'public-types.ts')], options);
 
 test('the public types are as documented', () => {
@@ -37,12 +43,14 @@ test('nothing public is of type any', () => {
     if (type.isUnionOrIntersection()) for (const part of type.types) visit(part, path);
     for (const argument of checker.getTypeArguments(type as ts.TypeReference)) visit(argument, `${path}<>`);
     for (const signature of [...type.getCallSignatures(), ...type.getConstructSignatures()]) {
-      for (const parameter of signature.parameters) visit(checker.getTypeOfSymbol(parameter), `${path}(${parameter.name})`);
+      for (const parameter of signature.parameters)
+        visit(checker.getTypeOfSymbol(parameter), `${path}(${parameter.name})`);
       visit(signature.getReturnType(), `${path}()`);
     }
     for (const property of type.getProperties()) {
       // What comes from elsewhere (Array, Promise, AbortSignal) is not ours to type.
-      const ours = property.declarations?.some((node) => node.getSourceFile().fileName.startsWith(join(root, 'lib'))) ?? false;
+      const ours =
+        property.declarations?.some((node) => node.getSourceFile().fileName.startsWith(join(root, 'lib'))) ?? false;
       if (ours) visit(checker.getTypeOfSymbol(property), `${path}.${property.name}`);
     }
   }

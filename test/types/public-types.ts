@@ -69,7 +69,10 @@ export async function generation(loaded: NeoXModel, prefix: PrefixWeights): Prom
   expectType<GenerateResult>()(one, true);
   expectType<GenerateResult>()(await loaded.generate([1, 2, 3], { prefix, temperature: 0, seed: 1 }), true);
   expectType<GenerateResult>()(await loaded.generate(Int32Array.of(1)), true);
-  expectType<GenerateResult[]>()(await loaded.generate(['a', 'b'], { prefix: [prefix, undefined], seed: [1, 2] }), true);
+  expectType<GenerateResult[]>()(
+    await loaded.generate(['a', 'b'], { prefix: [prefix, undefined], seed: [1, 2] }),
+    true,
+  );
   expectType<GenerateResult[]>()(await loaded.generate([[1], [2, 3]]), true);
   expectType<string>()(one.text, true);
   expectType<number[]>()(one.tokens, true);
@@ -89,7 +92,10 @@ export async function generation(loaded: NeoXModel, prefix: PrefixWeights): Prom
 export async function training(loaded: NeoXModel): Promise<void> {
   const trainer = new PrefixTrainer(loaded, { name: 'smile', prefixLength: 10, epochs: 2, learningRate: 1e-3 });
   const samples: Sample[] = [{ completion: 'a' }, { prompt: [1], completion: Int32Array.of(2) }];
-  const result = await trainer.train({ train: samples }, { onEvent: (event) => expectType<TrainingEvent>()(event, true) });
+  const result = await trainer.train(
+    { train: samples },
+    { onEvent: (event) => expectType<TrainingEvent>()(event, true) },
+  );
   expectType<TrainingResult>()(result, true);
   expectType<PrefixWeights>()(result.best, true);
   expectType<PrefixEncoder>()(result.encoder, true);
@@ -156,11 +162,21 @@ export const NAMED: Named = {
 };
 
 export async function scoring(loaded: NeoXModel, prefix: PrefixWeights): Promise<void> {
-  const { completions, logprobs, promptLogprobs } = await loaded.generate('a', { n: 2, logprobs: 1, promptLogprobs: 0, stop: ['b'] });
+  const { completions, logprobs, promptLogprobs } = await loaded.generate('a', {
+    n: 2,
+    logprobs: 1,
+    promptLogprobs: 0,
+    stop: ['b'],
+  });
   expectType<Completion[] | undefined>()(completions, true);
   expectType<ScoredToken[] | undefined>()(logprobs, true);
   expectType<(ScoredToken | null)[] | undefined>()(promptLogprobs, true);
-  await loaded.generate('a', { numBeams: 2, earlyStopping: 'never', logitBias: new Map([[1, -Infinity]]), badWords: ['c', [4, 5]] });
+  await loaded.generate('a', {
+    numBeams: 2,
+    earlyStopping: 'never',
+    logitBias: new Map([[1, -Infinity]]),
+    badWords: ['c', [4, 5]],
+  });
   // @ts-expect-error no such way to stop
   await loaded.generate('a', { numBeams: 2, earlyStopping: 'soon' });
   // @ts-expect-error a stream has one text

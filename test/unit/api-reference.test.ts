@@ -38,7 +38,10 @@ test.each(['Generating', 'Prefixes'])('everything under %s is described', (secti
   expect(entries.length).toBeGreaterThan(7);
   const bare = entries.flatMap(([name, text]) => {
     const properties = Array.from(text.matchAll(/^\| `(\w+)\??` .*\|  \|$/gm), ([, property]) => `${name}.${property}`);
-    const methods = Array.from(text.matchAll(/^```typescript\n([^`]*)```(?=\n\n(?:```|$))/gm), ([, signature]) => `${name}: ${signature}`);
+    const methods = Array.from(
+      text.matchAll(/^```typescript\n([^`]*)```(?=\n\n(?:```|$))/gm),
+      ([, signature]) => `${name}: ${signature}`,
+    );
     const prose = text.replace(/```[^]*?```|^\|.*$|^Has all of .*$/gm, '').trim();
     return [...properties, ...methods, ...(prose === '' ? [name] : [])];
   });

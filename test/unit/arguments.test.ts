@@ -60,7 +60,10 @@ test('integers', () => {
     Number.MAX_SAFE_INTEGER,
   ]);
   for (const value of [-1, 0.5, NaN, Infinity, 2 ** 53])
-    refused(() => checkInteger('n', value, 0), `Expected an integer of at least 0 for n but received ${value} of type number`);
+    refused(
+      () => checkInteger('n', value, 0),
+      `Expected an integer of at least 0 for n but received ${value} of type number`,
+    );
   refused(() => checkInteger('n', '3', 0), "Expected an integer of at least 0 for n but received '3' of type string");
   refused(() => checkInteger('n', 6, 0, 5), 'Expected an integer between 0 and 5 for n but received 6 of type number');
 });
@@ -69,12 +72,22 @@ test('numbers', () => {
   expect([checkNumber('x', -1.5), checkNumber('x', 0, 0), checkNumber('x', 1, 0, 1, true)]).toEqual([-1.5, 0, 1]);
   refused(() => checkNumber('x', NaN), 'Expected a finite number for x but received NaN of type number');
   refused(() => checkNumber('x', -1, 0), 'Expected a finite number of at least 0 for x but received -1 of type number');
-  refused(() => checkNumber('x', 0, 0, 1, true), 'Expected a finite number above 0 and at most 1 for x but received 0 of type number');
-  refused(() => checkNumber('x', 5, -Infinity, 4), 'Expected a finite number and at most 4 for x but received 5 of type number');
+  refused(
+    () => checkNumber('x', 0, 0, 1, true),
+    'Expected a finite number above 0 and at most 1 for x but received 0 of type number',
+  );
+  refused(
+    () => checkNumber('x', 5, -Infinity, 4),
+    'Expected a finite number and at most 4 for x but received 5 of type number',
+  );
 });
 
 test('strings, booleans, functions, choices', () => {
-  expect([checkString('s', 'a'), checkBoolean('b', false), checkOneOf('o', 'a', ['a', 'b'])]).toEqual(['a', false, 'a']);
+  expect([checkString('s', 'a'), checkBoolean('b', false), checkOneOf('o', 'a', ['a', 'b'])]).toEqual([
+    'a',
+    false,
+    'a',
+  ]);
   expect(checkFunction('f', refused)).toBe(refused);
   refused(() => checkString('s', ''), "Expected a non-empty string for s but received '' of type string");
   refused(() => checkBoolean('b', 0), 'Expected a boolean for b but received 0 of type number');
@@ -85,7 +98,10 @@ test('strings, booleans, functions, choices', () => {
 test('paths', () => {
   expect(checkPath('path', 'a/b')).toBe('a/b');
   refused(() => checkPath('path', ''), "Expected a non-empty string for path but received '' of type string");
-  refused(() => checkPath('path', 'a\0b'), "Expected a path without NUL characters for path but received 'a\\u0000b' of type string");
+  refused(
+    () => checkPath('path', 'a\0b'),
+    "Expected a path without NUL characters for path but received 'a\\u0000b' of type string",
+  );
 });
 
 test('signals', () => {
@@ -103,7 +119,10 @@ test('options', () => {
   expect(checkOptions('options', given, ['a'])).toBe(given);
   expect(checkOptions('options', undefined, ['a'])).toEqual({});
   refused(() => checkOptions('options', null, []), 'Expected an object for options but received null of type null');
-  refused(() => checkOptions('options', [], []), 'Expected an object for options but received an array of 0 of type array');
+  refused(
+    () => checkOptions('options', [], []),
+    'Expected an object for options but received an array of 0 of type array',
+  );
   refused(
     () => checkOptions('options', { batch_size: 1 }, ['batchSize', 'seed']),
     "Unknown option 'batch_size' in options\nHint: did you mean 'batchSize'?",
@@ -114,7 +133,10 @@ test('options', () => {
   );
   const hint = 'Hint: leave it out, or give undefined, for its default';
   expect(checkOptions('options', { seed: undefined }, ['seed'])).toEqual({ seed: undefined });
-  refused(() => checkOptions('options', { seed: null }, ['seed']), `Expected a value for seed but received null of type null\n${hint}`);
+  refused(
+    () => checkOptions('options', { seed: null }, ['seed']),
+    `Expected a value for seed but received null of type null\n${hint}`,
+  );
   refused(
     () => checkOptions('turns[1]', { text: null }, ['text']),
     `Expected a value for turns[1].text but received null of type null\n${hint}`,

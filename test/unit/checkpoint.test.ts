@@ -74,7 +74,9 @@ describe('the same weights in every form', () => {
   });
 
   test('have one fingerprint', async () => {
-    const fingerprints = await Promise.all(FORMS.map(async ([name]) => (await openCheckpoint(fixture(name))).fingerprint));
+    const fingerprints = await Promise.all(
+      FORMS.map(async ([name]) => (await openCheckpoint(fixture(name))).fingerprint),
+    );
     expect(new Set(fingerprints).size).toBe(1);
     expect(fingerprints[0]).toMatch(/^[0-9a-f]{64}$/);
   });
@@ -140,7 +142,10 @@ describe('names', () => {
       { name: 'layers.1.attention.rotary_emb.inv_freq', dtype: 'F32', shape: [1], data: new Float32Array(1) },
       { name: 'rotary_emb.inv_freq', dtype: 'F32', shape: [1], data: new Float32Array(1) },
     ] as const;
-    await rewrite((tensors) => [...renamed(tensors, (name) => name.replace('embed_out', 'lm_head').replace('gpt_neox.', '')), ...buffers]);
+    await rewrite((tensors) => [
+      ...renamed(tensors, (name) => name.replace('embed_out', 'lm_head').replace('gpt_neox.', '')),
+      ...buffers,
+    ]);
     expect(await openCheckpoint(folder)).toMatchObject({ fingerprint: original, warnings: [] });
   });
 
@@ -148,10 +153,9 @@ describe('names', () => {
     await rewrite((tensors) => tensors);
     setConfig({ tie_word_embeddings: true });
     const both = await openCheckpoint(folder);
-    const [embedding, head] = ['gpt_neox.embed_in.weight', 'embed_out.weight'].map((name) => both.tensors.get(name) as TensorEntry) as [
-      TensorEntry,
-      TensorEntry,
-    ];
+    const [embedding, head] = ['gpt_neox.embed_in.weight', 'embed_out.weight'].map(
+      (name) => both.tensors.get(name) as TensorEntry,
+    ) as [TensorEntry, TensorEntry];
     expect(head).toEqual({ ...embedding, name: 'embed_out.weight' });
     await rewrite((tensors) => tensors.filter(({ name }) => name !== 'embed_out.weight'));
     setConfig({ tie_word_embeddings: true });
@@ -178,7 +182,12 @@ describe('what is wrong with the tensors', () => {
       'NEOX_BAD_CHECKPOINT',
       'gpt_neox.layers.1.attention.dense.bias [8] is missing',
     ],
-    ['no head', (t) => t.filter(({ name }) => name !== 'embed_out.weight'), 'NEOX_BAD_CHECKPOINT', 'saved without its output head'],
+    [
+      'no head',
+      (t) => t.filter(({ name }) => name !== 'embed_out.weight'),
+      'NEOX_BAD_CHECKPOINT',
+      'saved without its output head',
+    ],
     [
       'a classifier',
       (t) => renamed(t, (name) => name.replace('embed_out', 'score')),
@@ -219,8 +228,13 @@ describe('what is wrong with the tensors', () => {
 
 describe('what is wrong with the folder', () => {
   test('nothing there, a file, no config, an adapter, no weights', async () => {
-    expect(await failure(openCheckpoint(join(folder, 'no')))).toMatchObject({ code: 'NEOX_FILE_NOT_FOUND', path: join(folder, 'no') });
-    expect((await failure(openCheckpoint(fixture('mixed.safetensors')))).hint).toContain('the folder that holds config.json');
+    expect(await failure(openCheckpoint(join(folder, 'no')))).toMatchObject({
+      code: 'NEOX_FILE_NOT_FOUND',
+      path: join(folder, 'no'),
+    });
+    expect((await failure(openCheckpoint(fixture('mixed.safetensors')))).hint).toContain(
+      'the folder that holds config.json',
+    );
     expect((await failure(openCheckpoint(folder))).message).toContain(`No config.json in ${folder}`);
     expect((await failure(openCheckpoint(fixture('peft')))).hint).toContain('PEFT adapter');
     cpSync(fixture('checkpoint', 'config.json'), join(folder, 'config.json'));
@@ -246,7 +260,9 @@ describe('what is wrong with the folder', () => {
 });
 
 describe('the index of shards', () => {
-  function setIndex(change: (index: { metadata: { total_size: unknown }; weight_map: Record<string, unknown> }) => unknown): void {
+  function setIndex(
+    change: (index: { metadata: { total_size: unknown }; weight_map: Record<string, unknown> }) => unknown,
+  ): void {
     const path = join(copy('checkpoint-sharded'), 'model.safetensors.index.json');
     const index = JSON.parse(readFileSync(path, 'utf8')) as Parameters<typeof change>[0];
     writeFileSync(path, JSON.stringify(change(index) ?? index));

@@ -56,7 +56,14 @@ describe('data', () => {
   }); // prettier-ignore
 
   test.each([2047, 3000])('a prefix of %d leaves no room: one error, and none of the lines', async (length) => {
-    const args = ['data', put('two.jsonl', { text: LONG }, { text: LONG }), '--model', MODEL, '--prefix-seq-len', `${length}`];
+    const args = [
+      'data',
+      put('two.jsonl', { text: LONG }, { text: LONG }),
+      '--model',
+      MODEL,
+      '--prefix-seq-len',
+      `${length}`,
+    ];
     const expected = `error: A prefix of ${length} positions does not leave room for a sample in the model's 2048 positions\nhint: use a shorter prefix\n`;
     expect(await cli(args)).toEqual({ code: 1, stdout: '', stderr: expected });
     expect((await cli([...args, '--max-tokens', '4'])).stderr).toBe(expected);
@@ -66,7 +73,9 @@ describe('data', () => {
     const bad = put('bad.jsonl', { text: LONG }, {}, { prompt: 'a' });
     const { code, stdout, stderr } = await cli(['data', bad, '--model', MODEL, '--max-tokens', '16']);
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
-    expect(stderr).toMatch(/^error: The data has 3 problems:\n {2}.*bad\.jsonl:1: it takes \d+ positions, and 16 is the most\n/);
+    expect(stderr).toMatch(
+      /^error: The data has 3 problems:\n {2}.*bad\.jsonl:1: it takes \d+ positions, and 16 is the most\n/,
+    );
     expect(stderr.endsWith('\nhint: give --over-long truncate or --over-long drop, or shorten the text\n')).toBe(true);
 
     // What the model takes, without the prefix.
@@ -75,7 +84,8 @@ describe('data', () => {
     expect((await cli(['data', put('id.jsonl', { completion: [2048] }), '--model', MODEL])).stderr).toContain(
       "it has the token id 2048, and the model's ids end at 2047",
     );
-    const chat = put('chat.jsonl', { messages: [{ role: 'user', content: 'はい' }, { role: 'assistant', content: 'いいえ' }] }); // prettier-ignore
+    // prettier-ignore
+    const chat = put('chat.jsonl', { messages: [{ role: 'user', content: 'はい' }, { role: 'assistant', content: 'いいえ' }] });
     expect((await cli(['data', chat, '--model', MODEL])).stderr).toContain(
       "hint: give --template rinna (rinna's instruction models) or --template plain (the contents, one below the other)\n",
     );
@@ -97,7 +107,10 @@ describe('data', () => {
       [[path], '--pretrained-model-dir, --model <dir> is needed'],
       [[path, '--model', MODEL, '--over-long', 'cut'], 'Allowed choices are error, truncate, drop.'],
       [[path, '--model', MODEL, '--template', 'x'], 'Allowed choices are rinna, plain.'],
-      [[path, '--model', MODEL, '--packing', 'lines', '--template', 'plain'], '--template has no effect with --packing lines'],
+      [
+        [path, '--model', MODEL, '--packing', 'lines', '--template', 'plain'],
+        '--template has no effect with --packing lines',
+      ],
       [[path, '--model', MODEL, '--suffix', '!'], '--suffix has no effect without --packing lines'],
       [[path, '--model', MODEL, '--max-tokens', '0'], 'Expected a whole number of at least 1.'],
     ] as const) {

@@ -1,4 +1,14 @@
-import { displayWidth, fields, formatBytes, formatCount, formatNumber, formatSeconds, inline, plural, table } from '../../lib/cli/format';
+import {
+  displayWidth,
+  fields,
+  formatBytes,
+  formatCount,
+  formatNumber,
+  formatSeconds,
+  inline,
+  plural,
+  table,
+} from '../../lib/cli/format';
 import { Progress, type ProgressOptions } from '../../lib/cli/progress';
 import type { OutputStream } from '../../lib/cli/io';
 import { Ui } from '../../lib/cli/ui';
@@ -13,7 +23,11 @@ function watch(
   const written: string[] = [];
   let milliseconds = 0;
   Object.assign(stream, { write: (text: string) => written.push(text), isTTY });
-  const progress = new Progress(stream as OutputStream, { title: 'work', total: 100, unit: 'steps', ...options }, () => milliseconds);
+  const progress = new Progress(
+    stream as OutputStream,
+    { title: 'work', total: 100, unit: 'steps', ...options },
+    () => milliseconds,
+  );
   const at = (seconds: number): Progress => {
     milliseconds = seconds * 1000;
     return progress;
@@ -37,7 +51,10 @@ describe('without a terminal', () => {
   test('a line after some steps', () => {
     const { written, at } = watch({ lineUnits: 20, lineSeconds: 1000, rate: false });
     for (let step = 1; step <= 50; step++) at(step).update(step, `loss ${step}`);
-    expect(written).toEqual(['work: 20% | 20 of 100 steps | ETA 1m20s | loss 20\n', 'work: 40% | 40 of 100 steps | ETA 1m00s | loss 40\n']);
+    expect(written).toEqual([
+      'work: 20% | 20 of 100 steps | ETA 1m20s | loss 20\n',
+      'work: 40% | 40 of 100 steps | ETA 1m00s | loss 40\n',
+    ]);
   });
 
   test('a line tells everything, with the time that is left where it is known better', () => {
@@ -54,7 +71,10 @@ describe('without a terminal', () => {
     const { written, at } = watch({ unit: 'bytes', total: 0 });
     at(10).update(5e6, 'download');
     at(20).update(10e6, 'download', 20e6);
-    expect(written).toEqual(['work: 5.0 MB | 500 kB/s | download\n', 'work: 50% | 10.0 MB of 20.0 MB | ETA 20s | 500 kB/s | download\n']);
+    expect(written).toEqual([
+      'work: 5.0 MB | 500 kB/s | download\n',
+      'work: 50% | 10.0 MB of 20.0 MB | ETA 20s | 500 kB/s | download\n',
+    ]);
   });
 });
 
@@ -74,7 +94,11 @@ describe('on a terminal', () => {
   const DETAILS = ['loss 0.8948', 'ppl 2.447', 'epoch 1/3', '6715 tok/s', 'lr 0.0067', '1.2 GB'];
   /** What is drawn last on a terminal so wide. */
   function drawn(columns: number | undefined, title = 'training'): string {
-    const { progress, written, at } = watch({ title, total: 300, rate: false }, true, columns === undefined ? {} : { columns });
+    const { progress, written, at } = watch(
+      { title, total: 300, rate: false },
+      true,
+      columns === undefined ? {} : { columns },
+    );
     at(10).update(100, DETAILS, 300, 17);
     progress.stop();
     return written.filter((text) => !/^\x1b/.test(text)).at(-1)!;
@@ -85,7 +109,10 @@ describe('on a terminal', () => {
       200,
       'training █████░░░░░░░░░░░ 33% | 100 of 300 steps | ETA 17s | loss 0.8948 | ppl 2.447 | epoch 1/3 | 6715 tok/s | lr 0.0067 | 1.2 GB',
     ],
-    [122, 'training █████░░░░░░░░░░░ 33% | 100 of 300 steps | ETA 17s | loss 0.8948 | ppl 2.447 | epoch 1/3 | 6715 tok/s | lr 0.0067'],
+    [
+      122,
+      'training █████░░░░░░░░░░░ 33% | 100 of 300 steps | ETA 17s | loss 0.8948 | ppl 2.447 | epoch 1/3 | 6715 tok/s | lr 0.0067',
+    ],
     [80, 'training ███░░░░░ 33% | 100 of 300 steps | ETA 17s | loss 0.8948 | ppl 2.447'],
     [undefined, 'training ███░░░░░ 33% | 100 of 300 steps | ETA 17s | loss 0.8948 | ppl 2.447'],
     [0, 'training ███░░░░░ 33% | 100 of 300 steps | ETA 17s | loss 0.8948 | ppl 2.447'],
@@ -94,7 +121,8 @@ describe('on a terminal', () => {
     [5, 'trai'],
   ])('%s columns show as much as fits, the most important first', (columns, line) => {
     expect(drawn(columns)).toBe(line);
-    if (columns !== undefined && columns > 0) expect(displayWidth(drawn(columns, '笑顔のタスク'))).toBeLessThan(columns);
+    if (columns !== undefined && columns > 0)
+      expect(displayWidth(drawn(columns, '笑顔のタスク'))).toBeLessThan(columns);
   });
 
   test('a terminal that is made narrower gets shorter lines', () => {

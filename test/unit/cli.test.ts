@@ -15,7 +15,17 @@ import { temporaryFolder } from '../helpers';
 import { cli, fakeIO, jsonLines } from './cli-helpers';
 
 const folder = temporaryFolder();
-const TRAIN = ['train', '--model', folder.join('none'), '--data', __filename, '--format', 'text', '--out', folder.join('run')];
+const TRAIN = [
+  'train',
+  '--model',
+  folder.join('none'),
+  '--data',
+  __filename,
+  '--format',
+  'text',
+  '--out',
+  folder.join('run'),
+];
 
 describe('help', () => {
   test('alone, the program prints what it is, its commands and examples', async () => {
@@ -75,7 +85,8 @@ const RINNA_TRAIN =
   'local_rank model_type pretrained_model_dir prefix_seq_len prefix_input_dim prefix_hidden_dim seed batch_size n_training_steps n_epochs ' +
   'n_warmup_steps n_accum_steps adam_beta1 adam_beta2 adam_eps weight_decay min_lr max_lr grad_clip data_filepath train_data_size dev_data_size ' +
   'checkpoint_path resume_training save_log save_model save_name log_every_n_steps filename_note fp16 bf16 deepspeed deepspeed_config';
-const RINNA_INFERENCE = 'model_type pretrained_model_dir prefix_checkpoint_path prefix_seq_len max_output_len decode_method top_p top_k';
+const RINNA_INFERENCE =
+  'model_type pretrained_model_dir prefix_checkpoint_path prefix_seq_len max_output_len decode_method top_p top_k';
 
 test.each([
   ['train', RINNA_TRAIN],
@@ -91,8 +102,16 @@ describe('wrong usage ends with code 2 and says what is right', () => {
   test.each([
     ['an unknown command', ['trian'], "unknown command 'trian'\n(Did you mean train?)"],
     ['an unknown option', ['train', '--modell', 'x'], "unknown option '--modell'\n(Did you mean --model?)"],
-    ['an option that is needed', ['train', '--data', 'x', '--out', 'y'], '--pretrained-model-dir, --model <dir> is needed'],
-    ['a number out of range', [...TRAIN, '--batch-size', '0'], "'0' is invalid. Expected a whole number of at least 1."],
+    [
+      'an option that is needed',
+      ['train', '--data', 'x', '--out', 'y'],
+      '--pretrained-model-dir, --model <dir> is needed',
+    ],
+    [
+      'a number out of range',
+      [...TRAIN, '--batch-size', '0'],
+      "'0' is invalid. Expected a whole number of at least 1.",
+    ],
     ['no number', [...TRAIN, '--max-lr', 'fast'], "'fast' is invalid. Expected a number of at least 0."],
     ['an unknown choice', [...TRAIN, '--dtype', 'int4'], 'Allowed choices are auto, float32, bfloat16, float16, int8.'],
     [
@@ -105,9 +124,17 @@ describe('wrong usage ends with code 2 and says what is right', () => {
     ['a task twice', ['export', 'ft', '--task', 'a=x', '--task', 'a=y'], "Two tasks are named 'a'."],
     ['nothing to inspect', ['inspect'], "missing required argument 'path'"],
     ['--append without a task', ['export', 'ft', '--model', 'x', '--out', 'y', '--append'], 'no --task is given'],
-    ['--replace without --append', ['export', 'ft', '--model', 'x', '--out', 'y', '--replace'], '--replace has no effect without --append'],
+    [
+      '--replace without --append',
+      ['export', 'ft', '--model', 'x', '--out', 'y', '--replace'],
+      '--replace has no effect without --append',
+    ],
     ['--init-text without --init text', [...TRAIN, '--init-text', 'x'], '--init text and --init-text TEXT go together'],
-    ['an option of packing without packing', [...TRAIN, '--suffix', 'x'], '--suffix has no effect without --packing lines'],
+    [
+      'an option of packing without packing',
+      [...TRAIN, '--suffix', 'x'],
+      '--suffix has no effect without --packing lines',
+    ],
     ['a file where the run should go', ['train', '--model', 'x', '--data', 'y', '--out', __filename], 'is a file'],
     [
       '--stream with several answers',
@@ -142,7 +169,9 @@ describe('wrong usage ends with code 2 and says what is right', () => {
     writeFileSync(folder.join('done', 'best.safetensors'), '');
     const { code, stderr } = await cli(['train', '--model', 'x', '--data', 'y', '--out', folder.join('done')]);
     expect(code).toBe(2);
-    expect(stderr).toContain('hint: give --resume to go on with it, --overwrite to replace it, or choose another --out');
+    expect(stderr).toContain(
+      'hint: give --resume to go on with it, --overwrite to replace it, or choose another --out',
+    );
   });
 });
 
@@ -157,7 +186,13 @@ describe('errors', () => {
 
   test('missing data is found before the model is looked at', async () => {
     for (const args of [['train', '--out', folder.join('run')], ['evaluate']]) {
-      const { code, stderr } = await cli([...args, '--model', folder.join('none'), '--data', folder.join('none.jsonl')]);
+      const { code, stderr } = await cli([
+        ...args,
+        '--model',
+        folder.join('none'),
+        '--data',
+        folder.join('none.jsonl'),
+      ]);
       expect(code).toBe(1);
       expect(stderr).toBe(`error: No such file: ${folder.join('none.jsonl')}\n`);
     }
@@ -181,7 +216,12 @@ describe('errors', () => {
 
   test.each<[string, string[], string, string | undefined]>([
     ['an unknown command', ['--json', 'trian'], "unknown command 'trian'", 'Did you mean train?'],
-    ['an unknown option, before --json', ['train', '--modell', 'x', '--json'], "unknown option '--modell'", 'Did you mean --model?'],
+    [
+      'an unknown option, before --json',
+      ['train', '--modell', 'x', '--json'],
+      "unknown option '--modell'",
+      'Did you mean --model?',
+    ],
     [
       'an option that is needed',
       ['train', '--data', 'x', '--out', 'y', '--json'],
@@ -210,7 +250,11 @@ describe('errors', () => {
   ])('with --json, wrong usage is an object on stdout: %s', async (_, args, message, hint) => {
     const { code, stdout, stderr } = await cli(args);
     expect(code).toBe(2);
-    const expected = { code: 'USAGE', message: expect.stringContaining(message) as string, ...(hint === undefined ? {} : { hint }) };
+    const expected = {
+      code: 'USAGE',
+      message: expect.stringContaining(message) as string,
+      ...(hint === undefined ? {} : { hint }),
+    };
     expect(jsonLines(stdout)).toEqual([{ error: expected }]);
     expect(stderr).not.toBe('');
     // Not where --json is an argument, and none of the options.
@@ -232,7 +276,10 @@ describe('errors', () => {
   const report = (error: unknown): { code: number; stderr: string } => {
     const io = fakeIO();
     const stderr: string[] = [];
-    const ui = new Ui({ ...io, stderr: { write: (text) => stderr.push(text) } }, { json: false, quiet: false, debug: false });
+    const ui = new Ui(
+      { ...io, stderr: { write: (text) => stderr.push(text) } },
+      { json: false, quiet: false, debug: false },
+    );
     return { code: reportError(error, ui), stderr: stderr.join('') };
   };
 
@@ -284,7 +331,8 @@ describe('option values', () => {
 
   test('numbers', () => {
     expect(number(0, 1)('1e-3')).toBe(0.001);
-    for (const text of ['', 'x', '-1', '2', 'NaN']) expect(() => number(0, 1)(text)).toThrow('Expected a number from 0 to 1.');
+    for (const text of ['', 'x', '-1', '2', 'NaN'])
+      expect(() => number(0, 1)(text)).toThrow('Expected a number from 0 to 1.');
   });
 
   test('tasks', () => {
@@ -308,7 +356,9 @@ describe('doctor', () => {
     const { code, stdout } = await cli(['doctor']);
     expect(code).toBe(0);
     expect(stdout).toMatch(/^ok {3}libtorch /m);
-    expect(jsonLines((await cli(['doctor', '--json'])).stdout)).toEqual([expect.objectContaining({ ok: true, version: packageVersion() })]);
+    expect(jsonLines((await cli(['doctor', '--json'])).stdout)).toEqual([
+      expect.objectContaining({ ok: true, version: packageVersion() }),
+    ]);
   });
 
   test('ends with 1 and the way to mend it when something is missing', async () => {
@@ -320,7 +370,13 @@ describe('doctor', () => {
 });
 
 test('fetch-libtorch shows its progress and says where libtorch is', async () => {
-  const libtorch: Libtorch = { root: join('/', 'opt', 'libtorch'), source: 'package', version: '2.13.0+cpu', headers: true, cuda: false };
+  const libtorch: Libtorch = {
+    root: join('/', 'opt', 'libtorch'),
+    source: 'package',
+    version: '2.13.0+cpu',
+    headers: true,
+    cuda: false,
+  };
   const io = fakeIO();
   let time = 0;
   const ui = new Ui(io, { json: false, quiet: false, debug: false, now: () => (time += 11_000) });

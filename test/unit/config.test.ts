@@ -24,7 +24,8 @@ function refusal(json: unknown): NeoXPrefixError {
   throw new Error('expected an error');
 }
 
-const resolved = (extra: object): ReturnType<typeof resolveConfig>['config'] => resolveConfig({ ...BASE, ...extra }, 'c').config;
+const resolved = (extra: object): ReturnType<typeof resolveConfig>['config'] =>
+  resolveConfig({ ...BASE, ...extra }, 'c').config;
 
 test('defaults are those of transformers', () => {
   expect(resolveConfig(BASE, 'c')).toEqual({
@@ -57,9 +58,19 @@ test('defaults are those of transformers', () => {
 describe('rotary settings of every generation', () => {
   test.each([
     ['4.21', { rotary_pct: 1, rotary_emb_base: 5000 }, 1, 5000],
-    ['4.46, all four and equal', { rotary_pct: 0.5, partial_rotary_factor: 0.5, rotary_emb_base: 7000, rope_theta: 7000 }, 0.5, 7000],
+    [
+      '4.46, all four and equal',
+      { rotary_pct: 0.5, partial_rotary_factor: 0.5, rotary_emb_base: 7000, rope_theta: 7000 },
+      0.5,
+      7000,
+    ],
     ['5.x', { rope_parameters: { rope_type: 'default', rope_theta: 9000, partial_rotary_factor: 0.75 } }, 0.75, 9000],
-    ['5.x with only a type', { rope_parameters: { rope_type: 'default' }, rotary_pct: 1, rotary_emb_base: 5000 }, 1, 5000],
+    [
+      '5.x with only a type',
+      { rope_parameters: { rope_type: 'default' }, rotary_pct: 1, rotary_emb_base: 5000 },
+      1,
+      5000,
+    ],
     ['top level alone', { partial_rotary_factor: 0.5, rope_theta: 7000 }, 0.5, 7000],
     ['nulls', { rope_scaling: null, rope_parameters: null, rotary_pct: null }, 0.25, 10000],
   ])('%s', (_, extra, pct, base) => {
@@ -70,7 +81,13 @@ describe('rotary settings of every generation', () => {
 
   test('a conflict is settled as transformers settles it, with a warning', () => {
     const { config, warnings } = resolveConfig(
-      { ...BASE, rope_parameters: { partial_rotary_factor: 1 }, rotary_pct: 0.25, rope_theta: 5000, rotary_emb_base: 6000 },
+      {
+        ...BASE,
+        rope_parameters: { partial_rotary_factor: 1 },
+        rotary_pct: 0.25,
+        rope_theta: 5000,
+        rotary_emb_base: 6000,
+      },
       'c',
     );
     expect([config.rotaryPct, config.rotaryBase]).toEqual([1, 6000]);
@@ -89,7 +106,11 @@ describe('rotary settings of every generation', () => {
     ['rope_scaling, type', { rope_scaling: { type: 'linear', factor: 2 } }, { type: 'linear', factor: 2 }],
     ['rope_scaling, rope_type', { rope_scaling: { rope_type: 'dynamic', factor: 4 } }, { type: 'dynamic', factor: 4 }],
     ['rope_parameters', { rope_parameters: { rope_type: 'linear', factor: 2.5 } }, { type: 'linear', factor: 2.5 }],
-    ['an empty rope_scaling', { rope_scaling: {}, rope_parameters: { rope_type: 'linear', factor: 3 } }, { type: 'linear', factor: 3 }],
+    [
+      'an empty rope_scaling',
+      { rope_scaling: {}, rope_parameters: { rope_type: 'linear', factor: 3 } },
+      { type: 'linear', factor: 3 },
+    ],
   ])('scaling by %s', (_, extra, scaling) => expect(resolved(extra).ropeScaling).toEqual(scaling));
 });
 
@@ -134,7 +155,10 @@ test("rinna's own format of 2022", () => {
     rotary_dim: null,
     n_positions: 2048,
   };
-  const { config } = resolveConfig({ ...json, gpt_j_residual: false, activation_function: 'gelu', bos_token_id: 2, eos_token_id: 3 }, 'c');
+  const { config } = resolveConfig(
+    { ...json, gpt_j_residual: false, activation_function: 'gelu', bos_token_id: 2, eos_token_id: 3 },
+    'c',
+  );
   expect(config).toMatchObject({
     intermediateSize: 3072,
     rotaryDims: 64,
@@ -147,7 +171,9 @@ test("rinna's own format of 2022", () => {
     rotaryDims: 32,
     useParallelResidual: true,
   });
-  expect(refusal({ ...json, lm_head_bias: true }).message).toContain('lm_head_bias true in DIR/config.json is not supported');
+  expect(refusal({ ...json, lm_head_bias: true }).message).toContain(
+    'lm_head_bias true in DIR/config.json is not supported',
+  );
   expect(refusal({ ...json, rotary_dim: 65 }).message).toContain(
     'Expected an even number up to 64 for rotary_dim in DIR/config.json but found 65',
   );
@@ -188,9 +214,15 @@ describe('another kind of model is NEOX_UNSUPPORTED, with the reason', () => {
 
 describe('a bad value is NEOX_BAD_CONFIG with key, expected and actual', () => {
   test.each<[object, string]>([
-    [{ hidden_size: undefined }, 'Expected an integer between 1 and 16777216 for hidden_size in DIR/config.json but found nothing'],
+    [
+      { hidden_size: undefined },
+      'Expected an integer between 1 and 16777216 for hidden_size in DIR/config.json but found nothing',
+    ],
     [{ hidden_size: '64' }, "for hidden_size in DIR/config.json but found '64'"],
-    [{ hidden_size: 66 }, 'Expected a multiple of num_attention_heads (4) for hidden_size in DIR/config.json but found 66'],
+    [
+      { hidden_size: 66 },
+      'Expected a multiple of num_attention_heads (4) for hidden_size in DIR/config.json but found 66',
+    ],
     [{ num_hidden_layers: 0 }, 'an integer between 1 and 10000 for num_hidden_layers in DIR/config.json but found 0'],
     [{ num_hidden_layers: 2_000_000_000 }, 'for num_hidden_layers in DIR/config.json but found 2000000000'],
     [{ vocab_size: 1e300 }, 'for vocab_size'],
@@ -200,11 +232,20 @@ describe('a bad value is NEOX_BAD_CONFIG with key, expected and actual', () => {
     [{ hidden_size: 60, rotary_pct: 1 }, 'a share of the head size (15)'],
     [{ rotary_emb_base: 'big' }, 'Expected a number above 1 for rotary_emb_base'],
     [{ rope_parameters: 3 }, 'Expected an object for rope_parameters in DIR/config.json but found 3'],
-    [{ rope_parameters: { partial_rotary_factor: 2 } }, 'for rope_parameters.partial_rotary_factor in DIR/config.json but found 2'],
-    [{ rope_scaling: { type: 'linear' } }, 'Expected a number of at least 1 for rope_scaling.factor in DIR/config.json but found nothing'],
+    [
+      { rope_parameters: { partial_rotary_factor: 2 } },
+      'for rope_parameters.partial_rotary_factor in DIR/config.json but found 2',
+    ],
+    [
+      { rope_scaling: { type: 'linear' } },
+      'Expected a number of at least 1 for rope_scaling.factor in DIR/config.json but found nothing',
+    ],
     [{ rope_scaling: { type: 'dynamic', factor: 0.5 } }, 'for rope_scaling.factor in DIR/config.json but found 0.5'],
     [{ layer_norm_eps: 0 }, 'Expected a positive number for layer_norm_eps'],
-    [{ use_parallel_residual: 'yes' }, "Expected true or false for use_parallel_residual in DIR/config.json but found 'yes'"],
+    [
+      { use_parallel_residual: 'yes' },
+      "Expected true or false for use_parallel_residual in DIR/config.json but found 'yes'",
+    ],
     [{ eos_token_id: '</s>' }, "Expected token ids for eos_token_id in DIR/config.json but found '</s>'"],
     [{ max_position_embeddings: -1 }, 'for max_position_embeddings'],
   ])('%j', (extra, message) => {

@@ -43,7 +43,10 @@ async function source(format: Format): Promise<{ path: string; options: ConvertO
       return { path: join(folder, 'from-adapter'), options: {} };
     case 'fastertransformer': {
       const tasks = { other: wholeNumberPrefix(config, 2, 9), 笑顔: prefix };
-      const { directory } = await new FTExporter({ checkpoint: config }).export(join(folder, 'from-ft'), { tensorParallel: 2, tasks });
+      const { directory } = await new FTExporter({ checkpoint: config }).export(join(folder, 'from-ft'), {
+        tensorParallel: 2,
+        tasks,
+      });
       return { path: directory, options: { task: '笑顔' } };
     }
   }
@@ -54,7 +57,8 @@ async function target(format: Format): Promise<string> {
   if (format !== 'fastertransformer')
     return join(folder, { safetensors: 'to.safetensors', rinna: 'to.weight', peft: 'to-adapter' }[format]);
   const tasks = { first: wholeNumberPrefix(config, 1, 5) };
-  return (await new FTExporter({ checkpoint: config }).export(join(folder, 'to-ft'), { dtype: 'float32', tasks })).directory;
+  return (await new FTExporter({ checkpoint: config }).export(join(folder, 'to-ft'), { dtype: 'float32', tasks }))
+    .directory;
 }
 
 const PAIRS = FORMATS.flatMap((from) => FORMATS.map((to) => ({ from, to })));
@@ -73,8 +77,10 @@ it.each(PAIRS)('converts $from to $to', async ({ from, to }) => {
   expect(loaded.format).toBe(to);
   expect(loaded.data).toEqual(prefix.data);
   if (to !== 'rinna') expect(loaded.metadata.task).toBe('笑顔');
-  if (['safetensors', 'peft'].includes(from) && ['safetensors', 'peft'].includes(to)) expect(loaded.metadata).toEqual(prefix.metadata);
-  if (to === 'rinna' && from !== 'rinna') expect(report.warnings).toEqual([expect.stringContaining('holds the numbers only')]);
+  if (['safetensors', 'peft'].includes(from) && ['safetensors', 'peft'].includes(to))
+    expect(loaded.metadata).toEqual(prefix.metadata);
+  if (to === 'rinna' && from !== 'rinna')
+    expect(report.warnings).toEqual([expect.stringContaining('holds the numbers only')]);
 });
 
 it('says when a folder cannot tell whose prefix it takes', async () => {
@@ -106,7 +112,10 @@ describe('what is there', () => {
     const other = wholeNumberPrefix(config, 1, 4);
     await other.save(out);
     const error = await failure(convertPrefix(path, out));
-    expect([error.code, error.hint]).toEqual(['NEOX_BAD_ARGUMENT', 'choose another path, or set `overwrite: true` to replace it']);
+    expect([error.code, error.hint]).toEqual([
+      'NEOX_BAD_ARGUMENT',
+      'choose another path, or set `overwrite: true` to replace it',
+    ]);
     expect((await PrefixWeights.load(out, { config })).hash).toBe(other.hash);
     await convertPrefix(path, out, { overwrite: true });
     expect((await PrefixWeights.load(out, { config })).hash).toBe(prefix.hash);
@@ -115,7 +124,9 @@ describe('what is there', () => {
   it('is kept: a task of the same name', async () => {
     const { path } = await source('safetensors');
     const out = await target('fastertransformer');
-    expect((await failure(convertPrefix(path, out, { name: 'first' }))).message).toContain("already has a task 'first'");
+    expect((await failure(convertPrefix(path, out, { name: 'first' }))).message).toContain(
+      "already has a task 'first'",
+    );
     expect(await convertPrefix(path, out, { name: 'first', overwrite: true })).toMatchObject({ to: { taskId: 0 } });
     expect((await PrefixWeights.load(out)).hash).toBe(prefix.hash);
   });
@@ -138,7 +149,9 @@ describe('what is there', () => {
 describe('errors', () => {
   it('a task needs a name', async () => {
     await source('rinna');
-    const error = await failure(convertPrefix(join(folder, 'from.checkpoint'), await target('fastertransformer'), { config }));
+    const error = await failure(
+      convertPrefix(join(folder, 'from.checkpoint'), await target('fastertransformer'), { config }),
+    );
     expect([error.code, error.message]).toEqual(['NEOX_BAD_ARGUMENT', expect.stringContaining('for options.name')]);
   });
 
@@ -198,7 +211,11 @@ describe('neox-prefix convert', () => {
     const args = ['convert', path, out, '--model', config.directory, '--name', 'smile', '--json'];
     const { code, stdout } = await cli(args);
     expect(code).toBe(0);
-    expect(JSON.parse(stdout)).toMatchObject({ from: { format: 'rinna' }, to: { format: 'fastertransformer', taskId: 1 }, task: 'smile' });
+    expect(JSON.parse(stdout)).toMatchObject({
+      from: { format: 'rinna' },
+      to: { format: 'fastertransformer', taskId: 1 },
+      task: 'smile',
+    });
     expect((await PrefixWeights.load(out, { task: 1 })).hash).toBe(prefix.hash);
   });
 

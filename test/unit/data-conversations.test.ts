@@ -30,10 +30,14 @@ describe("rinna's template", () => {
       completion: '三',
       turns: [{ prompt: '<NL>ユーザー: 四<NL>システム: ', completion: '五<NL>六' }],
     });
-    const turns = TALK.map(({ role, content }) => ({ speaker: role === 'user' ? 'user' : 'system', text: content }) as const);
+    const turns = TALK.map(
+      ({ role, content }) => ({ speaker: role === 'user' ? 'user' : 'system', text: content }) as const,
+    );
     const [turn] = sample.turns as [{ prompt: string; completion: string }];
     expect(sample.prompt).toBe(formatInstruction(turns.slice(0, 1)));
-    expect(`${sample.prompt as string}${sample.completion as string}${turn.prompt}`).toBe(formatInstruction(turns.slice(0, 3)));
+    expect(`${sample.prompt as string}${sample.completion as string}${turn.prompt}`).toBe(
+      formatInstruction(turns.slice(0, 3)),
+    );
   });
 
   test('takes users and assistants in any order; what nothing answers is left out', () => {
@@ -135,9 +139,14 @@ describe('rows of a conversation', () => {
       [...targets].flatMap((target, i) => (target < 0 ? [] : [`${inputs.subarray(0, i + 1).join()} -> ${target}`]));
     const talk = [...TALK, user('七'), assistant('八九')];
     const whole = sampleRows(tokenizeSample(conversationSample(talk, 'rinna'), characters), ids);
-    const turns = talk.map(({ role, content }) => ({ speaker: role === 'user' ? 'user' : 'system', text: content }) as const);
+    const turns = talk.map(
+      ({ role, content }) => ({ speaker: role === 'user' ? 'user' : 'system', text: content }) as const,
+    );
     const apart = [1, 3, 5].flatMap((i) => {
-      const sample = { prompt: formatInstruction(turns.slice(0, i)), completion: turns[i]!.text.replaceAll('\n', '<NL>') };
+      const sample = {
+        prompt: formatInstruction(turns.slice(0, i)),
+        completion: turns[i]!.text.replaceAll('\n', '<NL>'),
+      };
       return sampleRows(tokenizeSample(sample, characters), ids);
     });
     expect(whole).toHaveLength(1);
@@ -146,7 +155,9 @@ describe('rows of a conversation', () => {
 
   test('completions with no token in between are one', () => {
     const blank = { encode: (text: string): Int32Array => characters.encode(text.trim()) };
-    expect(tokenizeSample(conversationSample([assistant('a'), assistant('b'), user('c'), assistant('d')], 'plain'), blank)).toEqual({
+    expect(
+      tokenizeSample(conversationSample([assistant('a'), assistant('b'), user('c'), assistant('d')], 'plain'), blank),
+    ).toEqual({
       prompt: new Int32Array(0),
       completion: Int32Array.of(97, 98),
       turns: [{ prompt: Int32Array.of(99), completion: Int32Array.of(100) }],
@@ -167,13 +178,19 @@ describe('rows of a conversation', () => {
 
 describe('files of conversations', () => {
   test('are read with a template, into memory or as ids', async () => {
-    const path = put({ messages: TALK, id: 7 }, { prompt: 'a', completion: 'b' }, { messages: [user('q'), assistant('a')] });
-    const expected = [conversationSample(TALK, 'rinna'), { prompt: 'a', completion: 'b' }, conversationSample([user('q'), assistant('a')], 'rinna')]; // prettier-ignore
+    const path = put(
+      { messages: TALK, id: 7 },
+      { prompt: 'a', completion: 'b' },
+      { messages: [user('q'), assistant('a')] },
+    );
+    // prettier-ignore
+    const expected = [conversationSample(TALK, 'rinna'), { prompt: 'a', completion: 'b' }, conversationSample([user('q'), assistant('a')], 'rinna')];
     expect(await readDataset(path, { template: 'rinna' })).toEqual(expected);
     await using dataset = await openDataset(path, { template: 'rinna', tokenizer: characters });
     expect(await dataset.get([0, 1, 2])).toEqual(expected.map((sample) => tokenizeSample(sample, characters)));
     expect(dataset.statistics.conversations).toBe(1);
-    const own: Template = (messages) => messages.map(({ role, content }) => ({ text: content, learned: role === 'assistant' }));
+    const own: Template = (messages) =>
+      messages.map(({ role, content }) => ({ text: content, learned: role === 'assistant' }));
     expect(await readDataset(path, { template: own })).toEqual([
       { prompt: '一\n二', completion: '三', turns: [{ prompt: '四', completion: '五\n六' }] },
       { prompt: 'a', completion: 'b' },
@@ -198,7 +215,14 @@ describe('files of conversations', () => {
   });
 
   test('a template that is missing is told with all other problems, once', async () => {
-    const path = put({ text: '' }, { messages: TALK }, { messages: TALK }, { messages: [user('a')] }, {}, { text: 'too long' });
+    const path = put(
+      { text: '' },
+      { messages: TALK },
+      { messages: TALK },
+      { messages: [user('a')] },
+      {},
+      { text: 'too long' },
+    );
     await expectRefusal({
       name: '',
       act: () => openDataset(path, { tokenizer: characters, maxTokens: 4 }),

@@ -17,7 +17,8 @@ describe('a permutation without a list', () => {
   });
 
   test('is another one for another seed and another epoch, and the same for the same', () => {
-    const of = (seed: number, epoch: number): number[] => upTo(1000).map((i) => new Permutation(1_000_003, seed, epoch).at(i));
+    const of = (seed: number, epoch: number): number[] =>
+      upTo(1000).map((i) => new Permutation(1_000_003, seed, epoch).at(i));
     const orders = [of(42, 1), of(42, 2), of(43, 1), of(42 + 2 ** 32, 1)];
     expect(of(42, 1)).toEqual(orders[0]);
     for (const [i, a] of orders.entries()) {
@@ -32,7 +33,8 @@ describe('a permutation without a list', () => {
       for (let i = 0; i < count; i++) fields[Math.floor((16 * i) / count) * 16 + Math.floor((16 * permutation.at(i)) / count)]!++;
       const expected = count / 256;
       const chiSquare = fields.reduce((sum, found) => sum + (found - expected) ** 2 / expected, 0);
-      // 15 x 15 degrees of freedom: mean 225, standard deviation 21. A permutation fills the fields like that, the identity reaches 15 * count.
+      // 15 x 15 degrees of freedom: mean 225, standard deviation 21. A permutation fills the fields like that, the
+      // identity reaches 15 * count.
       expect(chiSquare).toBeGreaterThan(225 - 5 * 21);
       expect(chiSquare).toBeLessThan(225 + 5 * 21);
     }
@@ -89,7 +91,10 @@ describe('a plan of batches', () => {
     expect(plan.flat().sort((a, b) => a - b)).toEqual(upTo(lengths.length));
     const again = new BatchPlan(options(kind));
     for (const i of [plan.length - 1, 0, 401, 3, 402]) expect(again.at(i)).toEqual(plan[i]);
-    const others = [batches(new BatchPlan(options({ ...kind, epoch: 2 }))), batches(new BatchPlan(options({ ...kind, seed: 1 })))];
+    const others = [
+      batches(new BatchPlan(options({ ...kind, epoch: 2 }))),
+      batches(new BatchPlan(options({ ...kind, seed: 1 }))),
+    ];
     for (const other of others) {
       if (kind.order === 'sequential') expect(other).toEqual(plan);
       else expect(other.slice(0, 20)).not.toEqual(plan.slice(0, 20));
@@ -109,7 +114,9 @@ describe('a plan of batches', () => {
     for (const order of ['sequential', 'shuffled', 'bucketed'] as const) {
       const plan = batches(new BatchPlan(options({ batchTokens: 3000, order })));
       for (const batch of plan) if (batch.length > 1) expect(tokens(batch)).toBeLessThanOrEqual(3000);
-      expect(plan.filter((batch) => tokens(batch) > 3000).length).toBe(lengths.filter((length) => length > 3000).length);
+      expect(plan.filter((batch) => tokens(batch) > 3000).length).toBe(
+        lengths.filter((length) => length > 3000).length,
+      );
       expect(mean(plan.map(tokens))).toBeGreaterThan(1700);
     }
     // One after the other, each batch takes what fits but at the end of a window.
@@ -148,7 +155,9 @@ describe('a plan of batches', () => {
       expect(new BatchPlan(options({ ...kind, length: 0 })).length).toBe(0);
       expect(batches(new BatchPlan(options({ ...kind, length: 1 })))).toEqual([[0]]);
     }
-    expect(batches(new BatchPlan(options({ length: 2, order: 'sequential', batchSize: 5, tokensOf: wrong(undefined) })))).toEqual([[0, 1]]);
+    expect(
+      batches(new BatchPlan(options({ length: 2, order: 'sequential', batchSize: 5, tokensOf: wrong(undefined) }))),
+    ).toEqual([[0, 1]]);
   });
 
   test('wrong options are refused by name', async () => {

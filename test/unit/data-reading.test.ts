@@ -12,7 +12,9 @@ import { expectRefusal, failureOf, runProgram, temporaryFolder, watchEventLoop, 
 
 const folder = temporaryFolder();
 /** One id a character that is not white space. */
-const tokenizer = { encode: (text: string): Int32Array => Int32Array.from(text.replace(/\s/g, ''), (c) => c.codePointAt(0) as number) };
+const tokenizer = {
+  encode: (text: string): Int32Array => Int32Array.from(text.replace(/\s/g, ''), (c) => c.codePointAt(0) as number),
+};
 
 let files = 0;
 function put(content: string | Uint8Array, extension = 'jsonl'): string {
@@ -36,11 +38,14 @@ const texts = (samples: readonly TokenizedSample[]): string[][] =>
 
 describe('openDataset', () => {
   test('reads what readDataset reads, as ids, and counts', async () => {
-    const a = put(`${jsonl({ text: 'abc' }, { prompt: 'de', completion: 'f' })}\n \n${jsonl({ completion: [7, 8] }, { text: 'abc' })}`);
+    const a = put(
+      `${jsonl({ text: 'abc' }, { prompt: 'de', completion: 'f' })}\n \n${jsonl({ completion: [7, 8] }, { text: 'abc' })}`,
+    );
     const b = put('xy\n\nz\n', 'txt');
     await using dataset = await openDataset([a, b], { tokenizer });
     const samples = await dataset.get([0, 1, 2, 3, 4, 5]);
-    expect(texts(samples)).toEqual([['', 'abc'], ['de', 'f'], ['', '\x07\b'], ['', 'abc'], ['', 'xy'], ['', 'z']]); // prettier-ignore
+    // prettier-ignore
+    expect(texts(samples)).toEqual([['', 'abc'], ['de', 'f'], ['', '\x07\b'], ['', 'abc'], ['', 'xy'], ['', 'z']]);
     expect(dataset.isOnDisk).toBe(false);
     expect(dataset.statistics).toEqual({
       samples: 6,
@@ -58,7 +63,9 @@ describe('openDataset', () => {
       duplicatesAreLowerBound: false,
       emptyLines: 3,
     });
-    expect(texts(await samplesOf(put(jsonl({ prompt: [65], completion: [66] })), { tokenizer: wrong(undefined) }))).toEqual([['A', 'B']]);
+    expect(
+      texts(await samplesOf(put(jsonl({ prompt: [65], completion: [66] })), { tokenizer: wrong(undefined) })),
+    ).toEqual([['A', 'B']]);
   });
 
   test('packs lines, and counts what is left over', async () => {
@@ -71,7 +78,10 @@ describe('openDataset', () => {
   });
 
   test('has the same identity in memory and in a file, of one file and of its parts', async () => {
-    const lines = Array.from({ length: 300 }, (_, i) => ({ prompt: `p${i % 7}`, completion: 'c'.repeat(1 + (i % 40)) }));
+    const lines = Array.from({ length: 300 }, (_, i) => ({
+      prompt: `p${i % 7}`,
+      completion: 'c'.repeat(1 + (i % 40)),
+    }));
     const whole = put(jsonl(...lines));
     const parts = [put(jsonl(...lines.slice(0, 100))), put(gzipSync(jsonl(...lines.slice(100))), 'jsonl.gz')];
     await using inMemory = await openDataset(whole, { tokenizer });
@@ -82,11 +92,14 @@ describe('openDataset', () => {
   });
 
   test('tells how far it is, lets the event loop turn, and can be aborted', async () => {
-    const slow = { encode: (): Int32Array => { for (const end = performance.now() + 1; performance.now() < end; ); return Int32Array.of(1); } }; // prettier-ignore
+    // prettier-ignore
+    const slow = { encode: (): Int32Array => { for (const end = performance.now() + 1; performance.now() < end; ); return Int32Array.of(1); } };
     const path = put(jsonl(...Array.from({ length: 200 }, () => ({ text: 'a' }))));
     const size = jsonl({ text: 'a' }).length * 200;
     const progress: { bytes: number; totalBytes: number; samples: number }[] = [];
-    const { turns } = await watchEventLoop(() => openDataset([path, path], { tokenizer: slow, onProgress: (p) => progress.push(p) }));
+    const { turns } = await watchEventLoop(() =>
+      openDataset([path, path], { tokenizer: slow, onProgress: (p) => progress.push(p) }),
+    );
     expect(turns).toBeGreaterThan(5);
     expect(progress).toEqual([
       { bytes: size, totalBytes: 2 * size, samples: 0 },
@@ -136,7 +149,14 @@ describe('openDataset', () => {
 
 describe('what is too long', () => {
   const path = (): string =>
-    put(jsonl({ text: 'abcd' }, { prompt: 'abc', completion: 'defgh' }, { text: 'abc' }, { prompt: 'ab', completion: 'cd' }));
+    put(
+      jsonl(
+        { text: 'abcd' },
+        { prompt: 'abc', completion: 'defgh' },
+        { text: 'abc' },
+        { prompt: 'ab', completion: 'cd' },
+      ),
+    );
 
   test('is an error that names all places', async () => {
     const file = path();
@@ -183,7 +203,9 @@ describe('what is too long', () => {
 
 describe('problems', () => {
   test('are collected over all files: the first ten and their number', async () => {
-    const bad = put(`{"text":"a"}\n{\n${jsonl({ text: '' }, { prompt: 'a' }, ...Array.from({ length: 8 }, () => ({})))}{"text":" "}\n`);
+    const bad = put(
+      `{"text":"a"}\n{\n${jsonl({ text: '' }, { prompt: 'a' }, ...Array.from({ length: 8 }, () => ({})))}{"text":" "}\n`,
+    );
     const empty = put('\n', 'txt');
     for (const read of [openDataset, readDataset]) {
       const { message, code, path } = (await failureOf(read([bad, empty], { tokenizer }))) as NeoXPrefixError;
@@ -202,7 +224,14 @@ describe('problems', () => {
   });
 
   test('each is named: no tokens, no text, ids that the model does not have', async () => {
-    const a = put(jsonl({ text: ' \n' }, { prompt: [5], completion: [64] }, { prompt: [64], completion: [5] }, { completion: [63] }));
+    const a = put(
+      jsonl(
+        { text: ' \n' },
+        { prompt: [5], completion: [64] },
+        { prompt: [64], completion: [5] },
+        { completion: [63] },
+      ),
+    );
     const b = put('', 'txt');
     await expectRefusal({
       name: '',
@@ -247,18 +276,26 @@ describe('problems', () => {
 });
 
 describe('gzip', () => {
-  const content = jsonl(...Array.from({ length: 20_000 }, (_, i) => ({ text: `これは${i}行目です ${(i * 7919) % 1000}` })));
+  const content = jsonl(
+    ...Array.from({ length: 20_000 }, (_, i) => ({ text: `これは${i}行目です ${(i * 7919) % 1000}` })),
+  );
 
   test('is read whatever the name, in several members too', async () => {
     const half = content.indexOf('\n', content.length / 2) + 1;
     const members = Buffer.concat([gzipSync(content.slice(0, half)), gzipSync(content.slice(half))]);
     const expected = await readDataset(put(content));
     expect(expected).toHaveLength(20_000);
-    for (const path of [put(gzipSync(content), 'jsonl.gz'), put(gzipSync(content), 'jsonl'), put(members, 'NDJSON.GZ')]) {
+    for (const path of [
+      put(gzipSync(content), 'jsonl.gz'),
+      put(gzipSync(content), 'jsonl'),
+      put(members, 'NDJSON.GZ'),
+    ]) {
       expect(JSON.stringify(await readDataset(path))).toBe(JSON.stringify(expected));
     }
     expect(await readDataset(put(gzipSync('a\nb'), 'txt.gz'))).toEqual([{ completion: 'a' }, { completion: 'b' }]);
-    expect(await readDataset(put(gzipSync(jsonl({ text: 'a' })), 'gz'), { format: 'jsonl' })).toEqual([{ completion: 'a' }]);
+    expect(await readDataset(put(gzipSync(jsonl({ text: 'a' })), 'gz'), { format: 'jsonl' })).toEqual([
+      { completion: 'a' },
+    ]);
   });
 
   test('that is cut off or damaged says where', async () => {
@@ -282,7 +319,9 @@ describe('gzip', () => {
 
     const checksum = Buffer.from(whole);
     checksum[whole.length - 6]! ^= 1;
-    await expect(openDataset(put(checksum, 'jsonl.gz'), { tokenizer })).rejects.toThrow(/the gzip data is damaged.*incorrect data check/);
+    await expect(openDataset(put(checksum, 'jsonl.gz'), { tokenizer })).rejects.toThrow(
+      /the gzip data is damaged.*incorrect data check/,
+    );
     const head = put(whole.subarray(0, 5), 'jsonl.gz');
     await expect(openDataset(head, { tokenizer })).rejects.toThrow(`${head}:1: the gzip data ends too early`);
   });
@@ -305,7 +344,9 @@ describe('gzip', () => {
         for await (const { number } of readLines(path)) if (number === 3) break;
       }
       await new Promise((resolve) => setTimeout(resolve, 50));
-      const open = readdirSync('/proc/self/fd').map((fd) => fsPromises.readlink(join('/proc/self/fd', fd)).catch(() => ''));
+      const open = readdirSync('/proc/self/fd').map((fd) =>
+        fsPromises.readlink(join('/proc/self/fd', fd)).catch(() => ''),
+      );
       expect((await Promise.all(open)).filter((target) => target === path)).toEqual([]);
     }
   });
@@ -318,7 +359,9 @@ describe('the temporary file', () => {
     const cacheDir = folder.join('cache');
     mkdirSync(cacheDir);
     const before = async (): Promise<string[]> => {
-      const links = readdirSync('/proc/self/fd').map((fd) => fsPromises.readlink(join('/proc/self/fd', fd)).catch(() => ''));
+      const links = readdirSync('/proc/self/fd').map((fd) =>
+        fsPromises.readlink(join('/proc/self/fd', fd)).catch(() => ''),
+      );
       return (await Promise.all(links)).filter((link) => link.startsWith(cacheDir));
     };
     const dataset = await openDataset(big(), { tokenizer, inMemoryLimit: 2 ** 20, cacheDir });
@@ -329,7 +372,9 @@ describe('the temporary file', () => {
     expect(await before()).toEqual([]);
     // An error on the way leaves nothing either.
     const bad = put(`${jsonl(...Array.from({ length: 100 }, () => ({ text: 'x'.repeat(10_000) })))}{`);
-    await expect(openDataset(bad, { tokenizer, inMemoryLimit: 0, cacheDir })).rejects.toThrow(`${bad}:101: it is not valid JSON`);
+    await expect(openDataset(bad, { tokenizer, inMemoryLimit: 0, cacheDir })).rejects.toThrow(
+      `${bad}:101: it is not valid JSON`,
+    );
     expect(await before()).toEqual([]);
   });
 

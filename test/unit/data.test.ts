@@ -14,7 +14,9 @@ const errorWith = (fields: object): Error => expect.objectContaining(fields) as 
 
 const fixtures = join(__dirname, '../fixtures/tokenizer');
 /** One id a character that is not white space. */
-const characters = { encode: (text: string): Int32Array => Int32Array.from(text.replace(/\s/g, ''), (c) => c.codePointAt(0) as number) };
+const characters = {
+  encode: (text: string): Int32Array => Int32Array.from(text.replace(/\s/g, ''), (c) => c.codePointAt(0) as number),
+};
 const ids = (text: string): number[] => [...characters.encode(text)];
 
 let directory: string;
@@ -47,7 +49,9 @@ describe('readDataset', () => {
     expect(await readDataset(text)).toEqual([{ completion: '一' }, { completion: ' 二 ' }]);
     expect(await readDataset([text, text])).toHaveLength(4);
     expect(await readDataset([other], { format: 'jsonl' })).toEqual([{ completion: '三' }]);
-    await expect(readDataset(other)).rejects.toThrow('Expected a file named .jsonl, .ndjson, .txt, or that and .gz, for path but received');
+    await expect(readDataset(other)).rejects.toThrow(
+      'Expected a file named .jsonl, .ndjson, .txt, or that and .gz, for path but received',
+    );
   });
 
   test.each<[string, string | Uint8Array, number, string]>([
@@ -58,7 +62,12 @@ describe('readDataset', () => {
     ['a prompt alone', '{"prompt":"a"}', 1, 'it has a "prompt" but no "completion"'],
     ['both forms', '{"text":"a","completion":"b"}', 1, 'one form or the other'],
     ['text of a wrong type', '{"text":null}', 1, '"text" is null, not a string'],
-    ['completion of a wrong type', '{"completion":{}}', 1, '"completion" is an object, not a string or a list of token ids'],
+    [
+      'completion of a wrong type',
+      '{"completion":{}}',
+      1,
+      '"completion" is an object, not a string or a list of token ids',
+    ],
     ['prompt of a wrong type', '{"prompt":1,"completion":"b"}', 1, '"prompt" is a number'],
     ['a bad id', '{"completion":[1,-2]}', 1, '"completion"[1] is not a token id'],
     ['a broken id', '{"completion":[1.5]}', 1, '"completion"[0] is not a token id'],
@@ -88,10 +97,18 @@ describe('readDataset', () => {
     await expect(readDataset(path, { packing: 'all' } as never)).rejects.toThrow(
       "Expected 'none' or 'lines' for packing but received 'all'",
     );
-    await expect(readDataset(path, { format: 'csv' } as never)).rejects.toThrow("Expected 'jsonl' or 'text' for format");
-    await expect(readDataset(path, { packing: 'lines' })).rejects.toThrow('Expected a tokenizer (packing counts tokens) for tokenizer');
-    await expect(readDataset(path, { maxLength: 0 })).rejects.toThrow('Expected an integer of at least 1 for maxLength');
-    await expect(readDataset(path, { keepRemainder: 1 } as never)).rejects.toThrow('Expected a boolean for keepRemainder');
+    await expect(readDataset(path, { format: 'csv' } as never)).rejects.toThrow(
+      "Expected 'jsonl' or 'text' for format",
+    );
+    await expect(readDataset(path, { packing: 'lines' })).rejects.toThrow(
+      'Expected a tokenizer (packing counts tokens) for tokenizer',
+    );
+    await expect(readDataset(path, { maxLength: 0 })).rejects.toThrow(
+      'Expected an integer of at least 1 for maxLength',
+    );
+    await expect(readDataset(path, { keepRemainder: 1 } as never)).rejects.toThrow(
+      'Expected a boolean for keepRemainder',
+    );
     await expect(readDataset(path, { suffix: 1 } as never)).rejects.toThrow('Expected a string for suffix');
     await expect(readDataset([])).rejects.toThrow('Expected a path or a non-empty array of paths for paths');
     await expect(readDataset([path, 5] as never)).rejects.toThrow('Expected a non-empty string for paths[1]');
@@ -140,7 +157,9 @@ describe('packing', () => {
 
   test('the first sample of a document starts with a line break, later ones do not', () => {
     const seen: string[] = [];
-    const encoder = { encode: (text: string): Int32Array => (seen.push(text), Int32Array.from({ length: text.length }, () => 1)) };
+    const encoder = {
+      encode: (text: string): Int32Array => (seen.push(text), Int32Array.from({ length: text.length }, () => 1)),
+    };
     packLines(['ab', 'cd', 'ef'], encoder, { suffix: '', maxLength: 6, keepRemainder: true });
     expect(seen).toEqual(['\nab', '\nab\ncd', '\nab\ncd\nef', '\nab\ncd', 'ef']);
   });
@@ -164,12 +183,17 @@ describe('packing', () => {
   test('plain text: empty lines part documents', async () => {
     const path = put('docs.txt', 'ab\ncd\nef\n\n\ngh\nij\nkl');
     const samples = await readDataset(path, { packing: 'lines', suffix: '!', maxLength: 6, tokenizer: characters });
-    expect(samples.map(({ completion }) => Array.from(completion as Int32Array))).toEqual([ids('ab!cd!'), ids('gh!ij!')]);
+    expect(samples.map(({ completion }) => Array.from(completion as Int32Array))).toEqual([
+      ids('ab!cd!'),
+      ids('gh!ij!'),
+    ]);
   });
 
   test('needs texts', async () => {
     const path = put('a.jsonl', '{"completion":"a"}');
-    await expect(readDataset(path, { packing: 'lines', tokenizer: characters })).rejects.toThrow(`${path}:1: packing needs {"text"}`);
+    await expect(readDataset(path, { packing: 'lines', tokenizer: characters })).rejects.toThrow(
+      `${path}:1: packing needs {"text"}`,
+    );
   });
 });
 
@@ -192,17 +216,24 @@ describe('samples', () => {
       code: 'NEOX_BAD_DATA',
       message: 'samples[1].completion has no tokens',
     });
-    await expect(fails({})).rejects.toThrow('Expected a string or token ids for samples[1].completion but received undefined');
-    await expect(fails({ completion: [1, 2 ** 31] })).rejects.toThrow('for samples[1].completion[1] but received 2147483648');
+    await expect(fails({})).rejects.toThrow(
+      'Expected a string or token ids for samples[1].completion but received undefined',
+    );
+    await expect(fails({ completion: [1, 2 ** 31] })).rejects.toThrow(
+      'for samples[1].completion[1] but received 2147483648',
+    );
     await expect(fails({ completion: Int32Array.of(1, -1) })).rejects.toThrow(
       'Expected token ids between 0 and 1073741823 for samples[1].completion but received -1',
     );
     await expect(fails(null)).rejects.toThrow('Expected an object with a completion for samples[1]');
-    await expect(TokenizedDataset.from('a' as never)).rejects.toThrow('Expected an array of { prompt?, completion } for samples');
+    await expect(TokenizedDataset.from('a' as never)).rejects.toThrow(
+      'Expected an array of { prompt?, completion } for samples',
+    );
   });
 
   test('tokenizing many lets the event loop turn, and can be aborted', async () => {
-    const slow = { encode: (): Int32Array => { for (const end = performance.now() + 1; performance.now() < end; ); return Int32Array.of(1); } }; // prettier-ignore
+    // prettier-ignore
+    const slow = { encode: (): Int32Array => { for (const end = performance.now() + 1; performance.now() < end; ); return Int32Array.of(1); } };
     const samples = Array.from({ length: 100 }, () => ({ completion: 'a' }));
     let turns = 0;
     const timer = setInterval(() => turns++, 1);
@@ -233,9 +264,9 @@ describe('samples', () => {
     expect(sampleRows({ prompt: Int32Array.of(7), completion: Int32Array.of(5) }, { bosId: 1, eosId: 2 })).toEqual([
       { inputs: Int32Array.of(7, 5), targets: Int32Array.of(5, 2) },
     ]);
-    expect(() => sampleRows({ prompt: Int32Array.of(7), completion: new Int32Array(0) }, { bosId: 1, eosId: 2 })).toThrow(
-      'no completion tokens',
-    );
+    expect(() =>
+      sampleRows({ prompt: Int32Array.of(7), completion: new Int32Array(0) }, { bosId: 1, eosId: 2 }),
+    ).toThrow('no completion tokens');
   });
 
   test('are split by count: the first and the last', () => {

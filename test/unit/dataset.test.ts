@@ -18,7 +18,8 @@ const ids = (count: number): Int32Array => Int32Array.from(random.ids(count, 2 *
 function randomSamples(count: number, longest = 40): TokenizedSample[] {
   return Array.from({ length: count }, () => {
     const sample: TokenizedSample = { prompt: ids(random.integer(0, 3)), completion: ids(random.integer(1, longest)) };
-    if (random.next() < 0.3) sample.turns = [1, 2].map(() => ({ prompt: ids(2), completion: ids(random.integer(1, 4)) }));
+    if (random.next() < 0.3)
+      sample.turns = [1, 2].map(() => ({ prompt: ids(2), completion: ids(random.integer(1, 4)) }));
     if (random.next() < 0.3) sample.truncated = true;
     return sample;
   });
@@ -40,9 +41,15 @@ const all = ({ length }: { length: number }): number[] => Array.from({ length },
 
 test('samples are stored as their ids with two flags, and come back as they were', () => {
   for (const sample of randomSamples(500)) expect(decodeSample(encodeSample(sample))).toEqual(sample);
-  const sample = { prompt: Int32Array.of(2 ** 30 - 1), completion: Int32Array.of(0, 2 ** 30 - 1), truncated: true } as const;
+  const sample = {
+    prompt: Int32Array.of(2 ** 30 - 1),
+    completion: Int32Array.of(0, 2 ** 30 - 1),
+    truncated: true,
+  } as const;
   expect(decodeSample(encodeSample(sample))).toEqual(sample);
-  expect(encodeSample({ prompt: Int32Array.of(5), completion: Int32Array.of(6) })).toEqual(Int32Array.of(5, 6 - 2 ** 31));
+  expect(encodeSample({ prompt: Int32Array.of(5), completion: Int32Array.of(6) })).toEqual(
+    Int32Array.of(5, 6 - 2 ** 31),
+  );
 });
 
 test('the index of samples gives lengths and places, of long ones too', () => {
@@ -82,7 +89,11 @@ describe('a dataset', () => {
   });
 
   test('longer than a piece of memory, a sample is one all the same', async () => {
-    const samples = [{ prompt: ids(3), completion: ids(700_000) }, ...randomSamples(3), { prompt: ids(0), completion: ids(300_000) }];
+    const samples = [
+      { prompt: ids(3), completion: ids(700_000) },
+      ...randomSamples(3),
+      { prompt: ids(0), completion: ids(300_000) },
+    ];
     for (const limit of [Infinity, 0]) {
       await using dataset = await storeOf(samples, limit);
       expect(flat(await dataset.get([4, 0, 2]))).toBe(flat([4, 0, 2].map((i) => samples[i]!)));
@@ -138,7 +149,9 @@ describe('a dataset', () => {
       { act: () => dataset.slice(1, 3), text: 'Expected an integer between 1 and 2 for end but received 3 of type number' },
       { act: () => dataset.slice(3, 3), text: 'Expected an integer between 0 and 2 for first but received 3 of type number' },
     ]) await expectRefusal({ name: '', ...refusal }); // prettier-ignore
-    await expect(TokenizedDataset.from([{ completion: [1] }], { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+    await expect(TokenizedDataset.from([{ completion: [1] }], { signal: AbortSignal.abort(reason) })).rejects.toBe(
+      reason,
+    );
   });
 
   test('closed, it says so; a view lives as long as what it is from', async () => {
@@ -226,7 +239,9 @@ describe('truncated samples', () => {
 
   test('learn no end, and nothing behind what was cut', () => {
     const sample = { prompt: Int32Array.of(7, 8), completion: Int32Array.of(3, 4, 5), truncated: true } as const;
-    expect(sampleRows(sample, rows)).toEqual([{ inputs: Int32Array.of(7, 8, 3, 4), targets: Int32Array.of(-1, 3, 4, 5) }]);
+    expect(sampleRows(sample, rows)).toEqual([
+      { inputs: Int32Array.of(7, 8, 3, 4), targets: Int32Array.of(-1, 3, 4, 5) },
+    ]);
     expect(sampleRows({ ...sample, prompt: new Int32Array(0) }, rows)).toEqual([
       { inputs: Int32Array.of(1, 3, 4), targets: Int32Array.of(3, 4, 5) },
       { inputs: Int32Array.of(3, 4), targets: Int32Array.of(4, 5) },
@@ -256,7 +271,11 @@ describe('truncated samples', () => {
     expect(cut(2)).toBeUndefined();
     const plain = { prompt: new Int32Array(0), completion: Int32Array.of(1, 2, 3) };
     expect(positionsOf(plain)).toBe(4);
-    expect(truncateSample(plain, 3)).toEqual({ prompt: new Int32Array(0), completion: Int32Array.of(1, 2), truncated: true });
+    expect(truncateSample(plain, 3)).toEqual({
+      prompt: new Int32Array(0),
+      completion: Int32Array.of(1, 2),
+      truncated: true,
+    });
     expect(truncateSample(plain, 1)).toBeUndefined();
   });
 });

@@ -50,9 +50,16 @@ test('a libtorch that is missing is told with the way to mend it, and the report
 test('tools that only the build needs are optional while the addon loads', async () => {
   process.env['PATH'] = '/nowhere';
   const report = await doctor();
-  expect(status(report)).toMatchObject({ addon: 'ok', cmake: 'optional', compiler: 'optional', 'python3, pip': 'optional' });
+  expect(status(report)).toMatchObject({
+    addon: 'ok',
+    cmake: 'optional',
+    compiler: 'optional',
+    'python3, pip': 'optional',
+  });
   expect(report.ok).toBe(true);
-  expect(formatDoctorReport(report)).toMatch(/^- {4}cmake {9}not found\n {19}fix: on Debian or Ubuntu run `apt-get install cmake`/m);
+  expect(formatDoctorReport(report)).toMatch(
+    /^- {4}cmake {9}not found\n {19}fix: on Debian or Ubuntu run `apt-get install cmake`/m,
+  );
 });
 
 test('the text has a line per check and a verdict', () => {

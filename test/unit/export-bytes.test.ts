@@ -65,7 +65,9 @@ function hardNumbers(count: number): Float32Array {
     if (i < special.length) return special[i] as number;
     const scale = 2 ** ((i % 43) - 28);
     // Every other one exactly between two halves.
-    return i % 2 === 0 ? (random[i] as number) * scale : (Math.round((random[i] as number) * 1024) + 0.5) * (scale / 1024);
+    return i % 2 === 0
+      ? (random[i] as number) * scale
+      : (Math.round((random[i] as number) * 1024) + 0.5) * (scale / 1024);
   });
 }
 
@@ -88,7 +90,8 @@ it.each(['F32', 'BF16'] as const)('says which tensors have values that float16 c
     'embed_out.weight': asStored(new Float32Array(1024)),
   });
   const exporter = new FTExporter(model);
-  const ours = (warnings: readonly { message: string }[]): unknown[] => warnings.filter(({ message }) => message.includes(name));
+  const ours = (warnings: readonly { message: string }[]): unknown[] =>
+    warnings.filter(({ message }) => message.includes(name));
   expect(ours((await exporter.export(join(root, 'out'))).warnings)).toEqual([
     {
       code: 'overflow',
@@ -107,9 +110,13 @@ it.each(['F32', 'BF16'] as const)('says which tensors have values that float16 c
   ]);
   // A NaN or an infinity that is the same on both sides is no difference.
   expect((await exporter.verify(join(root, 'out'))).ok).toBe(true);
-  const one = await writeCheckpoint(join(root, 'model'), {}, dtype, { [name]: asStored(new Float32Array(96 * 64).fill(Infinity, 7, 8)) });
+  const one = await writeCheckpoint(join(root, 'model'), {}, dtype, {
+    [name]: asStored(new Float32Array(96 * 64).fill(Infinity, 7, 8)),
+  });
   expect(ours((await new FTExporter(one).export(join(root, 'one-out'))).warnings)).toMatchObject([
-    { message: `1 value of ${name} (model.layers.1.mlp.dense_h_to_4h.weight.0.bin) is infinite or not a number in the source` },
+    {
+      message: `1 value of ${name} (model.layers.1.mlp.dense_h_to_4h.weight.0.bin) is infinite or not a number in the source`,
+    },
   ]);
 });
 
@@ -123,7 +130,9 @@ it('divides and sums biases in float16, as numpy does', async () => {
   const file = (name: string): Promise<Uint16Array> => bits(join(directory, `model.layers.0.${name}.bin`));
   expect([...(await file('attention.dense.bias'))]).toEqual(attention);
   expect([...(await file('mlp.dense_4h_to_h.bias'))]).toEqual(mlp);
-  expect([...(await file('mlp.attention.bias.sum'))]).toEqual(attention.map((a, i) => toHalf(fromHalf(a) + fromHalf(mlp[i] as number))));
+  expect([...(await file('mlp.attention.bias.sum'))]).toEqual(
+    attention.map((a, i) => toHalf(fromHalf(a) + fromHalf(mlp[i] as number))),
+  );
 });
 
 it('transposes weights that are larger than a piece', async () => {

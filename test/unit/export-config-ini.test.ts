@@ -7,7 +7,9 @@ describe('ConfigIni', () => {
     ini.set('gptneox', 'head_num', 12);
     ini.set('task_0', 'task_name', 'smile face');
     ini.set('task_0', 'prompt_length', 10);
-    expect(ini.toString()).toBe('[gptneox]\nmodel_name = x\nhead_num = 12\n\n[task_0]\ntask_name = smile face\nprompt_length = 10\n\n');
+    expect(ini.toString()).toBe(
+      '[gptneox]\nmodel_name = x\nhead_num = 12\n\n[task_0]\ntask_name = smile face\nprompt_length = 10\n\n',
+    );
   });
 
   it('keeps what it does not change', () => {
@@ -63,11 +65,17 @@ describe('names', () => {
     ['a/b', "Expected a name without '/', '\\' and '..', because it becomes a part of a file name for task name"],
     ['a\\b', "Expected a name without '/', '\\' and '..', because it becomes a part of a file name for task name"],
     ['..', "Expected a name without '/', '\\' and '..', because it becomes a part of a file name for task name"],
-    ['x'.repeat(187), 'Expected a name of at most 186 bytes, because FasterTransformer cuts longer lines of config.ini for task name'],
+    [
+      'x'.repeat(187),
+      'Expected a name of at most 186 bytes, because FasterTransformer cuts longer lines of config.ini for task name',
+    ],
     ['あ'.repeat(63), 'Expected a name of at most 186 bytes'],
   ])('refuses %j', (name, message) => {
     expect(() => checkTaskName(name)).toThrow(
-      expect.objectContaining({ code: 'NEOX_BAD_ARGUMENT', message: expect.stringContaining(message) as string }) as Error,
+      expect.objectContaining({
+        code: 'NEOX_BAD_ARGUMENT',
+        message: expect.stringContaining(message) as string,
+      }) as Error,
     );
   });
 

@@ -39,14 +39,19 @@ async function snapshot(folder: string): Promise<Map<string, string>> {
 }
 
 /** The rank's part of a prefix [P, L, 2, N, D] as [L, 2, N/T, P, D], element by element. */
-function expectedPrefix({ data, prefixLength, numLayers, numHeads, headSize }: PrefixWeights, rank: number, ranks: number): number[] {
+function expectedPrefix(
+  { data, prefixLength, numLayers, numHeads, headSize }: PrefixWeights,
+  rank: number,
+  ranks: number,
+): number[] {
   const heads = numHeads / ranks;
   const result: number[] = [];
   for (let l = 0; l < numLayers; l++) {
     for (let part = 0; part < 2; part++) {
       for (let n = rank * heads; n < (rank + 1) * heads; n++) {
         for (let p = 0; p < prefixLength; p++) {
-          for (let d = 0; d < headSize; d++) result.push(data[(((p * numLayers + l) * 2 + part) * numHeads + n) * headSize + d] as number);
+          for (let d = 0; d < headSize; d++)
+            result.push(data[(((p * numLayers + l) * 2 + part) * numHeads + n) * headSize + d] as number);
         }
       }
     }
@@ -56,7 +61,11 @@ function expectedPrefix({ data, prefixLength, numLayers, numHeads, headSize }: P
 
 describe('export', () => {
   it('writes the base model, the tasks and config.ini', async () => {
-    const report = await exporter.export(out, { dtype: 'float32', tasks: { smile: prefix(5), casual: prefix(3, 9) }, modelName: 'tiny' });
+    const report = await exporter.export(out, {
+      dtype: 'float32',
+      tasks: { smile: prefix(5), casual: prefix(3, 9) },
+      modelName: 'tiny',
+    });
     expect(report).toMatchObject({ directory: join(out, '1-gpu'), dtype: 'float32', tensorParallel: 1, warnings: [] });
     expect(report.tasks).toEqual([
       { id: 0, name: 'smile', prefixLength: 5 },
@@ -68,7 +77,9 @@ describe('export', () => {
         '[task_0]\ntask_name = smile\nprompt_length = 5\n\n[task_1]\ntask_name = casual\nprompt_length = 3\n\n',
     );
     expect(await readdir(out)).toEqual(['1-gpu']);
-    expect((await readdir(report.directory)).sort()).toEqual(['config.ini', ...report.files.map(({ name }) => name)].sort());
+    expect((await readdir(report.directory)).sort()).toEqual(
+      ['config.ini', ...report.files.map(({ name }) => name)].sort(),
+    );
     let bytes = 0;
     for (const file of report.files) {
       expect((await stat(join(report.directory, file.name))).size).toBe(file.bytes);
@@ -108,7 +119,9 @@ describe('export', () => {
     await mkdir(tied);
     const { checkpoint } = await writeCheckpoint(tied, { tie_word_embeddings: true });
     const { directory } = await new FTExporter({ checkpoint }).export(out);
-    expect(await readFile(join(directory, 'model.lm_head.weight.bin'))).toEqual(await readFile(join(directory, 'model.wte.bin')));
+    expect(await readFile(join(directory, 'model.lm_head.weight.bin'))).toEqual(
+      await readFile(join(directory, 'model.wte.bin')),
+    );
   });
 
   it('writes zeros for the biases that a model does not have, and says so', async () => {
@@ -141,21 +154,35 @@ describe('export', () => {
     await mkdir(join(out, '1-gpu'), { recursive: true });
     await writeFile(join(out, '1-gpu', 'thesis.txt'), 'x');
     await expect(exporter.export(out, { overwrite: true })).rejects.toMatchObject({ code: 'NEOX_BAD_EXPORT' });
-    await expect(exporter.export(out, { overwrite: true })).rejects.toThrow(`Something else is there already: ${join(out, '1-gpu')}`);
+    await expect(exporter.export(out, { overwrite: true })).rejects.toThrow(
+      `Something else is there already: ${join(out, '1-gpu')}`,
+    );
     expect(await readFile(join(out, '1-gpu', 'thesis.txt'), 'utf8')).toBe('x');
   });
 
   it.each<[object, string]>([
     [{ dtype: 'bfloat16' }, "Expected one of 'float16', 'float32' for dtype but received 'bfloat16' of type string"],
     [{ tensorParallel: 0 }, 'Expected an integer of at least 1 for tensorParallel but received 0 of type number'],
-    [{ tensorParallel: 4 }, "Expected a divisor of the model's 2 attention heads for tensorParallel but received 4 of type number"],
+    [
+      { tensorParallel: 4 },
+      "Expected a divisor of the model's 2 attention heads for tensorParallel but received 4 of type number",
+    ],
     [{ modelName: 'a;b' }, "Expected a name without ';' and '%', which config.ini cannot hold for modelName"],
-    [{ denseBias: 'none' }, "Expected one of 'runtime', 'huggingface_converter' for denseBias but received 'none' of type string"],
+    [
+      { denseBias: 'none' },
+      "Expected one of 'runtime', 'huggingface_converter' for denseBias but received 'none' of type string",
+    ],
     [{ overwrite: 1 }, 'Expected a boolean for overwrite but received 1 of type number'],
     [{ signal: {} }, 'Expected an AbortSignal for signal but received an object of type object'],
     [{ onProgress: true }, 'Expected a function for onProgress but received true of type boolean'],
-    [{ tasks: [] }, 'Expected a plain object of prefixes by task name for tasks but received an array of 0 of type array'],
-    [{ tasks: { a: new Float32Array(3) } }, "Expected a PrefixWeights for tasks['a'] but received a Float32Array of type object"],
+    [
+      { tasks: [] },
+      'Expected a plain object of prefixes by task name for tasks but received an array of 0 of type array',
+    ],
+    [
+      { tasks: { a: new Float32Array(3) } },
+      "Expected a PrefixWeights for tasks['a'] but received a Float32Array of type object",
+    ],
     [{ tasks: { '../a': 1 } }, 'for task name but received'],
     [{ tensorparallel: 2 }, "Unknown option 'tensorparallel' in options\nHint: did you mean 'tensorParallel'?"],
   ])('refuses %j', async (options, message) => {
@@ -169,10 +196,14 @@ describe('export', () => {
   it('refuses a prefix of another model', async () => {
     await mkdir(join(root, 'other'));
     const other = await writeCheckpoint(join(root, 'other'), { num_hidden_layers: 1 });
-    await expect(exporter.export(out, { tasks: { other: wholeNumberPrefix(other.checkpoint, 2) } })).rejects.toMatchObject({
+    await expect(
+      exporter.export(out, { tasks: { other: wholeNumberPrefix(other.checkpoint, 2) } }),
+    ).rejects.toMatchObject({
       code: 'NEOX_PREFIX_MISMATCH',
     });
-    expect(() => new FTExporter(undefined as never)).toThrow('Expected a NeoXModel for model but received undefined of type undefined');
+    expect(() => new FTExporter(undefined as never)).toThrow(
+      'Expected a NeoXModel for model but received undefined of type undefined',
+    );
   });
 
   it('leaves nothing behind when the checkpoint cannot be read', async () => {
@@ -200,9 +231,12 @@ describe('export', () => {
     const reason = new Error('enough');
     await expect(exporter.export(out, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
     const controller = new AbortController();
-    await expect(exporter.export(out, { signal: controller.signal, onProgress: () => controller.abort(reason) })).rejects.toBe(reason);
+    await expect(
+      exporter.export(out, { signal: controller.signal, onProgress: () => controller.abort(reason) }),
+    ).rejects.toBe(reason);
     const late = new AbortController();
-    const onProgress = ({ bytesDone, bytesTotal }: ExportProgress): void => (bytesDone === bytesTotal ? late.abort(reason) : undefined);
+    const onProgress = ({ bytesDone, bytesTotal }: ExportProgress): void =>
+      bytesDone === bytesTotal ? late.abort(reason) : undefined;
     await expect(exporter.export(out, { signal: late.signal, onProgress })).rejects.toBe(reason);
     expect(await readdir(root)).toEqual(['model']);
   });
@@ -219,7 +253,11 @@ describe('export', () => {
 
 describe('addTasks', () => {
   it('adds prefixes in the type and for the number of GPUs of the export, and touches nothing else', async () => {
-    const { directory } = await exporter.export(out, { dtype: 'float32', tensorParallel: 2, tasks: { smile: prefix(2) } });
+    const { directory } = await exporter.export(out, {
+      dtype: 'float32',
+      tensorParallel: 2,
+      tasks: { smile: prefix(2) },
+    });
     const before = await snapshot(directory);
     const casual = prefix(4, 3);
     const report = await exporter.addTasks(out, { casual });
@@ -235,10 +273,14 @@ describe('addTasks', () => {
     const after = await snapshot(directory);
     for (const [name, content] of before) if (name !== 'config.ini') expect(after.get(name)).toBe(content);
     expect([...after.keys()].sort()).toEqual([...before.keys(), ...report.files.map(({ name }) => name)].sort());
-    expect([...(await floats(join(directory, 'model.prefix_prompt.casual.weight.1.bin')))]).toEqual(expectedPrefix(casual, 1, 2));
+    expect([...(await floats(join(directory, 'model.prefix_prompt.casual.weight.1.bin')))]).toEqual(
+      expectedPrefix(casual, 1, 2),
+    );
     const whole = join(root, 'whole');
     await exporter.export(whole, { dtype: 'float32', tensorParallel: 2, tasks: { smile: prefix(2), casual } });
-    expect(await readFile(join(directory, 'config.ini'), 'utf8')).toBe(await readFile(join(whole, '2-gpu', 'config.ini'), 'utf8'));
+    expect(await readFile(join(directory, 'config.ini'), 'utf8')).toBe(
+      await readFile(join(whole, '2-gpu', 'config.ini'), 'utf8'),
+    );
   });
 
   it('makes an export without tasks one with tasks', async () => {
@@ -263,7 +305,9 @@ describe('addTasks', () => {
       { id: 1, name: 'casual', prefixLength: 2 },
       { id: 2, name: 'new', prefixLength: 1 },
     ]);
-    expect((await exporter.verify(out, { tasks: { smile: prefix(3), casual: prefix(2), new: prefix(1) } })).ok).toBe(true);
+    expect((await exporter.verify(out, { tasks: { smile: prefix(3), casual: prefix(2), new: prefix(1) } })).ok).toBe(
+      true,
+    );
   });
 
   it('refuses exports of other models, and folders that are none', async () => {
@@ -280,7 +324,9 @@ describe('addTasks', () => {
     await expect(exporter.addTasks(out, { a: prefix(1) }, { tensorParallel: 2 })).rejects.toThrow(
       `Expected a folder 2-gpu in ${out}, found 1-gpu`,
     );
-    await expect(exporter.addTasks(join(root, 'nowhere'), { a: prefix(1) })).rejects.toMatchObject({ code: 'NEOX_FILE_NOT_FOUND' });
+    await expect(exporter.addTasks(join(root, 'nowhere'), { a: prefix(1) })).rejects.toMatchObject({
+      code: 'NEOX_FILE_NOT_FOUND',
+    });
     await expect(exporter.addTasks(out, {})).rejects.toThrow('Expected at least one task for tasks');
     expect(await snapshot(directory)).toEqual(before);
   });
@@ -289,7 +335,11 @@ describe('addTasks', () => {
     const { directory } = await exporter.export(out);
     const before = await snapshot(directory);
     const controller = new AbortController();
-    const run = exporter.addTasks(out, { a: prefix(1), b: prefix(2) }, { signal: controller.signal, onProgress: () => controller.abort() });
+    const run = exporter.addTasks(
+      out,
+      { a: prefix(1), b: prefix(2) },
+      { signal: controller.signal, onProgress: () => controller.abort() },
+    );
     await expect(run).rejects.toMatchObject({ name: 'AbortError' });
     expect(await snapshot(directory)).toEqual(before);
   });
@@ -321,7 +371,12 @@ describe('verify', () => {
     });
     expect(report.files.map(({ name }) => name).sort()).toEqual(written.files.map(({ name }) => name).sort());
     for (const { name, status, differing, maxAbsDifference } of report.files) {
-      expect([name, status, differing, maxAbsDifference]).toEqual([name, name.includes('casual') ? 'size' : 'equal', 0, 0]);
+      expect([name, status, differing, maxAbsDifference]).toEqual([
+        name,
+        name.includes('casual') ? 'size' : 'equal',
+        0,
+        0,
+      ]);
     }
     expect(seen.at(-1)).toBe(1);
   });
@@ -339,10 +394,22 @@ describe('verify', () => {
     expect(report).toMatchObject({ ok: false, problems: [], unexpected: ['notes.txt'] });
     const wrong = report.files.filter(({ status }) => status !== 'equal');
     expect(
-      wrong.map(({ name, status, differing, expectedBytes, actualBytes }) => ({ name, status, differing, expectedBytes, actualBytes })),
+      wrong.map(({ name, status, differing, expectedBytes, actualBytes }) => ({
+        name,
+        status,
+        differing,
+        expectedBytes,
+        actualBytes,
+      })),
     ).toEqual([
       { name: 'model.wte.bin', status: 'wrong-size', differing: 0, expectedBytes: 4096, actualBytes: 100 },
-      { name: 'model.layers.0.mlp.attention.bias.sum.bin', status: 'missing', differing: 0, expectedBytes: 256, actualBytes: 0 },
+      {
+        name: 'model.layers.0.mlp.attention.bias.sum.bin',
+        status: 'missing',
+        differing: 0,
+        expectedBytes: 256,
+        actualBytes: 0,
+      },
       {
         name: 'model.layers.1.attention.query_key_value.weight.0.bin',
         status: 'different',
@@ -350,7 +417,13 @@ describe('verify', () => {
         expectedBytes: 49152,
         actualBytes: 49152,
       },
-      { name: 'model.prefix_prompt.smile.weight.0.bin', status: 'different', differing: 1, expectedBytes: 2048, actualBytes: 2048 },
+      {
+        name: 'model.prefix_prompt.smile.weight.0.bin',
+        status: 'different',
+        differing: 1,
+        expectedBytes: 2048,
+        actualBytes: 2048,
+      },
     ]);
     expect(wrong[2]?.maxAbsDifference).toBeGreaterThan(0);
     expect(wrong[2]?.maxAbsDifference).toBeLessThan(1e-6);
@@ -360,7 +433,10 @@ describe('verify', () => {
     const { directory } = await exporter.export(out, { tasks: { smile: prefix(2) } });
     const ini = join(directory, 'config.ini');
     const text = await readFile(ini, 'utf8');
-    await writeFile(ini, text.replace('rotary_embedding = 8', 'rotary_embedding = 32').replace('use_gptj_residual = 1\n', ''));
+    await writeFile(
+      ini,
+      text.replace('rotary_embedding = 8', 'rotary_embedding = 32').replace('use_gptj_residual = 1\n', ''),
+    );
     const report = await exporter.verify(out, { tasks: { smile: prefix(3), casual: prefix(1) } });
     expect(report.ok).toBe(false);
     expect(report.problems).toEqual([
@@ -373,9 +449,15 @@ describe('verify', () => {
 
   it.each([
     ['weight_data_type = bf16', 'expected fp16 or fp32 for weight_data_type, found bf16'],
-    ['weight_data_type = fp16\nnum_tasks = 1\nprompt_learning_type = 2', 'num_tasks is 1 but [task_0] has no task_name'],
+    [
+      'weight_data_type = fp16\nnum_tasks = 1\nprompt_learning_type = 2',
+      'num_tasks is 1 but [task_0] has no task_name',
+    ],
     ['weight_data_type = fp16\nnum_tasks = x', "expected a whole number for num_tasks of [gptneox], found 'x'"],
-    ['weight_data_type = fp16\nnum_tasks = 1\nprompt_learning_type = 3', 'expected prompt_learning_type 2 (prefix prompts), found 3'],
+    [
+      'weight_data_type = fp16\nnum_tasks = 1\nprompt_learning_type = 3',
+      'expected prompt_learning_type 2 (prefix prompts), found 3',
+    ],
     [
       'weight_data_type = fp16\nnum_tasks = 1\nprompt_learning_type = 2\n[task_0]\ntask_name = ../x',
       "the task name '../x' cannot be a part of a file name",
@@ -391,11 +473,15 @@ describe('verify', () => {
 
   it('knows the two rules for biases apart', async () => {
     await mkdir(join(root, 'sequential'));
-    const sequential = new FTExporter(await writeCheckpoint(join(root, 'sequential'), { use_parallel_residual: false }));
+    const sequential = new FTExporter(
+      await writeCheckpoint(join(root, 'sequential'), { use_parallel_residual: false }),
+    );
     await sequential.export(out, { tensorParallel: 2, denseBias: 'huggingface_converter' });
     expect((await sequential.verify(out, { denseBias: 'huggingface_converter' })).ok).toBe(true);
     const { files } = await sequential.verify(out);
-    expect(files.filter(({ status }) => status === 'different').map(({ name }) => name.replace(/^model.layers.\d./, ''))).toEqual([
+    expect(
+      files.filter(({ status }) => status === 'different').map(({ name }) => name.replace(/^model.layers.\d./, '')),
+    ).toEqual([
       'attention.dense.bias.bin',
       'mlp.dense_4h_to_h.bias.bin',
       'attention.dense.bias.bin',
@@ -406,7 +492,9 @@ describe('verify', () => {
   it('can be aborted', async () => {
     await exporter.export(out);
     const controller = new AbortController();
-    await expect(exporter.verify(out, { signal: controller.signal, onProgress: () => controller.abort() })).rejects.toMatchObject({
+    await expect(
+      exporter.verify(out, { signal: controller.signal, onProgress: () => controller.abort() }),
+    ).rejects.toMatchObject({
       name: 'AbortError',
     });
     await expect(exporter.verify(join(root, 'nowhere'))).rejects.toMatchObject({ code: 'NEOX_FILE_NOT_FOUND' });

@@ -27,11 +27,18 @@ function configOf(changes: object): GPTNeoXConfig {
 
 function tensorsOf(config: GPTNeoXConfig): Map<string, TensorEntry> {
   return new Map(
-    [...expectedShapes(config)].map(([name, shape]) => [name, { name, file: 'x', dtype: 'F32', shape, offset: 0, byteLength: 0 }]),
+    [...expectedShapes(config)].map(([name, shape]) => [
+      name,
+      { name, file: 'x', dtype: 'F32', shape, offset: 0, byteLength: 0 },
+    ]),
   );
 }
 
-function plan(changes: object, ranks: number, rule: 'runtime' | 'huggingface_converter' = 'runtime'): Map<string, FilePlan> {
+function plan(
+  changes: object,
+  ranks: number,
+  rule: 'runtime' | 'huggingface_converter' = 'runtime',
+): Map<string, FilePlan> {
   const config = configOf(changes);
   return new Map(planBaseModel(config, tensorsOf(config), ranks, rule).map((file) => [file.name, file]));
 }
@@ -89,14 +96,24 @@ describe('the files of a base model', () => {
 
   it('hold zeros where the model has no attention biases', () => {
     const files = plan({ attention_bias: false, use_parallel_residual: true }, 2);
-    expect(files.get('model.layers.0.attention.dense.bias.bin')).toMatchObject({ layout: 'zeros', sources: [], elements: 64 });
-    expect(files.get('model.layers.0.attention.query_key_value.bias.1.bin')).toMatchObject({ layout: 'zeros', sources: [], elements: 96 });
+    expect(files.get('model.layers.0.attention.dense.bias.bin')).toMatchObject({
+      layout: 'zeros',
+      sources: [],
+      elements: 64,
+    });
+    expect(files.get('model.layers.0.attention.query_key_value.bias.1.bin')).toMatchObject({
+      layout: 'zeros',
+      sources: [],
+      elements: 96,
+    });
     const sum = files.get('model.layers.0.mlp.attention.bias.sum.bin');
     expect(sum?.sources.map(({ name }) => name)).toEqual(['gpt_neox.layers.0.mlp.dense_4h_to_h.bias']);
   });
 
   it('cannot be cut into any number of parts', () => {
-    expect(() => plan({}, 4)).toThrow("Expected a divisor of the model's 2 attention heads for tensorParallel but received 4");
+    expect(() => plan({}, 4)).toThrow(
+      "Expected a divisor of the model's 2 attention heads for tensorParallel but received 4",
+    );
     expect(() => plan({ intermediate_size: 95 }, 2)).toThrow(
       "Expected a divisor of the model's intermediate size 95 for tensorParallel but received 2",
     );
@@ -106,7 +123,9 @@ describe('the files of a base model', () => {
     const config = configOf({});
     const tensors = tensorsOf(config);
     tensors.delete('gpt_neox.layers.1.mlp.dense_h_to_4h.bias');
-    expect(() => planBaseModel(config, tensors, 1, 'runtime')).toThrow('has no tensor gpt_neox.layers.1.mlp.dense_h_to_4h.bias');
+    expect(() => planBaseModel(config, tensors, 1, 'runtime')).toThrow(
+      'has no tensor gpt_neox.layers.1.mlp.dense_h_to_4h.bias',
+    );
   });
 });
 
@@ -140,8 +159,14 @@ describe('what FasterTransformer does differently', () => {
 
   it('is an error where the server would exit', () => {
     expect(startAndEndIds(configOf({ eos_token_id: [7, 8] }))).toEqual({ start: 1, end: 7 });
-    expect(() => startAndEndIds(configOf({ bos_token_id: null }))).toThrow(expect.objectContaining({ code: 'NEOX_BAD_CONFIG' }) as Error);
-    expect(() => startAndEndIds(configOf({ bos_token_id: null }))).toThrow('has no bos_token_id, which FasterTransformer needs');
-    expect(() => startAndEndIds(configOf({ eos_token_id: null }))).toThrow('has no eos_token_id, which FasterTransformer needs');
+    expect(() => startAndEndIds(configOf({ bos_token_id: null }))).toThrow(
+      expect.objectContaining({ code: 'NEOX_BAD_CONFIG' }) as Error,
+    );
+    expect(() => startAndEndIds(configOf({ bos_token_id: null }))).toThrow(
+      'has no bos_token_id, which FasterTransformer needs',
+    );
+    expect(() => startAndEndIds(configOf({ eos_token_id: null }))).toThrow(
+      'has no eos_token_id, which FasterTransformer needs',
+    );
   });
 });

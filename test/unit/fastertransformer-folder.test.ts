@@ -1,4 +1,15 @@
-import { appendFile, copyFile, mkdir, mkdtemp, readFile, readdir, rename, rm, truncate, writeFile } from 'node:fs/promises';
+import {
+  appendFile,
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readFile,
+  readdir,
+  rename,
+  rm,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -31,7 +42,10 @@ async function exportModel(changes: ConfigJson = {}, options: ExportOptions = {}
   const source = join(folder, 'model');
   await mkdir(source);
   const checkpoint = await openCheckpoint(await writeRandomModel(source, { ...CONFIG, ...changes }));
-  const { directory } = await new FTExporter({ checkpoint }).export(join(folder, 'ft'), { dtype: 'float32', ...options });
+  const { directory } = await new FTExporter({ checkpoint }).export(join(folder, 'ft'), {
+    dtype: 'float32',
+    ...options,
+  });
   return { checkpoint, directory };
 }
 
@@ -64,7 +78,12 @@ describe.each(KINDS)('a $kind model', ({ changes }) => {
     const loaded = await openCheckpoint(directory);
     expect(loaded).toMatchObject({ directory, format: 'fastertransformer', tasks: [], warnings: [] });
     const { attentionBias, rotaryPct, ...settings } = checkpoint.config;
-    expect(loaded.config).toMatchObject({ ...settings, attentionBias: true, maxPositionEmbeddings: 2048, torchDtype: 'float32' });
+    expect(loaded.config).toMatchObject({
+      ...settings,
+      attentionBias: true,
+      maxPositionEmbeddings: 2048,
+      torchDtype: 'float32',
+    });
     expect(loaded.config.rotaryPct).toBeCloseTo(rotaryPct);
     const [actual, expected] = [await tensorsOf(loaded), await tensorsOf(checkpoint)];
     if (attentionBias) expect(actual).toEqual(expected);
@@ -84,10 +103,15 @@ it('gives weights in float16 as they are in the files', async () => {
   const loaded = await openCheckpoint(directory);
   const [actual, original] = [await tensorsOf(loaded), await tensorsOf(checkpoint)];
   for (const [name, values] of Object.entries(actual)) {
-    expect(largestDifference(values, original[name]!)).toBeLessThan(2 ** -10 * Math.max(...original[name]!.map(Math.abs)));
+    expect(largestDifference(values, original[name]!)).toBeLessThan(
+      2 ** -10 * Math.max(...original[name]!.map(Math.abs)),
+    );
   }
   // Made into files again they are the same files.
-  const again = await new FTExporter({ checkpoint: loaded }).export(join(folder, 'again'), { dtype: 'float16', tensorParallel: 2 });
+  const again = await new FTExporter({ checkpoint: loaded }).export(join(folder, 'again'), {
+    dtype: 'float16',
+    tensorParallel: 2,
+  });
   for (const name of await readdir(directory)) {
     expect([name, await readFile(join(again.directory, name))]).toEqual([name, await readFile(join(directory, name))]);
   }
@@ -95,7 +119,9 @@ it('gives weights in float16 as they are in the files', async () => {
 
 it.each(['float32', 'bfloat16', 'float16'] as const)('computes in %s', async (dtype) => {
   const { checkpoint, directory } = await exportModel({ use_parallel_residual: true }, { tensorParallel: 2 });
-  expect(await logitsOf(directory, { dtype, backend: 'aten' })).toEqual(await logitsOf(checkpoint.directory, { dtype, backend: 'aten' }));
+  expect(await logitsOf(directory, { dtype, backend: 'aten' })).toEqual(
+    await logitsOf(checkpoint.directory, { dtype, backend: 'aten' }),
+  );
 });
 
 it('can be exported for another number of GPUs', async () => {
@@ -127,10 +153,9 @@ describe('biases behind attention and mlp', () => {
       expect.stringContaining('in 2 of 2 layers the biases behind attention and mlp are known by their sum only'),
     ]);
     const [actual, original] = [await tensorsOf(loaded), await tensorsOf(checkpoint)];
-    const [attention, mlp] = ['attention.dense.bias', 'mlp.dense_4h_to_h.bias'].map((part) => `gpt_neox.layers.0.${part}`) as [
-      string,
-      string,
-    ];
+    const [attention, mlp] = ['attention.dense.bias', 'mlp.dense_4h_to_h.bias'].map(
+      (part) => `gpt_neox.layers.0.${part}`,
+    ) as [string, string];
     expect(actual[attention]).toEqual(new Float32Array(40));
     expect(actual[mlp]).toEqual(original[mlp]!.map((value, i) => value + original[attention]![i]!));
     expect(largestDifference(await logitsOf(directory), await logitsOf(checkpoint.directory))).toBeLessThan(1e-5);
@@ -151,17 +176,29 @@ describe('biases behind attention and mlp', () => {
     const asServed = await tensorsOf(await openCheckpoint(directory));
     const name = 'gpt_neox.layers.1.attention.dense.bias';
     expect(asServed[name]).toEqual(original[name]!.map((value) => value / 2));
-    expect(await logitsOf(directory, { denseBias: 'huggingface_converter' })).toEqual(await logitsOf(checkpoint.directory));
+    expect(await logitsOf(directory, { denseBias: 'huggingface_converter' })).toEqual(
+      await logitsOf(checkpoint.directory),
+    );
   });
 });
 
 describe('arithmetic', () => {
   it('of FasterTransformer is the tanh form of GELU, with its epsilon and its rotary base, for any checkpoint', async () => {
-    const own = { hidden_act: 'gelu', layer_norm_eps: 1e-3, rotary_emb_base: 500, rope_scaling: { type: 'linear', factor: 4 } };
+    const own = {
+      hidden_act: 'gelu',
+      layer_norm_eps: 1e-3,
+      rotary_emb_base: 500,
+      rope_scaling: { type: 'linear', factor: 4 },
+    };
     const { checkpoint, directory } = await exportModel(own);
     const plain = join(folder, 'plain');
     await mkdir(plain);
-    await writeRandomModel(plain, { ...CONFIG, hidden_act: 'gelu_pytorch_tanh', layer_norm_eps: 1e-5, rotary_emb_base: 10000 });
+    await writeRandomModel(plain, {
+      ...CONFIG,
+      hidden_act: 'gelu_pytorch_tanh',
+      layer_norm_eps: 1e-5,
+      rotary_emb_base: 10000,
+    });
     const expected = await logitsOf(plain);
     expect(await logitsOf(checkpoint.directory, { arithmetic: 'fastertransformer' })).toEqual(expected);
     expect(await logitsOf(directory, { arithmetic: 'fastertransformer' })).toEqual(expected);
@@ -188,13 +225,18 @@ describe('arithmetic', () => {
   });
 
   it.each([
-    ['exact', "Expected 'checkpoint', 'fastertransformer' or an object for arithmetic but received 'exact' of type string"],
+    [
+      'exact',
+      "Expected 'checkpoint', 'fastertransformer' or an object for arithmetic but received 'exact' of type string",
+    ],
     [{ hiddenAct: 'tanh' }, 'for arithmetic.hiddenAct'],
     [{ layerNormEps: 0 }, 'for arithmetic.layerNormEps'],
     [{ rotary_base: 1 }, "Unknown option 'rotary_base' in arithmetic"],
   ])('%j is refused', async (arithmetic, message) => {
     const { directory } = await exportModel();
-    const error = await failure(NeoXModel.load(directory, { arithmetic: arithmetic as NonNullable<LoadOptions['arithmetic']> }));
+    const error = await failure(
+      NeoXModel.load(directory, { arithmetic: arithmetic as NonNullable<LoadOptions['arithmetic']> }),
+    );
     expect(error.code).toBe('NEOX_BAD_ARGUMENT');
     expect(error.message).toContain(message);
   });
@@ -208,12 +250,18 @@ describe('arithmetic', () => {
 });
 
 describe('tasks', () => {
-  async function exportTasks(tensorParallel: number): Promise<{ directory: string; prefixes: Record<'smile' | 'polite', PrefixWeights> }> {
+  async function exportTasks(
+    tensorParallel: number,
+  ): Promise<{ directory: string; prefixes: Record<'smile' | 'polite', PrefixWeights> }> {
     const source = join(folder, 'model');
     await mkdir(source);
     await using model = await NeoXModel.load(await writeRandomModel(source, CONFIG), { threads: 1 });
     const prefixes = { smile: randomPrefix(model, 3, 1), polite: randomPrefix(model, 5, 2) };
-    const { directory } = await new FTExporter(model).export(join(folder, 'ft'), { dtype: 'float32', tensorParallel, tasks: prefixes });
+    const { directory } = await new FTExporter(model).export(join(folder, 'ft'), {
+      dtype: 'float32',
+      tensorParallel,
+      tasks: prefixes,
+    });
     return { directory, prefixes };
   }
 
@@ -232,7 +280,9 @@ describe('tasks', () => {
       const alone = await PrefixWeights.load(directory, { task: name });
       expect(alone).toMatchObject({ hash: prefixes[name].hash, format: 'fastertransformer' });
       const [actual, expected] = await Promise.all(
-        [byName, prefixes[name]].map((prefix) => model.forward({ inputIds: [[3, 4, 5]], ...(prefix && { pastKeyValues: prefix }) })),
+        [byName, prefixes[name]].map((prefix) =>
+          model.forward({ inputIds: [[3, 4, 5]], ...(prefix && { pastKeyValues: prefix }) }),
+        ),
       );
       expect(actual!.logits!.data).toEqual(expected!.logits!.data);
     }
@@ -248,7 +298,10 @@ describe('tasks', () => {
   it('in float16 are rounded to it', async () => {
     const { directory, prefixes } = await exportTasks(1);
     const checkpoint = await openCheckpoint(directory);
-    const half = await new FTExporter({ checkpoint }).export(join(folder, 'half'), { tensorParallel: 4, tasks: prefixes });
+    const half = await new FTExporter({ checkpoint }).export(join(folder, 'half'), {
+      tensorParallel: 4,
+      tasks: prefixes,
+    });
     const loaded = await PrefixWeights.load(half.directory, { task: 'smile' });
     expect(largestDifference(loaded.data, prefixes.smile.data)).toBeLessThan(2e-3);
     expect(loaded.hash).not.toBe(prefixes.smile.hash);
@@ -282,7 +335,9 @@ describe('tasks', () => {
     await writeFile(path, (await readFile(path, 'utf8')).replace('prompt_length = 3', 'prompt_length = 2'));
     await using model = await NeoXModel.load(directory, { threads: 1 });
     expect(model.info().warnings).toEqual([
-      expect.stringContaining("the task 'smile' cannot be used: model.prefix_prompt.smile.weight.0.bin has 960 bytes, expected 640"),
+      expect.stringContaining(
+        "the task 'smile' cannot be used: model.prefix_prompt.smile.weight.0.bin has 960 bytes, expected 640",
+      ),
     ]);
     expect((await failure(model.loadTask('smile'))).code).toBe('NEOX_BAD_EXPORT');
     expect((await model.loadTask('polite'))?.prefixLength).toBe(5);
@@ -320,7 +375,9 @@ describe('files', () => {
   it('that are missing are counted', async () => {
     const { directory } = await exportModel({ use_parallel_residual: true });
     for (const name of await readdir(directory)) if (name.includes('layers.1')) await rm(join(directory, name));
-    expect((await failure(openCheckpoint(directory))).message).toContain('model.layers.1.mlp.attention.bias.sum.bin is missing');
+    expect((await failure(openCheckpoint(directory))).message).toContain(
+      'model.layers.1.mlp.attention.bias.sum.bin is missing',
+    );
     await copyFile(
       join(directory, 'model.layers.0.mlp.attention.bias.sum.bin'),
       join(directory, 'model.layers.1.mlp.attention.bias.sum.bin'),
@@ -334,7 +391,9 @@ describe('files', () => {
     const { directory } = await exportModel({}, { tensorParallel: 2 });
     const renamed = join(folder, 'ft', '1-gpu');
     await rename(directory, renamed);
-    expect((await failure(openCheckpoint(renamed))).message).toContain('query_key_value.weight.0.bin has 9600 bytes, expected 19200');
+    expect((await failure(openCheckpoint(renamed))).message).toContain(
+      'query_key_value.weight.0.bin has 9600 bytes, expected 19200',
+    );
   });
 
   it('in several folders have to be named', async () => {
@@ -360,7 +419,10 @@ describe('config.ini', () => {
       'with hexadecimal and octal numbers',
       (text) => text.replace('vocab_size = 50', 'vocab_size = 0x32').replace('head_num = 4', 'head_num = 04'),
     ],
-    ['with a remark that FasterTransformer does not read', (text) => text.replace('head_num = 4', 'head_num = 4 # heads')],
+    [
+      'with a remark that FasterTransformer does not read',
+      (text) => text.replace('head_num = 4', 'head_num = 4 # heads'),
+    ],
     ['with Windows line ends', (text) => text.replaceAll('\n', '\r\n')],
     ['with sections of others', (text) => `[ft_instance_hyperparameter]\nmax_batch_size=8\n\n${text}`],
   ])('%s', async (_, change) => {
@@ -405,7 +467,9 @@ describe('config.ini', () => {
     const { config, warnings } = await openCheckpoint(directory);
     expect(config).toMatchObject({ bosTokenId: null, eosTokenIds: [TINY_CONFIG.eos_token_id] });
     expect(warnings).toEqual([
-      expect.stringContaining('start_id is None, no token of the vocabulary; FasterTransformer ends its process at that'),
+      expect.stringContaining(
+        'start_id is None, no token of the vocabulary; FasterTransformer ends its process at that',
+      ),
     ]);
   });
 });

@@ -1,5 +1,14 @@
 import { execFileSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fetchLibtorch, type FetchProgress } from '../../lib/addon/fetch-libtorch';
@@ -25,7 +34,10 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
-/** A wheel with a few small files; `damage` is Python run on the dict `records` and the list `extra` before it is written. */
+/**
+ * A wheel with a few small files; `damage` is Python run on the dict `records` and the list `extra` before it is
+ * written.
+ */
 function makeWheel(damage = ''): void {
   const program = `
 import base64, hashlib, sys, zipfile
@@ -41,7 +53,9 @@ with zipfile.ZipFile(sys.argv[1], 'w', zipfile.ZIP_DEFLATED) as z:
   execFileSync(python, ['-c', program, join(folder, WHEEL)]);
 }
 
-/** Puts a python3 first in PATH whose pip does as the shell lines say; all else goes to the real one. Calls are logged. */
+/**
+ * Puts a python3 first in PATH whose pip does as the shell lines say; all else goes to the real one. Calls are logged.
+ */
 function fakePip(download: string, pipVersion = 'echo pip'): void {
   const bin = join(folder, 'bin');
   mkdirSync(bin);
@@ -90,20 +104,24 @@ test('asks for the CPU build first, then for any build, each with this Python an
   fakePip(`if [ $(grep -c 'pip download' '${folder}/calls') = 4 ]; then ${copy()}; else ${refuse}; fi`);
   await fetchLibtorch({ destination });
   const calls = downloads();
-  expect(calls.map((line) => line.split(' ').at(-1))).toEqual(['torch==2.13.0+cpu', 'torch==2.13.0+cpu', 'torch==2.13.0', 'torch==2.13.0']);
-  expect(calls.map((line) => line.includes('--python-version 3.12 --implementation cp --platform manylinux_2_28_'))).toEqual([
-    false,
-    true,
-    false,
-    true,
+  expect(calls.map((line) => line.split(' ').at(-1))).toEqual([
+    'torch==2.13.0+cpu',
+    'torch==2.13.0+cpu',
+    'torch==2.13.0',
+    'torch==2.13.0',
   ]);
+  expect(
+    calls.map((line) => line.includes('--python-version 3.12 --implementation cp --platform manylinux_2_28_')),
+  ).toEqual([false, true, false, true]);
 });
 
 test('a failed download tells what pip said, once, and leaves nothing', async () => {
   fakePip("echo 'ERROR: Could not reach the index' >&2; exit 1");
   await expect(fetchLibtorch({ destination })).rejects.toMatchObject({
     code: 'NEOX_LIBTORCH_NOT_FOUND',
-    message: expect.stringMatching(/pip could not download torch 2\.13\.0:\n {2}ERROR: Could not reach the index\nHint: /),
+    message: expect.stringMatching(
+      /pip could not download torch 2\.13\.0:\n {2}ERROR: Could not reach the index\nHint: /,
+    ),
   });
   expect(downloads()).toHaveLength(1);
   expect(readdirSync(join(folder, 'package'))).toEqual([]);
@@ -115,7 +133,11 @@ test.each([
     "records['torch/lib/libc10.so'] = 'sha256=AAAA'",
     /libc10\.so does not have the checksum that RECORD gives/,
   ],
-  ['a file that RECORD does not know', "del records['torch/lib/libc10.so']", /RECORD has no checksum for torch\/lib\/libc10\.so/],
+  [
+    'a file that RECORD does not know',
+    "del records['torch/lib/libc10.so']",
+    /RECORD has no checksum for torch\/lib\/libc10\.so/,
+  ],
   ['a name that leaves the folder', "extra.append(('torch/lib/../../../evil', b'x'))", /unsafe name in the archive/],
   ['no libtorch_cpu.so', "del files['torch/lib/libtorch_cpu.so']", /it is not a torch for Linux/],
 ])('a wheel with %s is refused and leaves nothing', async (_, damage, message) => {

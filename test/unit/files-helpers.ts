@@ -17,7 +17,10 @@ export interface ExpectedTensor {
 
 /** What Python says the tensors of a fixture hold. */
 export function expectedValues(name: string): [string, ExpectedTensor][] {
-  const all = JSON.parse(readFileSync(fixture('expected.json'), 'utf8')) as Record<string, Record<string, ExpectedTensor>>;
+  const all = JSON.parse(readFileSync(fixture('expected.json'), 'utf8')) as Record<
+    string,
+    Record<string, ExpectedTensor>
+  >;
   const found = all[name];
   if (found === undefined) throw new Error(`no expected values for ${name}`);
   return Object.entries(found);

@@ -5,7 +5,16 @@ import { join } from 'node:path';
 
 import { isNeoXPrefixError, type NeoXPrefixError } from '../../lib/base/errors';
 import { fromNative } from '../../lib/addon/call';
-import { fileError, FileReader, kindOf, makeFolder, readSmallFile, sha256, sha256File, writeFileAtomic } from '../../lib/base/files';
+import {
+  fileError,
+  FileReader,
+  kindOf,
+  makeFolder,
+  readSmallFile,
+  sha256,
+  sha256File,
+  writeFileAtomic,
+} from '../../lib/base/files';
 
 let folder: string;
 beforeEach(() => (folder = mkdtempSync(join(tmpdir(), 'neox-files-'))));
@@ -25,7 +34,9 @@ describe('writeFileAtomic', () => {
     const path = join(folder, 'a');
     const wide = new Float32Array([0, 1, 2, 3]).subarray(1, 3);
     await writeFileAtomic(path, ['häß', wide]);
-    expect(readFileSync(path)).toEqual(Buffer.concat([Buffer.from('häß'), Buffer.from(new Float32Array([1, 2]).buffer)]));
+    expect(readFileSync(path)).toEqual(
+      Buffer.concat([Buffer.from('häß'), Buffer.from(new Float32Array([1, 2]).buffer)]),
+    );
     async function* later(): AsyncGenerator<string> {
       yield 'one';
       await Promise.resolve();
@@ -91,7 +102,10 @@ describe('makeFolder', () => {
   test('gives the reason of the system, for example a file system that is read-only', async () => {
     const mkdir = jest.spyOn(fs, 'mkdir').mockImplementation(() => {
       // So it is with Node: the recursive form says something else.
-      throw Object.assign(new Error('mkdir'), { code: mkdir.mock.lastCall![1] === undefined ? 'EROFS' : 'ENOENT', syscall: 'mkdir' });
+      throw Object.assign(new Error('mkdir'), {
+        code: mkdir.mock.lastCall![1] === undefined ? 'EROFS' : 'ENOENT',
+        syscall: 'mkdir',
+      });
     });
     try {
       const error = await failure(makeFolder(join(folder, 'a', 'b')));
@@ -109,7 +123,9 @@ describe('makeFolder', () => {
 
   test('where a file stands, and leaves nothing behind', async () => {
     writeFileSync(join(folder, 'file'), '');
-    expect((await failure(makeFolder(join(folder, 'file')))).message).toMatch(/: EEXIST\nHint: something else is there already/);
+    expect((await failure(makeFolder(join(folder, 'file')))).message).toMatch(
+      /: EEXIST\nHint: something else is there already/,
+    );
     expect((await failure(makeFolder(join(folder, 'file', 'a')))).message).toContain(': ENOTDIR');
     symlinkSync('nowhere', join(folder, 'dangling'));
     expect((await failure(makeFolder(join(folder, 'dangling', 'a')))).message).toContain(': EEXIST');
@@ -140,7 +156,9 @@ test('a NUL character in a path is an error of this package', async () => {
 
 test('a name that is too long cannot be written, rather than not be read', async () => {
   const path = join(folder, `${'x'.repeat(300)}.safetensors`);
-  expect((await failure(writeFileAtomic(path, 'x'))).message).toBe(`Cannot write ${path}: ENAMETOOLONG\nHint: choose a shorter name`);
+  expect((await failure(writeFileAtomic(path, 'x'))).message).toBe(
+    `Cannot write ${path}: ENAMETOOLONG\nHint: choose a shorter name`,
+  );
   expect((await failure(readSmallFile(path, 9))).message).toContain(`Cannot read ${path}: ENAMETOOLONG`);
   expect(readdirSync(folder)).toEqual([]);
 });
@@ -170,7 +188,9 @@ describe('FileReader', () => {
     expect((await failure(readSmallFile(folder, 10))).message).toContain('it is a folder');
     expect((await failure(readSmallFile('/dev/zero', 10))).message).toContain('not a regular file');
     writeFileSync(join(folder, 'big'), 'x'.repeat(11));
-    expect((await failure(readSmallFile(join(folder, 'big'), 10))).message).toContain('expected at most 10 bytes, the file has 11');
+    expect((await failure(readSmallFile(join(folder, 'big'), 10))).message).toContain(
+      'expected at most 10 bytes, the file has 11',
+    );
   });
 
   test('kindOf', async () => {

@@ -11,7 +11,8 @@ describe('what is refused', () => {
   const schema = (jsonSchema: Record<string, unknown> | boolean) => (): unknown => start({ jsonSchema });
   let deep: Record<string, unknown> = { type: 'null' };
   for (let i = 0; i < 100; i++) deep = { anyOf: [deep] };
-  const BESIDE = '\nHint: leave it out and look at the value yourself; docs/guides/generating.md has the keywords that are kept to';
+  const BESIDE =
+    '\nHint: leave it out and look at the value yourself; docs/guides/generating.md has the keywords that are kept to';
   const refusals: Refusal[] = [
     {
       name: 'a syntax error',
@@ -23,16 +24,40 @@ describe('what is refused', () => {
       act: regex('a(?=b)'),
       text: /^XGrammar refuses format\.regex: Regex parsing error at position \d+: Lookahead is not supported yet\.$/,
     },
-    { name: 'a reference', act: regex('(a)\\1'), text: /^XGrammar refuses format\.regex: .*Backreference is not supported yet\.$/ },
-    { name: 'a word boundary', act: regex('a\\b'), text: /^XGrammar refuses format\.regex: .*Word boundary is not supported yet\.$/ },
-    { name: 'an anchor inside', act: regex('a^b'), text: /^XGrammar refuses format\.regex: .*'\^' should be at the start/ },
+    {
+      name: 'a reference',
+      act: regex('(a)\\1'),
+      text: /^XGrammar refuses format\.regex: .*Backreference is not supported yet\.$/,
+    },
+    {
+      name: 'a word boundary',
+      act: regex('a\\b'),
+      text: /^XGrammar refuses format\.regex: .*Word boundary is not supported yet\.$/,
+    },
+    {
+      name: 'an anchor inside',
+      act: regex('a^b'),
+      text: /^XGrammar refuses format\.regex: .*'\^' should be at the start/,
+    },
     { name: 'an alternative of nothing', act: regex('a|'), text: /^XGrammar refuses format\.regex: EBNF parser error/ },
     { name: 'a class of nothing', act: regex('[]'), text: 'format.regex has [], which matches no character' },
-    { name: 'all letters', act: regex('\\p{L}'), text: 'format.regex has \\p{L}, which is more than 128 ranges of characters' },
-    { name: 'too many repetitions', act: regex('a{3,500}'), text: 'format.regex repeats something 500 times, and 256 is the most' },
+    {
+      name: 'all letters',
+      act: regex('\\p{L}'),
+      text: 'format.regex has \\p{L}, which is more than 128 ranges of characters',
+    },
+    {
+      name: 'too many repetitions',
+      act: regex('a{3,500}'),
+      text: 'format.regex repeats something 500 times, and 256 is the most',
+    },
     { name: 'nesting', act: regex('('.repeat(20_000) + 'a' + ')'.repeat(20_000)), text: /format\.regex/ },
     { name: 'false', act: schema(false), text: 'format.jsonSchema is false: no value is valid' },
-    { name: 'no schema', act: schema({ anyOf: [3] }), text: 'format.jsonSchema.anyOf.0 is no schema: an object or true' },
+    {
+      name: 'no schema',
+      act: schema({ anyOf: [3] }),
+      text: 'format.jsonSchema.anyOf.0 is no schema: an object or true',
+    },
     { name: 'a deep schema', act: schema(deep), text: /is nested deeper than 64 schemas$/ },
     {
       name: 'an unknown keyword',
@@ -49,7 +74,11 @@ describe('what is refused', () => {
       act: schema({ minLength: 1 }),
       text: "format.jsonSchema.minLength is not kept to\nHint: say type: 'string' beside it",
     },
-    { name: 'two kinds', act: schema({ $ref: '#', type: 'null' }), text: `format.jsonSchema.type is not kept to beside $ref${BESIDE}` },
+    {
+      name: 'two kinds',
+      act: schema({ $ref: '#', type: 'null' }),
+      text: `format.jsonSchema.type is not kept to beside $ref${BESIDE}`,
+    },
     {
       name: 'an unknown type',
       act: schema({ type: 'text' }),
@@ -60,7 +89,11 @@ describe('what is refused', () => {
       act: schema({ type: 'number', minimum: 0 }),
       text: `format.jsonSchema.minimum is not kept to beside type number${BESIDE}`,
     },
-    { name: 'a bound that is none', act: schema({ type: 'integer', minimum: '1' }), text: 'format.jsonSchema.minimum is not a number' },
+    {
+      name: 'a bound that is none',
+      act: schema({ type: 'integer', minimum: '1' }),
+      text: 'format.jsonSchema.minimum is not a number',
+    },
     {
       name: 'bounds without an integer',
       act: schema({ type: 'integer', minimum: 1.2, maximum: 1.8 }),
@@ -117,13 +150,21 @@ describe('what is refused', () => {
       text: /^XGrammar refuses format\.jsonSchema: Cannot find field x/,
     },
     { name: 'definitions that are none', act: schema({ $defs: 3 }), text: 'format.jsonSchema.$defs is not an object' },
-    { name: 'values that are none', act: schema({ enum: [] }), text: 'format.jsonSchema.enum is not an array of 1 to 10000 values' },
+    {
+      name: 'values that are none',
+      act: schema({ enum: [] }),
+      text: 'format.jsonSchema.enum is not an array of 1 to 10000 values',
+    },
     {
       name: 'a value of another type',
       act: schema({ type: 'string', enum: ['a', 1] }),
       text: 'format.jsonSchema.enum has 1, which is not of type string',
     },
-    { name: 'anyOf of nothing', act: schema({ anyOf: [] }), text: 'format.jsonSchema.anyOf is not an array of schemas' },
+    {
+      name: 'anyOf of nothing',
+      act: schema({ anyOf: [] }),
+      text: 'format.jsonSchema.anyOf is not an array of schemas',
+    },
     {
       name: 'allOf of two',
       act: schema({ allOf: [{}, {}] }),
@@ -175,7 +216,11 @@ describe('what is refused', () => {
       code: 'NEOX_UNSUPPORTED',
       text: 'No token goes on with a text of this format\nHint: no text has the format, or the vocabulary lacks characters that it needs',
     },
-    { name: 'no object', act: () => checkFormat('json'), text: "Expected an object for format but received 'json' of type string" },
+    {
+      name: 'no object',
+      act: () => checkFormat('json'),
+      text: "Expected an object for format but received 'json' of type string",
+    },
     {
       name: 'no kind',
       act: () => checkFormat({}),

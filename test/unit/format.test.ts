@@ -97,7 +97,8 @@ describe('a regular expression matches what it matches in JavaScript', () => {
   ];
   test.each(patterns)('%s', async (regex) => {
     const expected = new RegExp(`^(?:${regex})$`, 'u');
-    for (const text of texts) expect([text, await accepts(model, { regex }, text)]).toEqual([text, expected.test(text)]);
+    for (const text of texts)
+      expect([text, await accepts(model, { regex }, text)]).toEqual([text, expected.test(text)]);
     for (const text of await drawTexts(model, { regex }, 6, 1)) expect(text).toMatch(expected);
   });
 });
@@ -106,8 +107,8 @@ test('every character is in its class, and no other', async () => {
   for (const regex of ['[一-龠]', '[^一-龠]', '[\u07ff\u0800\ud7ff\ue000\uffff\u{10000}\u{10ffff}]']) {
     const expected = new RegExp(`^${regex}$`, 'u');
     for (const code of [
-      0x7f, 0x80, 0x7ff, 0x800, 0xfff, 0x1000, 0x4dff, 0x4e00, 0x4e3f, 0x4e40, 0x4fff, 0x5000, 0x8fff, 0x9000, 0x9f9f, 0x9fa0, 0x9fa1,
-      0xd7ff, 0xe000, 0xffff, 0x10000, 0x3ffff, 0x40000, 0x10ffff,
+      0x7f, 0x80, 0x7ff, 0x800, 0xfff, 0x1000, 0x4dff, 0x4e00, 0x4e3f, 0x4e40, 0x4fff, 0x5000, 0x8fff, 0x9000, 0x9f9f,
+      0x9fa0, 0x9fa1, 0xd7ff, 0xe000, 0xffff, 0x10000, 0x3ffff, 0x40000, 0x10ffff,
     ]) {
       const text = String.fromCodePoint(code);
       expect([regex, code, await accepts(model, { regex }, text)]).toEqual([regex, code, expected.test(text)]);
@@ -144,9 +145,19 @@ describe('a value is valid by its schema', () => {
       no: ['1'],
     },
     integer: { schema: { type: 'integer' }, valid: Number.isInteger, yes: ['0', '-12'], no: ['01', '1.5', '-0'] },
-    number: { schema: { type: 'number' }, valid: (value) => typeof value === 'number', yes: ['-0.5', '1e3'], no: ['.5'] },
+    number: {
+      schema: { type: 'number' },
+      valid: (value) => typeof value === 'number',
+      yes: ['-0.5', '1e3'],
+      no: ['.5'],
+    },
     'from 0': { schema: { type: 'integer', minimum: 0 }, valid: integers(0, Infinity), yes: ['0', '4711'], no: ['-1'] },
-    'above 0': { schema: { type: 'integer', exclusiveMinimum: 0 }, valid: integers(1, Infinity), yes: ['1', '10'], no: ['0', '-1'] },
+    'above 0': {
+      schema: { type: 'integer', exclusiveMinimum: 0 },
+      valid: integers(1, Infinity),
+      yes: ['1', '10'],
+      no: ['0', '-1'],
+    },
     'from -7 to 1689': {
       schema: { type: 'integer', minimum: -7, exclusiveMaximum: 1689.5 },
       valid: integers(-7, 1689),
@@ -192,7 +203,11 @@ describe('a value is valid by its schema', () => {
     allOf: { schema: { allOf: [{ type: 'null' }] }, valid: (value) => value === null },
     array: {
       schema: { type: 'array', items: { type: 'boolean' }, minItems: 1, maxItems: 3 },
-      valid: (value) => Array.isArray(value) && value.length >= 1 && value.length <= 3 && value.every((item) => typeof item === 'boolean'),
+      valid: (value) =>
+        Array.isArray(value) &&
+        value.length >= 1 &&
+        value.length <= 3 &&
+        value.every((item) => typeof item === 'boolean'),
       yes: ['[true, false]'],
       no: ['[]', '[1]', '[true, true, true, true]'],
     },
@@ -212,7 +227,11 @@ describe('a value is valid by its schema', () => {
       schema: {
         title: 'cat',
         type: 'object',
-        properties: { name: { type: 'string', maxLength: 4 }, 年: { type: 'integer', minimum: 0, maximum: 30 }, x: true },
+        properties: {
+          name: { type: 'string', maxLength: 4 },
+          年: { type: 'integer', minimum: 0, maximum: 30 },
+          x: true,
+        },
         required: ['name', '年'],
       },
       valid: (value) => /^name,年(,x)?$/.test(keys(value)) && points((value as { name: string }).name) <= 4,
@@ -245,7 +264,11 @@ describe('a value is valid by its schema', () => {
       schema: {
         $ref: '#/$defs/node',
         $defs: {
-          node: { type: 'object', properties: { next: { anyOf: [{ $ref: '#/$defs/node' }, { type: 'null' }] } }, required: ['next'] },
+          node: {
+            type: 'object',
+            properties: { next: { anyOf: [{ $ref: '#/$defs/node' }, { type: 'null' }] } },
+            required: ['next'],
+          },
         },
       },
       valid: (value) => keys(value) === 'next',

@@ -30,21 +30,24 @@ describe.each(FORMATS)('%s', (format) => {
     expect([...taken].sort()).toEqual([...steps(root.join(`${format}-0`), true).keys()]);
   });
 
-  test.each(ABUSE.filter((abuse) => abuse.format === format).map((abuse) => [abuse.name, abuse] as const))('%s', async (_, abuse) => {
-    writeFiles(folder, abuse.files());
-    const peak = process.resourceUsage().maxRSS;
-    const started = process.cpuUsage();
-    const { refusal } = await openFolder(TARGETS[format], folder, true);
-    const { user, system } = process.cpuUsage(started);
-    expect((user + system) / 1000).toBeLessThan(MAX_MILLISECONDS);
-    expect((process.resourceUsage().maxRSS - peak) / 1024).toBeLessThan(MAX_MEGABYTES);
-    const path = abuse.path === '' ? folder : `${folder}/${abuse.path}`;
-    const error = refusal as NeoXPrefixError;
-    expect(error.message).toContain(abuse.message.replace('PATH', path));
-    expect({ code: error.code, path: error.path }).toEqual({ code: abuse.code, path });
-    expect(error.message).not.toMatch(/[\0-\x08\x0b-\x1f\x7f-\x9f]/);
-    expect(error.message.length).toBeLessThan(3000);
-  });
+  test.each(ABUSE.filter((abuse) => abuse.format === format).map((abuse) => [abuse.name, abuse] as const))(
+    '%s',
+    async (_, abuse) => {
+      writeFiles(folder, abuse.files());
+      const peak = process.resourceUsage().maxRSS;
+      const started = process.cpuUsage();
+      const { refusal } = await openFolder(TARGETS[format], folder, true);
+      const { user, system } = process.cpuUsage(started);
+      expect((user + system) / 1000).toBeLessThan(MAX_MILLISECONDS);
+      expect((process.resourceUsage().maxRSS - peak) / 1024).toBeLessThan(MAX_MEGABYTES);
+      const path = abuse.path === '' ? folder : `${folder}/${abuse.path}`;
+      const error = refusal as NeoXPrefixError;
+      expect(error.message).toContain(abuse.message.replace('PATH', path));
+      expect({ code: error.code, path: error.path }).toEqual({ code: abuse.code, path });
+      expect(error.message).not.toMatch(/[\0-\x08\x0b-\x1f\x7f-\x9f]/);
+      expect(error.message.length).toBeLessThan(3000);
+    },
+  );
 });
 
 test('nothing was executed', () => expect(existsSync('/tmp/neox-prefix-was-here')).toBe(false));

@@ -1,7 +1,13 @@
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { describe as describeLibtorch, findLibtorch, librariesToOpen, nvidiaLibraries, sameMinor } from '../../lib/addon/libtorch';
+import {
+  describe as describeLibtorch,
+  findLibtorch,
+  librariesToOpen,
+  nvidiaLibraries,
+  sameMinor,
+} from '../../lib/addon/libtorch';
 
 let folder: string;
 
@@ -21,7 +27,8 @@ function write(path: string, text = ''): void {
 /** A folder that looks like libtorch; its files are empty. */
 function fakeLibtorch(name: string, version: string, extra: string[] = []): string {
   const root = join(folder, name);
-  for (const library of ['libgomp.so.1', 'libc10.so', 'libtorch_cpu.so', 'libtorch.so', ...extra]) write(join(root, 'lib', library));
+  for (const library of ['libgomp.so.1', 'libc10.so', 'libtorch_cpu.so', 'libtorch.so', ...extra])
+    write(join(root, 'lib', library));
   write(join(root, 'build-version'), `${version}\n`);
   return root;
 }
@@ -39,10 +46,20 @@ test('the places are searched in order and the first hit wins', () => {
   const second = fakeLibtorch('second', '2.13.0');
   const own = fakeLibtorch('package/.libtorch', '2.13.0+cpu');
   const torch = fakeLibtorch('site-packages/torch', '2.13.1');
-  const env: NodeJS.ProcessEnv = { NEOX_PREFIX_LIBTORCH: first, LIBTORCH: second, PATH: fakePython(join(torch, '__init__.py')) };
+  const env: NodeJS.ProcessEnv = {
+    NEOX_PREFIX_LIBTORCH: first,
+    LIBTORCH: second,
+    PATH: fakePython(join(torch, '__init__.py')),
+  };
   const options = { env, packageRoot: join(folder, 'package') };
 
-  expect(findLibtorch(options)).toEqual({ root: first, source: 'NEOX_PREFIX_LIBTORCH', version: '2.13.0', headers: false, cuda: false });
+  expect(findLibtorch(options)).toEqual({
+    root: first,
+    source: 'NEOX_PREFIX_LIBTORCH',
+    version: '2.13.0',
+    headers: false,
+    cuda: false,
+  });
   delete env['NEOX_PREFIX_LIBTORCH'];
   expect(findLibtorch(options)).toMatchObject({ root: second, source: 'LIBTORCH' });
   env['LIBTORCH'] = '';
@@ -58,7 +75,9 @@ test('a variable that points to no libtorch is an error that names it', () => {
     expect.objectContaining({
       code: 'NEOX_LIBTORCH_NOT_FOUND',
       path: join(folder, 'nothing'),
-      message: expect.stringMatching(/^LIBTORCH is set to '.*nothing', which has no lib\/libtorch_cpu\.so\nHint: .*fetch-libtorch/),
+      message: expect.stringMatching(
+        /^LIBTORCH is set to '.*nothing', which has no lib\/libtorch_cpu\.so\nHint: .*fetch-libtorch/,
+      ),
     }),
   );
 });

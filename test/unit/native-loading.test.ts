@@ -62,7 +62,9 @@ test('no addon at all: the error names where it looked and the command that buil
   expect(() => freshNative().native()).toThrow(
     expect.objectContaining({
       code: 'NEOX_NATIVE_NOT_FOUND',
-      message: expect.stringMatching(/The addon is not built.*build\/Release.*prebuilds[^]*Hint: run `node .*scripts\/build\.mjs`/),
+      message: expect.stringMatching(
+        /The addon is not built.*build\/Release.*prebuilds[^]*Hint: run `node .*scripts\/build\.mjs`/,
+      ),
     }),
   );
 });
@@ -75,7 +77,9 @@ test('an addon that does not load: the error has the reason of each file and wha
     expect.objectContaining({
       code: 'NEOX_NATIVE_NOT_FOUND',
       message: expect.stringMatching(
-        new RegExp(`does not load \\(with libtorch [^]*${broken}: .*(invalid ELF header|file too short)[^]*possible solutions`),
+        new RegExp(
+          `does not load \\(with libtorch [^]*${broken}: .*(invalid ELF header|file too short)[^]*possible solutions`,
+        ),
       ),
     }),
   );

@@ -12,7 +12,8 @@ const isExported = (node: ts.Statement): boolean =>
 /** The declared values: what JavaScript can see of a declaration file. */
 const declared = source.statements.filter(isExported).flatMap((statement) => {
   if (ts.isFunctionDeclaration(statement)) return [statement.name?.text ?? ''];
-  if (ts.isVariableStatement(statement)) return statement.declarationList.declarations.map(({ name }) => name.getText());
+  if (ts.isVariableStatement(statement))
+    return statement.declarationList.declarations.map(({ name }) => name.getText());
   if (ts.isInterfaceDeclaration(statement) || ts.isTypeAliasDeclaration(statement)) return [];
   throw new Error(`not foreseen in ${path}: ${statement.getText()}`);
 });

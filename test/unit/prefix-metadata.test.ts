@@ -4,7 +4,9 @@ const SIZES = { prefixLength: 3, numLayers: 2, numHeads: 2, headSize: 4 };
 const numbered = (): Float32Array => Float32Array.from({ length: 96 }, (_, i) => i / 7 - 3);
 
 test('withMetadata adds and keeps', () => {
-  const weights = PrefixWeights.fromTensor(numbered(), { ...SIZES, metadata: { task: 'a' } }).withMetadata({ tokenizerHash: 'x' });
+  const weights = PrefixWeights.fromTensor(numbered(), { ...SIZES, metadata: { task: 'a' } }).withMetadata({
+    tokenizerHash: 'x',
+  });
   expect(weights.metadata).toEqual({ formatVersion: 1, task: 'a', tokenizerHash: 'x' });
   // The metadata of another prefix is taken whole.
   expect(PrefixWeights.fromTensor(numbered(), SIZES).withMetadata(weights.metadata).metadata).toEqual(weights.metadata);
@@ -17,19 +19,31 @@ test.each<[string, unknown, string]>([
   ['no object', 'smile', "Expected an object for metadata but received 'smile' of type string"],
   ['a misspelled entry', { tsk: 'x' }, "Unknown option 'tsk' in metadata\nHint: did you mean 'task'?"],
   ['a task that is no text', { task: 5 }, 'Expected a string for metadata.task but received 5 of type number'],
-  ['a hash that is no text', { tokenizerHash: {} }, 'Expected a string for metadata.tokenizerHash but received an object of type object'],
+  [
+    'a hash that is no text',
+    { tokenizerHash: {} },
+    'Expected a string for metadata.tokenizerHash but received an object of type object',
+  ],
   [
     'null',
     { recipe: null },
     'Expected a value for metadata.recipe but received null of type null\nHint: leave it out, or give undefined, for its default',
   ],
-  ['a base model by its name', { baseModel: 'rinna' }, "Expected an object for metadata.baseModel but received 'rinna' of type string"],
+  [
+    'a base model by its name',
+    { baseModel: 'rinna' },
+    "Expected an object for metadata.baseModel but received 'rinna' of type string",
+  ],
   [
     'a fingerprint that is no text',
     { baseModel: { fingerprint: 7 } },
     'Expected a string for metadata.baseModel.fingerprint but received 7 of type number',
   ],
-  ['a list of metrics', { metrics: [1] }, 'Expected an object for metadata.metrics but received an array of 1 of type array'],
+  [
+    'a list of metrics',
+    { metrics: [1] },
+    'Expected an object for metadata.metrics but received an array of 1 of type array',
+  ],
   [
     'a recipe that holds itself',
     { recipe: cyclic },
@@ -52,7 +66,10 @@ test.each<[string, unknown, string]>([
     expect.objectContaining({ code: 'NEOX_BAD_ARGUMENT', message: expected }) as Error,
   );
   expect(() => PrefixWeights.fromTensor(numbered(), { ...SIZES, metadata: metadata as object })).toThrow(
-    expect.objectContaining({ code: 'NEOX_BAD_ARGUMENT', message: expect.stringContaining('options.metadata') as string }) as Error,
+    expect.objectContaining({
+      code: 'NEOX_BAD_ARGUMENT',
+      message: expect.stringContaining('options.metadata') as string,
+    }) as Error,
   );
 });
 

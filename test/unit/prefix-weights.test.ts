@@ -27,7 +27,8 @@ function configOf(change: object = {}): GPTNeoXConfig {
 const CONFIG = configOf();
 
 /** The values of the prefix fixtures, [3, 32]. */
-const VALUES = (JSON.parse(readFileSync(fixture('expected.json'), 'utf8')) as { prefix: { values: number[] } }).prefix.values;
+const VALUES = (JSON.parse(readFileSync(fixture('expected.json'), 'utf8')) as { prefix: { values: number[] } }).prefix
+  .values;
 
 const numbered = (count = 96): Float32Array => Float32Array.from({ length: count }, (_, i) => i / 7 - 3);
 
@@ -85,7 +86,12 @@ describe('fromTensor', () => {
       'NEOX_BAD_PREFIX',
       '-Infinity at position 2, layer 1, value',
     ],
-    ['a layer that is not there', () => PrefixWeights.fromTensor(numbered(), SIZES).layer(2, 'key'), 'NEOX_BAD_ARGUMENT', 'index'],
+    [
+      'a layer that is not there',
+      () => PrefixWeights.fromTensor(numbered(), SIZES).layer(2, 'key'),
+      'NEOX_BAD_ARGUMENT',
+      'index',
+    ],
   ])('%s', async (_, work, code, message) => {
     const error = await failure(Promise.resolve().then(work));
     expect(error.message).toContain(message);
@@ -143,13 +149,15 @@ describe('loading what Python wrote', () => {
   test('without a model: what the file says, or numLayers and numHeads', async () => {
     expect((await PrefixWeights.load(fixture('prefix.4d.checkpoint'))).shape).toEqual([3, 2, 2, 2, 4]);
     expect((await PrefixWeights.load(fixture('peft'))).shape).toEqual([3, 2, 2, 2, 4]);
-    expect((await PrefixWeights.load(fixture('prefix.checkpoint'), { numLayers: 4, numHeads: 1 })).shape).toEqual([3, 4, 2, 1, 4]);
+    expect((await PrefixWeights.load(fixture('prefix.checkpoint'), { numLayers: 4, numHeads: 1 })).shape).toEqual([
+      3, 4, 2, 1, 4,
+    ]);
     const error = await failure(PrefixWeights.load(fixture('prefix.checkpoint')));
     expect(error.code).toBe('NEOX_BAD_PREFIX');
     expect(error.message).toMatch(/shape \[3, 32\].*does not say how many layers and heads[^]*pass the model/);
-    expect((await failure(PrefixWeights.load(fixture('prefix.checkpoint'), { numLayers: 5, numHeads: 1 }))).message).toContain(
-      'does not divide into 3 positions',
-    );
+    expect(
+      (await failure(PrefixWeights.load(fixture('prefix.checkpoint'), { numLayers: 5, numHeads: 1 }))).message,
+    ).toContain('does not divide into 3 positions');
     // num_layers and token_dim are null in this folder.
     expect((await failure(PrefixWeights.load(fixture('peft-bin')))).message).toContain('pass the model');
   });
@@ -201,7 +209,11 @@ describe('any shape with the right values', () => {
   });
 
   test.each<[number[], PrefixLoadOptions, string]>([
-    [[6, 16], { config: CONFIG }, 'of shape [6, 16] does not fit the model, which takes [P, 2, 2, 2, 4] (32 values a position)'],
+    [
+      [6, 16],
+      { config: CONFIG },
+      'of shape [6, 16] does not fit the model, which takes [P, 2, 2, 2, 4] (32 values a position)',
+    ],
     [[96], { config: configOf({ num_hidden_layers: 5 }) }, 'which takes [P, 5, 2, 2, 4] (80 values a position)'],
     [[3, 32], { config: CONFIG, prefixLength: 4 }, 'which takes [4, 2, 2, 2, 4]'],
     // As many values a position as the model takes, but of other layers and heads.
@@ -263,7 +275,11 @@ describe('saving and loading again', () => {
     const target = join(folder, 'new', 'adapter');
     await weights.save(target);
     const loaded = await PrefixWeights.load(target);
-    expect([loaded.hash, loaded.metadata, loaded.warnings]).toEqual([weights.hash, { ...metadata, formatVersion: 1 }, []]);
+    expect([loaded.hash, loaded.metadata, loaded.warnings]).toEqual([
+      weights.hash,
+      { ...metadata, formatVersion: 1 },
+      [],
+    ]);
     expect(JSON.parse(readFileSync(join(target, 'adapter_config.json'), 'utf8'))).toEqual({
       base_model_name_or_path: 'rinna/japanese-gpt-neox-small',
       encoder_hidden_size: null,
@@ -286,7 +302,9 @@ describe('saving and loading again', () => {
     expect(readFileSync(join(folder, 'there.d', 'adapter_config.json'), 'utf8')).toContain('PREFIX_TUNING');
     await weights.save(join(folder, 'odd.bin'), { format: 'rinna' });
     expect(readFileSync(join(folder, 'odd.bin'), 'latin1').slice(0, 2)).toBe('PK');
-    expect((await failure(weights.save(join(folder, 'odd.json')))).message).toContain('Expected a name that ends in .safetensors');
+    expect((await failure(weights.save(join(folder, 'odd.json')))).message).toContain(
+      'Expected a name that ends in .safetensors',
+    );
     expect((await failure(weights.save(join(folder, 'a'), { format: 'gguf' as 'peft' }))).message).toContain(
       "Expected one of 'safetensors', 'rinna', 'peft'",
     );
@@ -299,13 +317,16 @@ describe('saving and loading again', () => {
       const weights = PrefixWeights.fromTensor(numbered(), SIZES);
       const { open } = fs;
       const full = jest.spyOn(fs, 'open').mockImplementation((path, ...rest) => {
-        if (String(path).includes(`.${name}.`)) throw Object.assign(new Error('open'), { code: 'ENOSPC', syscall: 'open' });
+        if (String(path).includes(`.${name}.`))
+          throw Object.assign(new Error('open'), { code: 'ENOSPC', syscall: 'open' });
         return open(path, ...rest);
       });
       const there = join(folder, 'there');
       mkdirSync(there);
       try {
-        expect((await failure(weights.save(join(folder, 'new', 'adapter')))).message).toMatch(/ENOSPC\nHint: the disk is full/);
+        expect((await failure(weights.save(join(folder, 'new', 'adapter')))).message).toMatch(
+          /ENOSPC\nHint: the disk is full/,
+        );
         expect((await failure(weights.save(there))).message).toContain('ENOSPC');
       } finally {
         full.mockRestore();
@@ -316,7 +337,9 @@ describe('saving and loading again', () => {
 
   test('a name that is too long cannot be written', async () => {
     const path = join(folder, `${'x'.repeat(300)}.safetensors`);
-    expect((await failure(PrefixWeights.fromTensor(numbered(), SIZES).save(path))).message).toContain(`Cannot write ${path}: ENAMETOOLONG`);
+    expect((await failure(PrefixWeights.fromTensor(numbered(), SIZES).save(path))).message).toContain(
+      `Cannot write ${path}: ENAMETOOLONG`,
+    );
   });
 });
 
@@ -333,7 +356,10 @@ describe('belonging to a model', () => {
   });
 
   test.each([
-    [{ num_hidden_layers: 3 }, 'its shape is [3, 2, 2, 2, 4] (positions, layers, 2, heads, head size), the model takes [3, 3, 2, 2, 4]'],
+    [
+      { num_hidden_layers: 3 },
+      'its shape is [3, 2, 2, 2, 4] (positions, layers, 2, heads, head size), the model takes [3, 3, 2, 2, 4]',
+    ],
     [{ num_attention_heads: 4 }, 'the model takes [3, 2, 2, 4, 2]'],
     [{ hidden_size: 16 }, 'the model takes [3, 2, 2, 2, 8]'],
   ])('%j: both shapes', async (change, message) => {
@@ -345,7 +371,9 @@ describe('belonging to a model', () => {
 
   test('another fingerprint: an error with both, unless it is allowed at load', async () => {
     const error = await failure(Promise.resolve().then(() => made.checkFits(CONFIG, 'bbbb')));
-    expect(error.message).toContain("was trained on another base model: its fingerprint is aaaa (one), this model's is bbbb");
+    expect(error.message).toContain(
+      "was trained on another base model: its fingerprint is aaaa (one), this model's is bbbb",
+    );
     expect(error.code).toBe('NEOX_PREFIX_MISMATCH');
     const path = join(folder, 'a.safetensors');
     await made.save(path);
@@ -357,7 +385,10 @@ describe('belonging to a model', () => {
     expect((await PrefixWeights.load(path, { config: CONFIG })).hash).toBe(made.hash);
     expect((await PrefixWeights.load(path, { config: model, allowFingerprintMismatch: true })).hash).toBe(made.hash);
     const wrong = await failure(PrefixWeights.load(path, { config: { config: CONFIG, fingerprint: 7 as never } }));
-    expect([wrong.code, wrong.message]).toEqual(['NEOX_BAD_ARGUMENT', expect.stringContaining('options.config.fingerprint')]);
+    expect([wrong.code, wrong.message]).toEqual([
+      'NEOX_BAD_ARGUMENT',
+      expect.stringContaining('options.config.fingerprint'),
+    ]);
     const allowed = await PrefixWeights.load(path, { allowFingerprintMismatch: true });
     expect(() => allowed.checkFits(CONFIG, 'bbbb')).not.toThrow();
     expect(() => allowed.checkFits(configOf({ hidden_size: 16 }), 'bbbb')).toThrow('does not fit');
@@ -376,7 +407,12 @@ describe('bad files and arguments', () => {
   });
 
   test.each<[string, Record<string, string>, string, string]>([
-    ['a later version', { 'neox_prefix.format_version': '2' }, 'NEOX_UNSUPPORTED', 'is of format version 2; this package reads up to 1'],
+    [
+      'a later version',
+      { 'neox_prefix.format_version': '2' },
+      'NEOX_UNSUPPORTED',
+      'is of format version 2; this package reads up to 1',
+    ],
     ['a version that is no number', { 'neox_prefix.format_version': 'x' }, 'NEOX_BAD_PREFIX', "found 'x'"],
     ['metadata that are no JSON', { 'neox_prefix.recipe': '{' }, 'NEOX_BAD_PREFIX', 'neox_prefix.recipe'],
     [
@@ -387,7 +423,11 @@ describe('bad files and arguments', () => {
     ],
   ])('%s', async (_, metadata, code, message) => {
     const path = join(folder, 'a.safetensors');
-    await writeSafetensors(path, [{ name: 'prefix', dtype: 'F32', shape: [3, 2, 2, 2, 4], data: numbered() }], metadata);
+    await writeSafetensors(
+      path,
+      [{ name: 'prefix', dtype: 'F32', shape: [3, 2, 2, 2, 4], data: numbered() }],
+      metadata,
+    );
     const error = await failure(PrefixWeights.load(path));
     expect(error.message).toContain(message);
     expect(error.code).toBe(code);
@@ -416,7 +456,9 @@ describe('bad files and arguments', () => {
 
   test('an adapter for another task warns; one without weights is refused', async () => {
     cpSync(fixture('peft', 'adapter_config.json'), join(folder, 'adapter_config.json'));
-    expect((await failure(PrefixWeights.load(folder))).message).toContain('No adapter_model.safetensors or adapter_model.bin');
+    expect((await failure(PrefixWeights.load(folder))).message).toContain(
+      'No adapter_model.safetensors or adapter_model.bin',
+    );
     cpSync(fixture('peft'), folder, { recursive: true });
     const path = join(folder, 'adapter_config.json');
     writeFileSync(path, readFileSync(path, 'utf8').replace('CAUSAL_LM', 'SEQ_CLS'));
@@ -448,7 +490,8 @@ describe('bad files and arguments', () => {
       const loaded = await PrefixWeights.load(folder, { config: CONFIG }).catch((error: unknown) => {
         ours(error);
       });
-      if (loaded !== undefined) expect(loaded.data).toHaveLength(loaded.shape.reduce((count: number, size) => count * size, 1));
+      if (loaded !== undefined)
+        expect(loaded.data).toHaveLength(loaded.shape.reduce((count: number, size) => count * size, 1));
     }
   });
 });

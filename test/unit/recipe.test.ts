@@ -47,7 +47,9 @@ describe('the defaults that docstrings state are those of the code', () => {
   test('every option of the recipe has one', () => {
     const without = ['encoder', 'outputDir'];
     expect([...options].filter(([, text]) => text === undefined).map(([name]) => name)).toEqual(without);
-    expect([...options.keys(), 'seed'].filter((name) => !without.includes(name)).sort()).toEqual(Object.keys(recipe).sort());
+    expect([...options.keys(), 'seed'].filter((name) => !without.includes(name)).sort()).toEqual(
+      Object.keys(recipe).sort(),
+    );
   });
 
   test.each([...options].filter(([, text]) => text !== undefined))('TrainerOptions.%s', (name, text) => {
@@ -89,7 +91,14 @@ test("the defaults are those of rinna's script", () => {
     seed: 42,
     // What the script does not have, and what leaves it as it is.
     ...{ maxSeconds: 0, batchTokens: 0, microBatchSize: 0, gradientCheckpointing: false, bucketing: false },
-    ...{ schedule: 'linear', warmupRatio: 0, minLearningRate: 0, decaySteps: 'trainingSteps', weightDecayOn: 'weights', lossScale: 0 },
+    ...{
+      schedule: 'linear',
+      warmupRatio: 0,
+      minLearningRate: 0,
+      decaySteps: 'trainingSteps',
+      weightDecayOn: 'weights',
+      lossScale: 0,
+    },
     ...{ evaluateEverySteps: 0, evaluateEveryEpochs: 1, earlyStoppingPatience: 0, earlyStoppingThreshold: 0 },
     ...{ saveEverySteps: 0, keepStates: 2 },
   });
@@ -106,12 +115,28 @@ test.each([
   ['trainingSteps', 1.5, 'Expected an integer of at least 1 for trainingSteps but received 1.5 of type number'],
   ['batchSize', '4', "Expected an integer of at least 1 for batchSize but received '4' of type string"],
   ['accumulationSteps', -1, 'Expected an integer of at least 1 for accumulationSteps but received -1 of type number'],
-  ['learningRate', -1e-4, 'Expected a finite number of at least 0 for learningRate but received -0.0001 of type number'],
+  [
+    'learningRate',
+    -1e-4,
+    'Expected a finite number of at least 0 for learningRate but received -0.0001 of type number',
+  ],
   ['warmupSteps', NaN, 'Expected an integer of at least 0 for warmupSteps but received NaN of type number'],
-  ['adamBeta1', 1, 'Expected a finite number of at least 0 and at most 0.999999 for adamBeta1 but received 1 of type number'],
-  ['adamBeta2', NaN, 'Expected a finite number of at least 0 and at most 0.999999 for adamBeta2 but received NaN of type number'],
+  [
+    'adamBeta1',
+    1,
+    'Expected a finite number of at least 0 and at most 0.999999 for adamBeta1 but received 1 of type number',
+  ],
+  [
+    'adamBeta2',
+    NaN,
+    'Expected a finite number of at least 0 and at most 0.999999 for adamBeta2 but received NaN of type number',
+  ],
   ['adamEpsilon', 0, 'Expected a finite number above 0 for adamEpsilon but received 0 of type number'],
-  ['weightDecay', Infinity, 'Expected a finite number of at least 0 for weightDecay but received Infinity of type number'],
+  [
+    'weightDecay',
+    Infinity,
+    'Expected a finite number of at least 0 for weightDecay but received Infinity of type number',
+  ],
   [
     'gradClip',
     null,
@@ -122,10 +147,26 @@ test.each([
   ['twoRows', 'yes', "Expected a boolean for twoRows but received 'yes' of type string"],
   ['maxSeconds', -1, 'Expected a finite number of at least 0 for maxSeconds but received -1 of type number'],
   ['microBatchSize', 'all', "Expected an integer of at least 0 for microBatchSize but received 'all' of type string"],
-  ['schedule', 'step', "Expected one of 'linear', 'cosine', 'constant' for schedule but received 'step' of type string"],
-  ['warmupRatio', 1.1, 'Expected a finite number of at least 0 and at most 1 for warmupRatio but received 1.1 of type number'],
-  ['minLearningRate', 1e-3, 'Expected at most learningRate (0.0001) for minLearningRate but received 0.001 of type number'],
-  ['decaySteps', 'all', "Expected a number of steps, 'trainingSteps' or 'run' for decaySteps but received 'all' of type string"],
+  [
+    'schedule',
+    'step',
+    "Expected one of 'linear', 'cosine', 'constant' for schedule but received 'step' of type string",
+  ],
+  [
+    'warmupRatio',
+    1.1,
+    'Expected a finite number of at least 0 and at most 1 for warmupRatio but received 1.1 of type number',
+  ],
+  [
+    'minLearningRate',
+    1e-3,
+    'Expected at most learningRate (0.0001) for minLearningRate but received 0.001 of type number',
+  ],
+  [
+    'decaySteps',
+    'all',
+    "Expected a number of steps, 'trainingSteps' or 'run' for decaySteps but received 'all' of type string",
+  ],
   ['decaySteps', 0, 'Expected an integer of at least 1 for decaySteps but received 0 of type number'],
   ['weightDecayOn', 'bias', "Expected one of 'weights', 'all' for weightDecayOn but received 'bias' of type string"],
   ['keepStates', 0, 'Expected an integer of at least 1 for keepStates but received 0 of type number'],
@@ -148,9 +189,13 @@ test('options that do not go together', () => {
   expect(text({ warmupSteps: 5, warmupRatio: 0.1 })).toBe(
     'Expected nothing beside warmupSteps for warmupRatio but received 0.1 of type number',
   );
-  expect(text({ batchSize: 4, batchTokens: 64 })).toBe('Expected nothing beside batchSize for batchTokens but received 64 of type number');
+  expect(text({ batchSize: 4, batchTokens: 64 })).toBe(
+    'Expected nothing beside batchSize for batchTokens but received 64 of type number',
+  );
   expect(resolveRecipe({ batchSize: 2, batchTokens: 0 })).toMatchObject({ batchSize: 2, batchTokens: 0 });
-  expect(text({ bucketing: true, shuffle: false })).toBe('Expected false without shuffle for bucketing but received true of type boolean');
+  expect(text({ bucketing: true, shuffle: false })).toBe(
+    'Expected false without shuffle for bucketing but received true of type boolean',
+  );
 });
 
 describe('the learning rate', () => {
@@ -166,10 +211,12 @@ describe('the learning rate', () => {
     const cosine = rates({ schedule: 'cosine' });
     expect(cosine.slice(0, 5)).toEqual([0, 0.25, 0.5, 0.75, 1]);
     // transformers: 0.5 * (1 + cos(pi * progress))
-    for (let step = 4; step <= 12; step++) expect(cosine[step]).toBeCloseTo(0.5 * (1 + Math.cos((Math.PI * (step - 4)) / 8)), 14);
+    for (let step = 4; step <= 12; step++)
+      expect(cosine[step]).toBeCloseTo(0.5 * (1 + Math.cos((Math.PI * (step - 4)) / 8)), 14);
     expect(cosine[13]).toBe(0);
   });
-  test('constant', () => expect(rates({ schedule: 'constant' })).toEqual([0, 0.25, 0.5, 0.75, ...Array.from({ length: 10 }, () => 1)]));
+  test('constant', () =>
+    expect(rates({ schedule: 'constant' })).toEqual([0, 0.25, 0.5, 0.75, ...Array.from({ length: 10 }, () => 1)]));
   test('a minimum is where it ends, and not where it starts', () => {
     const least = rates({ minLearningRate: 0.2 });
     expect(least.slice(0, 5)).toEqual([0, 0.25, 0.5, 0.75, 1]);
@@ -232,5 +279,6 @@ test('an epoch has an order of its own, which seed and epoch decide', () => {
   expect(epochOrder(0, 1, 1)).toEqual([]);
   // Each place gets each sample about as often.
   const first = Array.from({ length: 3000 }, (_, epoch) => epochOrder(3, 7, epoch)[0]);
-  for (const item of [0, 1, 2]) expect(Math.abs(first.filter((value) => value === item).length - 1000)).toBeLessThan(120);
+  for (const item of [0, 1, 2])
+    expect(Math.abs(first.filter((value) => value === item).length - 1000)).toBeLessThan(120);
 });

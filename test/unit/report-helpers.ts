@@ -26,7 +26,14 @@ export function runEvents({
   const each = steps / epochs;
   const events: TrainingEvent[] = [
     {
-      ...{ type: 'start', totalSteps: steps, stepsPerEpoch: each, epochs, trainSamples: 4 * each, validationSamples: 20 },
+      ...{
+        type: 'start',
+        totalSteps: steps,
+        stepsPerEpoch: each,
+        epochs,
+        trainSamples: 4 * each,
+        validationSamples: 20,
+      },
       ...{ trainableParameters: 123_456, initError: undefined, predictedMemoryBytes: 3e9, microBatchSize: 4 },
     },
     { type: 'prefix', step: 0, epoch: 0, keyNorms: [1, 2, 3], valueNorms: [0.5, 0.6, 0.7] },
@@ -35,14 +42,28 @@ export function runEvents({
   for (let step = 1; step <= steps; step++) {
     const epoch = Math.ceil(step / each);
     const loss = 1 + 2 * Math.exp(-step / each) + 0.1 * random.next();
-    const numbers = { loss, tokens: 200, learningRate: 1e-3 * (1 - step / steps), gradNorm: 0.5 + random.next(), tokensPerSecond: 1000 };
+    const numbers = {
+      loss,
+      tokens: 200,
+      learningRate: 1e-3 * (1 - step / steps),
+      gradNorm: 0.5 + random.next(),
+      tokensPerSecond: 1000,
+    };
     const state = { seconds: step * 0.2, etaSeconds: 1, memoryBytes: 2e9 + step, applied: true };
     events.push({ type: 'step', step, epoch, ...numbers, ...state, ...(lossScale ? { lossScale: 1024 } : {}) });
     if (step % each !== 0) continue;
     const validation = 1.5 + 1 / epoch;
     events.push(
       {
-        ...{ type: 'evaluation', step, epoch, best: true, loss: validation, perplexity: Math.exp(validation), accuracy: 0.5 + epoch / 20 },
+        ...{
+          type: 'evaluation',
+          step,
+          epoch,
+          best: true,
+          loss: validation,
+          perplexity: Math.exp(validation),
+          accuracy: 0.5 + epoch / 20,
+        },
         ...{ tokens: 500, seconds: step * 0.2, metrics: { smileys: epoch / 10 } },
       },
       { type: 'prefix', step, epoch, keyNorms: [1, 2, 3 + epoch], valueNorms: [0.5, 0.6, 0.7 + epoch] },
@@ -58,7 +79,12 @@ export function runEvents({
 }
 
 /** What a page gives its script. */
-export function dataOf(page: string): { charts: Chart[]; heatMaps: unknown[]; clocks: { x: number[]; y: number[] }[]; resumes: number[] } {
+export function dataOf(page: string): {
+  charts: Chart[];
+  heatMaps: unknown[];
+  clocks: { x: number[]; y: number[] }[];
+  resumes: number[];
+} {
   return JSON.parse(/<script type="application\/json" id="data">(.*?)<\/script>/s.exec(page)![1]!) as never;
 }
 
@@ -66,4 +92,6 @@ export const chartOf = (page: string, id: string): Chart => dataOf(page).charts.
 
 /** The text of a page's tables and tiles, without markup, a cell after the other. */
 export const cellsOf = (page: string): string[] =>
-  Array.from(page.matchAll(/<(?:td|dd|dt|th)[^>]*>(.*?)<\/(?:td|dd|dt|th)>/gs), ([, cell]) => cell!.replace(/<.*?>/g, ''));
+  Array.from(page.matchAll(/<(?:td|dd|dt|th)[^>]*>(.*?)<\/(?:td|dd|dt|th)>/gs), ([, cell]) =>
+    cell!.replace(/<.*?>/g, ''),
+  );

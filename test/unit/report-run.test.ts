@@ -29,7 +29,9 @@ describe('the folder of a run', () => {
   test('gives the events back, values that were not finite as null', async () => {
     expect(await read(`${good.join('\n')}\n`)).toEqual(JSON.parse(`[${good.join(',')}]`));
     const step = runEvents().find((event): event is StepEvent => event.type === 'step');
-    expect(await read(JSON.stringify({ ...step, loss: NaN, etaSeconds: Infinity }))).toEqual([{ ...step, loss: null, etaSeconds: null }]);
+    expect(await read(JSON.stringify({ ...step, loss: NaN, etaSeconds: Infinity }))).toEqual([
+      { ...step, loss: null, etaSeconds: null },
+    ]);
   });
 
   test('passes over a last line that was cut off, and over events of a later version', async () => {
@@ -37,10 +39,18 @@ describe('the folder of a run', () => {
   });
 
   test.each([
-    ['a line that is cut within the file', `${good[0]}\n${good[4]!.slice(0, 50)}\n${good[5]}\n`, ':2: it is no event of a training run'],
+    [
+      'a line that is cut within the file',
+      `${good[0]}\n${good[4]!.slice(0, 50)}\n${good[5]}\n`,
+      ':2: it is no event of a training run',
+    ],
     ['a line that is no event', '[1]\n', ':1: it is no event of a training run'],
     ['an event without a field', '{"type":"end","step":1}\n', ":1: the event 'end' has no usable reason"],
-    ['a field of another type', good[4]!.replace('"epoch":1', '"epoch":null'), ":1: the event 'step' has no usable epoch"],
+    [
+      'a field of another type',
+      good[4]!.replace('"epoch":1', '"epoch":null'),
+      ":1: the event 'step' has no usable epoch",
+    ],
     [
       'norms that are none',
       '{"type":"prefix","step":1,"epoch":1,"keyNorms":["a"],"valueNorms":[]}',
@@ -57,7 +67,12 @@ describe('the folder of a run', () => {
       ":1: the event 'evaluation' has no usable metrics",
     ],
   ])('refuses %s', async (name, text, message) =>
-    expectRefusal({ name, act: () => read(text), code: 'NEOX_BAD_DATA', text: `${folder.join('metrics.jsonl')}${message}` }),
+    expectRefusal({
+      name,
+      act: () => read(text),
+      code: 'NEOX_BAD_DATA',
+      text: `${folder.join('metrics.jsonl')}${message}`,
+    }),
   );
 
   test('without a run says what one is', async () => {
@@ -74,7 +89,9 @@ describe('the folder of a run', () => {
     expect((await readRun(path)).base).toBeUndefined();
     const geometry = { prefixLength: 1, numLayers: 2, numHeads: 2, headSize: 4 };
     const metadata = { baseModel: { name: 'tiny', numLayers: 2, hiddenSize: 8 } };
-    await PrefixWeights.fromTensor(new Float32Array(32), { ...geometry, metadata }).save(folder.join('based', 'last.safetensors'));
+    await PrefixWeights.fromTensor(new Float32Array(32), { ...geometry, metadata }).save(
+      folder.join('based', 'last.safetensors'),
+    );
     expect((await readRun(path)).base).toEqual({ name: 'tiny', layers: 2, hidden: 8 });
     writeFileSync(folder.join('based', 'best.safetensors'), 'damaged');
     expect((await readRun(path)).base).toEqual({ name: 'tiny', layers: 2, hidden: 8 });
@@ -85,7 +102,9 @@ describe('the folder of a run', () => {
     };
     writeFileSync(folder.join('based', 'about.json'), JSON.stringify(about));
     expect(await writeReport(path)).toBe(folder.join('based', 'report.html'));
-    expect(readFileSync(folder.join('based', 'report.html'), 'utf8')).toContain('<bdi>told</bdi>: 2 layers of 8, 1.00 M parameters');
+    expect(readFileSync(folder.join('based', 'report.html'), 'utf8')).toContain(
+      '<bdi>told</bdi>: 2 layers of 8, 1.00 M parameters',
+    );
     expect(await readRun(path)).toMatchObject(about);
   });
 });
@@ -94,8 +113,14 @@ describe('neox-prefix report', () => {
   test('writes the page of a run into its folder, or where it is told to', async () => {
     const path = writeRun('one', runEvents());
     const events = runEvents().map((event) => JSON.parse(JSON.stringify(event)) as TrainingEvent);
-    expect(await cli(['report', path])).toEqual({ code: 0, stdout: `${folder.join('one', 'report.html')}\n`, stderr: '' });
-    expect(readFileSync(folder.join('one', 'report.html'), 'utf8')).toBe(renderReport({ events, recipe: { name: 'one' } }));
+    expect(await cli(['report', path])).toEqual({
+      code: 0,
+      stdout: `${folder.join('one', 'report.html')}\n`,
+      stderr: '',
+    });
+    expect(readFileSync(folder.join('one', 'report.html'), 'utf8')).toBe(
+      renderReport({ events, recipe: { name: 'one' } }),
+    );
     const output = folder.join('elsewhere.html');
     expect(jsonLines((await cli(['report', path, '--output', output, '--title', 'Mine', '--json'])).stdout)).toEqual([
       { report: output, runs: [path] },
@@ -104,7 +129,11 @@ describe('neox-prefix report', () => {
   });
 
   test('compares several runs under the names of their folders', async () => {
-    const paths = [writeRun('x/same', runEvents()), writeRun('y/same', runEvents({ seed: 2 })), writeRun('other', runEvents({ seed: 3 }))];
+    const paths = [
+      writeRun('x/same', runEvents()),
+      writeRun('y/same', runEvents({ seed: 2 })),
+      writeRun('other', runEvents({ seed: 3 })),
+    ];
     const output = folder.join('comparison.html');
     expect((await cli(['report', ...paths, '--output', output])).code).toBe(0);
     const page = readFileSync(output, 'utf8');
@@ -115,6 +144,8 @@ describe('neox-prefix report', () => {
   test('says which folder has no run', async () => {
     const { code, stdout, stderr } = await cli(['report', writeRun('fine', runEvents()), folder.join('missing')]);
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
-    expect(stderr).toContain(`error: There is no training run in ${folder.join('missing')}: it has no metrics.jsonl\nhint: `);
+    expect(stderr).toContain(
+      `error: There is no training run in ${folder.join('missing')}: it has no metrics.jsonl\nhint: `,
+    );
   });
 });

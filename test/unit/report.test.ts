@@ -69,7 +69,15 @@ describe('the history of a run', () => {
     const events = runEvents({ steps: 30, end: false });
     const from = events.findIndex((event) => event.type === 'step' && event.step === 16);
     const again = events.slice(from).map((event) => (event.type === 'step' ? { ...event, loss: 9 } : event));
-    const resume: TrainingEvent = { type: 'resume', step: 15, epoch: 2, seconds: 3, from: 'state.safetensors', totalSteps: 30, epochs: 3 };
+    const resume: TrainingEvent = {
+      type: 'resume',
+      step: 15,
+      epoch: 2,
+      seconds: 3,
+      from: 'state.safetensors',
+      totalSteps: 30,
+      epochs: 3,
+    };
     const { steps, evaluations, prefixes, resumes } = historyOf([...events, resume, ...again]);
     expect(steps.step).toEqual(Array.from({ length: 30 }, (_, i) => i + 1));
     expect(steps.loss.slice(15)).toEqual(Array<number>(15).fill(9));
@@ -89,9 +97,14 @@ describe('the history of a run', () => {
     const events = runEvents();
     expect(historyOf(events).best?.step).toBe(60);
     expect(
-      historyOf([...events.slice(0, -1), { ...(events.at(-1) as Extract<TrainingEvent, { type: 'end' }>), bestStep: 40 }]).best?.step,
+      historyOf([
+        ...events.slice(0, -1),
+        { ...(events.at(-1) as Extract<TrainingEvent, { type: 'end' }>), bestStep: 40 },
+      ]).best?.step,
     ).toBe(40);
-    const worse = events.map((event) => (event.type === 'evaluation' && event.step === 60 ? { ...event, best: false } : event));
+    const worse = events.map((event) =>
+      event.type === 'evaluation' && event.step === 60 ? { ...event, best: false } : event,
+    );
     expect(historyOf(worse.slice(0, -1)).best?.step).toBe(40);
   });
 });
@@ -155,7 +168,17 @@ describe('the page of a run', () => {
     ]);
     expect(cells.slice(at, at + 9)).toEqual(['base model', '', '', '3.068', '21.5', '25.0%', '', '', '']);
     expect(cells.slice(at + 9, at + 18)).toEqual(['20', '1', '2.25', '2.5', '12.18', '55.0%', '0.1', '4.0s', '']);
-    expect(cells.slice(at + 27, at + 36)).toEqual(['60', '3', '1.583', '1.833', '6.255', '65.0%', '0.3', '12s', 'best']);
+    expect(cells.slice(at + 27, at + 36)).toEqual([
+      '60',
+      '3',
+      '1.583',
+      '1.833',
+      '6.255',
+      '65.0%',
+      '0.3',
+      '12s',
+      'best',
+    ]);
     expect(page.match(/<tr class="best">/g)).toHaveLength(1);
   });
 
@@ -169,7 +192,11 @@ describe('the page of a run', () => {
       'epochs',
       '50,000',
     ]);
-    expect(cells.slice(cells.indexOf('prompt tokens'), cells.indexOf('prompt tokens') + 3)).toEqual(['prompt tokens', '1234', '300']);
+    expect(cells.slice(cells.indexOf('prompt tokens'), cells.indexOf('prompt tokens') + 3)).toEqual([
+      'prompt tokens',
+      '1234',
+      '300',
+    ]);
   });
 
   test('has a curve for everything that has numbers', () => {
@@ -230,7 +257,9 @@ describe('the page of a run', () => {
   test('shows samples before and after beside each other', () => {
     expect(page).toContain('<p class="text" dir="auto">今日は</p>');
     const texts = Array.from(
-      page.matchAll(/<span class="label">([^<]*)<span class="tag">(.*?)<\/span><\/span>\s*<p class="text" dir="auto">(.*?)<\/p>/g),
+      page.matchAll(
+        /<span class="label">([^<]*)<span class="tag">(.*?)<\/span><\/span>\s*<p class="text" dir="auto">(.*?)<\/p>/g,
+      ),
     );
     expect(texts.map((found) => found.slice(1))).toEqual([
       ['before training', 'stop', '晴れです。'],
@@ -329,7 +358,8 @@ describe('the page of a run', () => {
   test('a long run stays small: at most 2,000 points a curve', () => {
     const shown = renderReport({ events: runEvents({ steps: 50_000, epochs: 10, lossScale: true }) });
     expect(shown.length).toBeLessThan(2e6);
-    for (const { curves } of dataOf(shown).charts) for (const { x } of curves) expect(x.length).toBeLessThanOrEqual(2000);
+    for (const { curves } of dataOf(shown).charts)
+      for (const { x } of curves) expect(x.length).toBeLessThanOrEqual(2000);
     expect(chartOf(shown, 'loss').curves[0]!.x.length).toBeGreaterThan(1500);
     expect(chartOf(shown, 'loss').note).toBe('smoothed over about 500 steps');
   });
@@ -369,8 +399,30 @@ describe('the page of several runs', () => {
   test('has a row for each run, and the recipes with what differs first', () => {
     const cells = cellsOf(page);
     const at = cells.indexOf('a');
-    expect(cells.slice(at, at + 10)).toEqual(['a', 'Finished', '60', '60', '1.833', '6.255', '65.0%', '17s', '1,000', '2.0 GB']);
-    expect(cells.slice(at + 10, at + 20)).toEqual(['b', 'Not finished', '30', '30', '1.833', '6.255', '65.0%', '6.0s', '1,000', '2.0 GB']);
+    expect(cells.slice(at, at + 10)).toEqual([
+      'a',
+      'Finished',
+      '60',
+      '60',
+      '1.833',
+      '6.255',
+      '65.0%',
+      '17s',
+      '1,000',
+      '2.0 GB',
+    ]);
+    expect(cells.slice(at + 10, at + 20)).toEqual([
+      'b',
+      'Not finished',
+      '30',
+      '30',
+      '1.833',
+      '6.255',
+      '65.0%',
+      '6.0s',
+      '1,000',
+      '2.0 GB',
+    ]);
     const recipe = cells.slice(cells.indexOf('learning rate'));
     expect(recipe).toEqual(['learning rate', '0.001', '0.01', 'name', 'smile', 'smile', 'seed', '1', '1']);
     expect(page.match(/<tr class="differs">/g)).toHaveLength(1);
@@ -403,7 +455,11 @@ describe('what is refused', () => {
       () => renderReport(wrong({ events: [], titel: 'x' })),
       "Unknown option 'titel' in options\nHint: did you mean 'title'?",
     ],
-    ['no events', () => renderReport(wrong({})), 'Expected a list of training events for events but received undefined of type undefined'],
+    [
+      'no events',
+      () => renderReport(wrong({})),
+      'Expected a list of training events for events but received undefined of type undefined',
+    ],
     [
       'events that are none',
       () => renderReport({ events: wrong([1]) }),
@@ -411,7 +467,10 @@ describe('what is refused', () => {
     ],
     [
       'an event without a field',
-      () => renderReport({ events: [...runEvents().slice(0, 1), wrong({ type: 'resume', step: 1, epoch: 1, seconds: 2, from: 'x' })] }),
+      () =>
+        renderReport({
+          events: [...runEvents().slice(0, 1), wrong({ type: 'resume', step: 1, epoch: 1, seconds: 2, from: 'x' })],
+        }),
       "Expected a training event for events[1] but received an object of type object\nHint: the event 'resume' has no usable totalSteps",
     ],
     [

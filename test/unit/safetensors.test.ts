@@ -21,7 +21,11 @@ function build(header: string | Buffer, dataBytes: number, length?: bigint): str
   return path;
 }
 
-const tensor = (dtype: string, shape: unknown, begin: unknown, end: unknown): unknown => ({ dtype, shape, data_offsets: [begin, end] });
+const tensor = (dtype: string, shape: unknown, begin: unknown, end: unknown): unknown => ({
+  dtype,
+  shape,
+  data_offsets: [begin, end],
+});
 const json = (value: unknown): string => JSON.stringify(value);
 
 describe('reading', () => {
@@ -32,9 +36,9 @@ describe('reading', () => {
       ['note', '猫'],
     ]);
     expect([...header.unsupported]).toEqual([['j.float8', 'F8_E4M3']]);
-    expect([...header.tensors.values()].filter(({ dtype }) => ['U8', 'BOOL', 'I64'].includes(dtype)).map(({ name }) => name)).toEqual(
-      expect.arrayContaining(['g.mask', 'h.flags', 'i.ids']),
-    );
+    expect(
+      [...header.tensors.values()].filter(({ dtype }) => ['U8', 'BOOL', 'I64'].includes(dtype)).map(({ name }) => name),
+    ).toEqual(expect.arrayContaining(['g.mask', 'h.flags', 'i.ids']));
     for (const [name, { shape, values }] of expectedValues('mixed.safetensors')) {
       const entry = header.tensors.get(name) as TensorEntry;
       expect(entry.shape).toEqual(shape);
@@ -59,7 +63,18 @@ describe('reading', () => {
     );
     const { tensors } = await readSafetensorsHeader(path);
     const read = async (name: string): Promise<number[]> => [...(await readTensor(tensors.get(name) as TensorEntry))];
-    expect(await read('half')).toEqual([0, -0, 2 ** -24, 1023 * 2 ** -24, 2 ** -14, 1, 65504, Infinity, -Infinity, NaN]);
+    expect(await read('half')).toEqual([
+      0,
+      -0,
+      2 ** -24,
+      1023 * 2 ** -24,
+      2 ** -14,
+      1,
+      65504,
+      Infinity,
+      -Infinity,
+      NaN,
+    ]);
     expect(await read('brain')).toEqual([1, -2, 2 ** -133, Infinity, NaN]);
   });
 
@@ -67,7 +82,11 @@ describe('reading', () => {
     ['no tensors', '{}', 0],
     ['a padded header', '{}   ', 0],
     ['tensors out of order', json({ b: tensor('F32', [1], 4, 8), a: tensor('F32', [1], 0, 4) }), 8],
-    ['an empty tensor anywhere', json({ a: tensor('F32', [1], 0, 4), e: tensor('F32', [0, 3], 0, 0), z: tensor('F32', [0], 4, 4) }), 4],
+    [
+      'an empty tensor anywhere',
+      json({ a: tensor('F32', [1], 0, 4), e: tensor('F32', [0, 3], 0, 0), z: tensor('F32', [0], 4, 4) }),
+      4,
+    ],
     ['unknown fields in an entry', json({ a: { dtype: 'U8', shape: [], data_offsets: [0, 1], extra: 1 } }), 1],
     ['a tensor named __proto__', '{"__proto__":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}', 1],
   ])('accepts %s', async (_, header, dataBytes) => {
@@ -100,12 +119,24 @@ describe('refusing', () => {
     ['metadata that are no object', '{"__metadata__":[]}', 0, undefined, 'expected __metadata__ to be an object'],
     ['an entry that is no object', '{"a":1}', 0, undefined, 'tensor a: expected an object'],
     ['an unknown type', json({ a: tensor('F33', [1], 0, 4) }), 4, undefined, "unknown dtype 'F33'"],
-    ['a type named like a method', json({ a: tensor('toString', [1], 0, 4) }), 4, undefined, "unknown dtype 'toString'"],
+    [
+      'a type named like a method',
+      json({ a: tensor('toString', [1], 0, 4) }),
+      4,
+      undefined,
+      "unknown dtype 'toString'",
+    ],
     ['no type', '{"a":{"shape":[1],"data_offsets":[0,4]}}', 4, undefined, 'expected a dtype'],
     ['a negative size', json({ a: tensor('F32', [-1], 0, 4) }), 4, undefined, 'shape of non-negative integers'],
     ['a fractional size', json({ a: tensor('F32', [1.5], 0, 4) }), 4, undefined, 'shape of non-negative integers'],
     ['a shape that overflows', json({ a: tensor('F32', [2 ** 32, 2 ** 32], 0, 4) }), 4, undefined, 'too many elements'],
-    ['a shape that overflows to zero', json({ a: tensor('F32', [2 ** 52, 2 ** 52, 0], 0, 0) }), 0, undefined, 'too many elements'],
+    [
+      'a shape that overflows to zero',
+      json({ a: tensor('F32', [2 ** 52, 2 ** 52, 0], 0, 0) }),
+      0,
+      undefined,
+      'too many elements',
+    ],
     ['negative offsets', json({ a: tensor('F32', [1], -4, 0) }), 4, undefined, 'two data_offsets'],
     ['one offset', '{"a":{"dtype":"F32","shape":[1],"data_offsets":[4]}}', 4, undefined, 'two data_offsets'],
     ['reversed offsets', json({ a: tensor('F32', [1], 4, 0) }), 4, undefined, 'data_offsets in order, found [4, 0]'],
@@ -125,7 +156,13 @@ describe('refusing', () => {
       '4 bytes before tensor b belong to no tensor',
     ],
     ['a hole at the start', json({ a: tensor('F32', [1], 4, 8) }), 8, undefined, '4 bytes before tensor a'],
-    ['an overlap', json({ a: tensor('F32', [2], 0, 8), b: tensor('F32', [1], 4, 8) }), 8, undefined, 'tensor b overlaps another one'],
+    [
+      'an overlap',
+      json({ a: tensor('F32', [2], 0, 8), b: tensor('F32', [1], 4, 8) }),
+      8,
+      undefined,
+      'tensor b overlaps another one',
+    ],
     ['missing data', one, 3, undefined, 'need 4 bytes of data, the file has 3'],
     ['trailing data', one, 5, undefined, 'need 4 bytes of data, the file has 5'],
   ])('%s', async (_, header, dataBytes, length, message) => {
@@ -159,7 +196,8 @@ describe('refusing', () => {
         ours(error);
         refused++;
       });
-      for (const entry of header?.tensors.values() ?? []) expect(entry.offset + entry.byteLength).toBeLessThanOrEqual(bytes.length);
+      for (const entry of header?.tensors.values() ?? [])
+        expect(entry.offset + entry.byteLength).toBeLessThanOrEqual(bytes.length);
     }
     expect(refused).toBeGreaterThan(200);
   });
@@ -184,7 +222,9 @@ describe('writing', () => {
     expect(length % 8).toBe(0);
     const header = JSON.parse(file.toString('utf8', 8, 8 + length)) as Record<string, { data_offsets?: number[] }>;
     expect(header['__metadata__']).toEqual({ format: 'pt', note: 'x' });
-    expect(Object.entries(header).flatMap(([name, value]) => (value.data_offsets ? [[name, value.data_offsets]] : []))).toEqual(
+    expect(
+      Object.entries(header).flatMap(([name, value]) => (value.data_offsets ? [[name, value.data_offsets]] : [])),
+    ).toEqual(
       expect.arrayContaining([
         ['10', [0, 8]],
         ['a', [8, 16]],
@@ -198,7 +238,9 @@ describe('writing', () => {
   test('a size that disagrees with the shape, or a name used twice, writes nothing', async () => {
     const path = join(folder, 'never.safetensors');
     const good = { name: 'a', dtype: 'F32', shape: [1], data: new Float32Array(1) } as const;
-    expect((await failure(writeSafetensors(path, [{ ...good, shape: [2] }], {}))).message).toContain('8 bytes but has 4');
+    expect((await failure(writeSafetensors(path, [{ ...good, shape: [2] }], {}))).message).toContain(
+      '8 bytes but has 4',
+    );
     expect((await failure(writeSafetensors(path, [good, good], {}))).code).toBe('NEOX_BAD_ARGUMENT');
     expect(() => readFileSync(path)).toThrow('ENOENT');
   });

@@ -25,8 +25,12 @@ function setupWith(tools: Record<string, string>): { status: number | null; outp
   const bin = join(folder, 'bin');
   mkdirSync(bin);
   symlinkSync(process.execPath, join(bin, 'node'));
-  for (const [name, line] of Object.entries(tools)) writeFileSync(join(bin, name), `#!/bin/sh\n${line}\n`, { mode: 0o755 });
-  const result = spawnSync(process.execPath, [join(folder, 'scripts', 'setup.mjs')], { env: { PATH: bin }, encoding: 'utf8' });
+  for (const [name, line] of Object.entries(tools))
+    writeFileSync(join(bin, name), `#!/bin/sh\n${line}\n`, { mode: 0o755 });
+  const result = spawnSync(process.execPath, [join(folder, 'scripts', 'setup.mjs')], {
+    env: { PATH: bin },
+    encoding: 'utf8',
+  });
   return { status: result.status, output: result.stdout + result.stderr };
 }
 

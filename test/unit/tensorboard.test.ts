@@ -65,7 +65,8 @@ function parse(path: string): Parsed[] {
   for (let at = 0; at < file.length;) {
     const length = Number(file.readBigUInt64LE(at));
     const data = file.subarray(at + 12, at + 12 + length);
-    if (unmasked(file.readUInt32LE(at + 8)) !== crcBitwise(file.subarray(at, at + 8))) throw new Error(`length at ${at}`);
+    if (unmasked(file.readUInt32LE(at + 8)) !== crcBitwise(file.subarray(at, at + 8)))
+      throw new Error(`length at ${at}`);
     if (unmasked(file.readUInt32LE(at + 12 + length)) !== crcBitwise(data)) throw new Error(`record at ${at}`);
     at += length + 16;
     const event: Parsed = { wallTime: NaN, step: 0, scalars: {}, texts: {} };
@@ -118,7 +119,16 @@ const EVENTS: TrainingEvent[] = [
   step(2, { lossScale: 65536, gradNorm: Infinity, applied: false }),
   step(300),
   {
-    ...{ type: 'evaluation', step: 300, epoch: 1, best: true, loss: 1.25, perplexity: Math.exp(1.25), accuracy: 0.75, tokens: 50 },
+    ...{
+      type: 'evaluation',
+      step: 300,
+      epoch: 1,
+      best: true,
+      loss: 1.25,
+      perplexity: Math.exp(1.25),
+      accuracy: 0.75,
+      tokens: 50,
+    },
     ...{ seconds: 3002.5, metrics: { smileys: 0.9, loss: 99 } },
   },
   { type: 'checkpoint', step: 300, epoch: 1, kind: 'best', path: 'best.safetensors' },
@@ -148,13 +158,17 @@ test('CRC-32C of the vectors of RFC 3720, B.4', () => {
 });
 
 test('the events of a run give scalars under their names, with steps and wall times', async () => {
-  const { path } = await written('run', { startTime: 1_700_000_000, recipe: { name: 'a|b <c>', learningRate: 1e-8, epochs: 3 } });
+  const { path } = await written('run', {
+    startTime: 1_700_000_000,
+    recipe: { name: 'a|b <c>', learningRate: 1e-8, epochs: 3 },
+  });
   expect(basename(path)).toMatch(new RegExp(`^events\\.out\\.tfevents\\.\\d{10}\\.[\\w.-]+\\.${process.pid}\\.\\d+$`));
   const [version, recipe, prefix, first, overflowed, last, evaluation, ...more] = parse(path);
   expect(more).toEqual([]);
   expect(version).toEqual({ wallTime: 1_700_000_000, step: 0, fileVersion: 'brain.Event:2', scalars: {}, texts: {} });
   expect(recipe!.texts).toEqual({
-    'hparams/recipe': '| option | value |\n| --- | --- |\n| name | a\\|b &lt;c\\> |\n| learningRate | 1e\\-8 |\n| epochs | 3 |',
+    'hparams/recipe':
+      '| option | value |\n| --- | --- |\n| name | a\\|b &lt;c\\> |\n| learningRate | 1e\\-8 |\n| epochs | 3 |',
   });
   expect(prefix).toMatchObject({ step: 0, wallTime: 1_700_000_000 });
   expect(prefix!.scalars).toEqual({
@@ -164,7 +178,12 @@ test('the events of a run give scalars under their names, with steps and wall ti
   expect(first).toEqual({
     ...{ wallTime: 1_700_000_010, step: 1, texts: {} },
     scalars: {
-      ...{ 'train/loss': 2, 'train/perplexity': f32(Math.exp(2)), 'train/learning_rate': f32(1e-3), 'train/grad_norm': 0.5 },
+      ...{
+        'train/loss': 2,
+        'train/perplexity': f32(Math.exp(2)),
+        'train/learning_rate': f32(1e-3),
+        'train/grad_norm': 0.5,
+      },
       ...{ 'train/tokens_per_second': 4000.5, 'train/memory_bytes': f32(3_000_000_001) },
     },
   });
@@ -187,7 +206,8 @@ test('the events of a run give scalars under their names, with steps and wall ti
 test('numbers of any size are written as they are', async () => {
   const writer = await TensorBoardWriter.create(folder.join('large'));
   const steps = [0, 1, 127, 128, 16_383, 16_384, 2 ** 31, 2 ** 32 + 5, Number.MAX_SAFE_INTEGER];
-  for (const number of steps) writer.event({ type: 'prefix', step: number, epoch: 1, keyNorms: [number], valueNorms: [] });
+  for (const number of steps)
+    writer.event({ type: 'prefix', step: number, epoch: 1, keyNorms: [number], valueNorms: [] });
   await writer.close();
   const events = parse(writer.path).slice(1);
   expect(events.map((event) => event.step)).toEqual(steps);

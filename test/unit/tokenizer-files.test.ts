@@ -10,14 +10,18 @@ const fixtures = join(__dirname, '../fixtures/tokenizer');
 const good = readFileSync(join(fixtures, 'dummy-prefix/spiece.model'));
 
 // A protobuf writer for messages that no trainer would write.
-const varint = (value: number): number[] => (value < 0x80 ? [value] : [(value & 0x7f) | 0x80, ...varint(Math.floor(value / 128))]);
+const varint = (value: number): number[] =>
+  value < 0x80 ? [value] : [(value & 0x7f) | 0x80, ...varint(Math.floor(value / 128))];
 const bytesField = (field: number, bytes: ArrayLike<number>): number[] => [
   ...varint(field * 8 + 2),
   ...varint(bytes.length),
   ...Array.from(bytes),
 ];
 const intField = (field: number, value: number): number[] => [...varint(field * 8), ...varint(value)];
-const floatField = (field: number, value: number): number[] => [...varint(field * 8 + 5), ...new Uint8Array(Float32Array.of(value).buffer)];
+const floatField = (field: number, value: number): number[] => [
+  ...varint(field * 8 + 5),
+  ...new Uint8Array(Float32Array.of(value).buffer),
+];
 const piece = (text: string, type = 1, score = -1): number[] =>
   bytesField(1, [...bytesField(1, Buffer.from(text)), ...floatField(2, score), ...intField(3, type)]);
 const unknown = piece('<unk>', 2, 0);
@@ -25,7 +29,13 @@ const normalizer = (charsmap: ArrayLike<number>): number[] => bytesField(3, byte
 const u32 = (...values: number[]): number[] => [...new Uint8Array(Uint32Array.from(values).buffer)];
 
 /** A charsmap with one rule, 'a' -> 'b', with two units to tamper with. */
-function charsmap({ root = 256 << 10, a = 0x61 | 0x100 | (1 << 10), leaf = 0x80000000, size = 512, texts = 'b\0' } = {}): number[] {
+function charsmap({
+  root = 256 << 10,
+  a = 0x61 | 0x100 | (1 << 10),
+  leaf = 0x80000000,
+  size = 512,
+  texts = 'b\0',
+} = {}): number[] {
   const units = new Uint32Array(size);
   units[0] = root;
   // The root's children lie at 256 ^ label; the leaf of 'a' at its own index ^ 1.
@@ -36,7 +46,8 @@ function charsmap({ root = 256 << 10, a = 0x61 | 0x100 | (1 << 10), leaf = 0x800
   return [...u32(size * 4), ...u32(...units), ...Buffer.from(texts)];
 }
 
-const load = (...parts: number[][]): SentencePiece => new SentencePiece(Uint8Array.from(parts.flat()), 'some/spiece.model');
+const load = (...parts: number[][]): SentencePiece =>
+  new SentencePiece(Uint8Array.from(parts.flat()), 'some/spiece.model');
 
 describe('damaged spiece.model files', () => {
   test.each<[string, number[][], string]>([
@@ -44,7 +55,11 @@ describe('damaged spiece.model files', () => {
     ['a message cut inside a number', [[0x0a, 0x80]], 'the message ends inside a number'],
     ['a number without an end', [[0x0a, ...new Array<number>(11).fill(0xff)]], 'longer than 10 bytes'],
     ['a length past the end', [[0x0a, 0x7f, 0x00]], 'needs 127 bytes but only 1 are left'],
-    ['a length near 2^64', [[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]], 'bytes but only 0 are left'],
+    [
+      'a length near 2^64',
+      [[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]],
+      'bytes but only 0 are left',
+    ],
     ['field number 0', [[0x02, 0x00]], 'field number'],
     ['a field number past 2^29', [[0x82, 0x80, 0x80, 0x80, 0x80, 0x01]], 'field number'],
     ['a group', [[0x0b]], 'wire type 3'],
@@ -59,16 +74,44 @@ describe('damaged spiece.model files', () => {
     ['a score that is no number', [unknown, piece('あ', 1, NaN)], "the score of the piece 'あ' is NaN"],
     ['an infinite score', [unknown, piece('あ', 1, -Infinity)], "the score of the piece 'あ' is -Infinity"],
     ['a byte piece without byte fallback', [unknown, piece('<0x41>', 6)], 'although byte_fallback is false'],
-    ['a misspelled byte piece', [unknown, piece('<0x-1>', 6), bytesField(2, intField(35, 1))], 'byte piece 1 is not written as <0xHH>'],
-    ['a byte piece twice', [unknown, piece('<0x41>', 6), piece('<0x41>', 6), bytesField(2, intField(35, 1))], '<0x41> occurs twice'],
-    ['missing byte pieces', [unknown, piece('<0x00>', 6), bytesField(2, intField(35, 1))], 'the piece of byte 1 is missing'],
+    [
+      'a misspelled byte piece',
+      [unknown, piece('<0x-1>', 6), bytesField(2, intField(35, 1))],
+      'byte piece 1 is not written as <0xHH>',
+    ],
+    [
+      'a byte piece twice',
+      [unknown, piece('<0x41>', 6), piece('<0x41>', 6), bytesField(2, intField(35, 1))],
+      '<0x41> occurs twice',
+    ],
+    [
+      'missing byte pieces',
+      [unknown, piece('<0x00>', 6), bytesField(2, intField(35, 1))],
+      'the piece of byte 1 is missing',
+    ],
     ['rules of 3 bytes', [unknown, normalizer([1, 2, 3])], 'its normalisation rules are cut off'],
-    ['rules longer than the file', [unknown, normalizer([...u32(0xfffffff0), 0, 0, 0, 0])], 'needs 4294967280 of 8 bytes'],
+    [
+      'rules longer than the file',
+      [unknown, normalizer([...u32(0xfffffff0), 0, 0, 0, 0])],
+      'needs 4294967280 of 8 bytes',
+    ],
     ['rules without a trie', [unknown, normalizer([...u32(0), 0])], 'its normalisation rules are cut off'],
-    ['a trie whose root points outside', [unknown, normalizer(charsmap({ root: 0x3fffff << 10 }))], 'point outside the trie'],
-    ['a trie whose node points outside', [unknown, normalizer(charsmap({ a: 0x61 | (0x1fffff << 10) }))], 'point outside the trie'],
+    [
+      'a trie whose root points outside',
+      [unknown, normalizer(charsmap({ root: 0x3fffff << 10 }))],
+      'point outside the trie',
+    ],
+    [
+      'a trie whose node points outside',
+      [unknown, normalizer(charsmap({ a: 0x61 | (0x1fffff << 10) }))],
+      'point outside the trie',
+    ],
     ['a trie of less than one block', [unknown, normalizer(charsmap({ size: 16 }))], 'point outside the trie'],
-    ['a rule whose text lies outside', [unknown, normalizer(charsmap({ leaf: 0x80000002 }))], 'point outside the texts: byte 2 of 2'],
+    [
+      'a rule whose text lies outside',
+      [unknown, normalizer(charsmap({ leaf: 0x80000002 }))],
+      'point outside the texts: byte 2 of 2',
+    ],
   ])('%s', (_, parts, message) => {
     expect(() => load(...parts)).toThrow(errorWith({ code: 'NEOX_BAD_TOKENIZER', path: 'some/spiece.model' }));
     expect(() => load(...parts)).toThrow(message);
@@ -82,7 +125,9 @@ describe('damaged spiece.model files', () => {
 
   test('BPE models and denormalisers are unsupported, not damaged', () => {
     expect(() => load(unknown, bytesField(2, intField(3, 2)))).toThrow(errorWith({ code: 'NEOX_UNSUPPORTED' }));
-    expect(() => load(unknown, bytesField(2, intField(3, 2)))).toThrow('is a SentencePiece BPE model; only unigram models are supported');
+    expect(() => load(unknown, bytesField(2, intField(3, 2)))).toThrow(
+      'is a SentencePiece BPE model; only unigram models are supported',
+    );
     expect(() => load(unknown, bytesField(5, bytesField(2, charsmap())))).toThrow('denormalisation rules');
   });
 
@@ -119,8 +164,10 @@ describe('Tokenizer.load', () => {
   beforeEach(() => (directory = mkdtempSync(join(tmpdir(), 'neox-tokenizer-'))));
   afterEach(() => rmSync(directory, { recursive: true }));
 
-  const copyModel = (name = 'spiece.model'): void => copyFileSync(join(fixtures, 'dummy-prefix/spiece.model'), join(directory, name));
-  const copyJson = (): void => copyFileSync(join(fixtures, 'byte-level/tokenizer.json'), join(directory, 'tokenizer.json'));
+  const copyModel = (name = 'spiece.model'): void =>
+    copyFileSync(join(fixtures, 'dummy-prefix/spiece.model'), join(directory, name));
+  const copyJson = (): void =>
+    copyFileSync(join(fixtures, 'byte-level/tokenizer.json'), join(directory, 'tokenizer.json'));
 
   test('a path that is not there', async () => {
     const path = join(directory, 'missing');
@@ -128,7 +175,9 @@ describe('Tokenizer.load', () => {
   });
 
   test('a folder without a tokenizer', async () => {
-    await expect(Tokenizer.load(directory)).rejects.toThrow('neither spiece.model (or another .model file) nor tokenizer.json');
+    await expect(Tokenizer.load(directory)).rejects.toThrow(
+      'neither spiece.model (or another .model file) nor tokenizer.json',
+    );
   });
 
   test('of two files, tokenizer_class decides', async () => {
@@ -170,7 +219,13 @@ describe('Tokenizer.load', () => {
   test('a file alone takes its special ids from the model', async () => {
     copyModel('my.model');
     const { bosId, eosId, padId, unkId, vocabSize, hash } = await Tokenizer.load(join(directory, 'my.model'));
-    expect({ bosId, eosId, padId, unkId, vocabSize }).toEqual({ bosId: 1, eosId: 2, padId: 3, unkId: 0, vocabSize: 600 });
+    expect({ bosId, eosId, padId, unkId, vocabSize }).toEqual({
+      bosId: 1,
+      eosId: 2,
+      padId: 3,
+      unkId: 0,
+      vocabSize: 600,
+    });
     expect(hash).toMatch(/^[0-9a-f]{64}$/);
   });
 
@@ -178,7 +233,11 @@ describe('Tokenizer.load', () => {
     copyJson();
     put('config.json', { bos_token_id: 7, eos_token_id: [8, 9] });
     expect(await Tokenizer.load(directory)).toMatchObject({ bosId: 7, eosId: 8, padId: undefined });
-    put('tokenizer_config.json', { bos_token: '<|padding|>', eos_token: '<|padding|>', tokenizer_class: 'GPTNeoXTokenizer' });
+    put('tokenizer_config.json', {
+      bos_token: '<|padding|>',
+      eos_token: '<|padding|>',
+      tokenizer_class: 'GPTNeoXTokenizer',
+    });
     put('special_tokens_map.json', { eos_token: { content: '<|endoftext|>', lstrip: false } });
     expect(await Tokenizer.load(directory)).toMatchObject({ bosId: 1, eosId: 0 });
   });
@@ -190,7 +249,11 @@ describe('Tokenizer.load', () => {
     ['tokenizer_config.json', { extra_ids: 1e9 }, 'extra_ids is not an integer between 0 and 10000'],
     ['tokenizer_config.json', { legacy: 'yes' }, 'legacy is not true or false'],
     ['tokenizer_config.json', { additional_special_tokens: 'x' }, 'additional_special_tokens is not a list'],
-    ['tokenizer_config.json', { added_tokens_decoder: { x: { content: 'a' } } }, "the id 'x' of an added token is not an integer"],
+    [
+      'tokenizer_config.json',
+      { added_tokens_decoder: { x: { content: 'a' } } },
+      "the id 'x' of an added token is not an integer",
+    ],
     ['added_tokens.json', { '<x>': 2 ** 40 }, "the id of the added token '<x>' is not an integer"],
   ])('a bad %s: %j', async (name, content, message) => {
     copyModel();
@@ -202,7 +265,11 @@ describe('Tokenizer.load', () => {
   test.each<[string | object, string, string]>([
     ['{"model":', 'NEOX_BAD_TOKENIZER', 'is not usable: expected JSON'],
     [{}, 'NEOX_BAD_TOKENIZER', 'it has no model'],
-    [{ model: { type: 'Unigram', vocab: [] } }, 'NEOX_UNSUPPORTED', 'put the spiece.model of the model into its folder'],
+    [
+      { model: { type: 'Unigram', vocab: [] } },
+      'NEOX_UNSUPPORTED',
+      'put the spiece.model of the model into its folder',
+    ],
     [
       { model: { type: 'BPE', vocab: {}, merges: [] }, decoder: { type: 'Metaspace' } },
       'NEOX_UNSUPPORTED',

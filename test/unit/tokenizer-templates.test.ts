@@ -3,7 +3,9 @@ import { formatInstruction, parseInstructionAnswer } from '../../lib/tokenizer/t
 const errorWith = (fields: object): Error => expect.objectContaining(fields) as Error;
 
 test('turns become the format of rinna’s instruction models', () => {
-  expect(formatInstruction([{ speaker: 'user', text: 'こんにちは\n元気？' }])).toBe('ユーザー: こんにちは<NL>元気？<NL>システム: ');
+  expect(formatInstruction([{ speaker: 'user', text: 'こんにちは\n元気？' }])).toBe(
+    'ユーザー: こんにちは<NL>元気？<NL>システム: ',
+  );
   expect(
     formatInstruction([
       { speaker: 'user', text: '一行目\r\n二行目' },
@@ -54,9 +56,13 @@ test('arguments', () => {
   expect(() => formatInstruction([{ speaker: 'user', text: 1 } as never])).toThrow(
     'Expected a string for turns[0].text but received 1 of type number',
   );
-  expect(() => formatInstruction([{ speaker: 'user', text: '', name: 'x' } as never])).toThrow("Unknown option 'name' in turns[0]");
+  expect(() => formatInstruction([{ speaker: 'user', text: '', name: 'x' } as never])).toThrow(
+    "Unknown option 'name' in turns[0]",
+  );
   expect(() => formatInstruction([{ speaker: 'user', text: '' }], { marks: 'drop' } as never)).toThrow(
     "Expected 'reject' or 'escape' for marks",
   );
-  expect(() => formatInstruction([{ speaker: 'user', text: '' }], { mark: 'escape' } as never)).toThrow("did you mean 'marks'?");
+  expect(() => formatInstruction([{ speaker: 'user', text: '' }], { mark: 'escape' } as never)).toThrow(
+    "did you mean 'marks'?",
+  );
 });

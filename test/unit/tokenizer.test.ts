@@ -30,14 +30,22 @@ describe('arguments', () => {
     );
     expect(() => tokenizer.encode(5 as never)).toThrow('Expected a string for text but received 5 of type number');
     expect(() => tokenizer.decode([], { skip: true } as never)).toThrow("Unknown option 'skip' in options");
-    expect(() => tokenizer.decode(null as never)).toThrow('Expected an array of token ids for ids but received null of type null');
-    expect(() => tokenizer.decode('12' as never)).toThrow("Expected an array of token ids for ids but received '12' of type string");
+    expect(() => tokenizer.decode(null as never)).toThrow(
+      'Expected an array of token ids for ids but received null of type null',
+    );
+    expect(() => tokenizer.decode('12' as never)).toThrow(
+      "Expected an array of token ids for ids but received '12' of type string",
+    );
     expect(tokenizer.decode(Int32Array.of(400))).toBe(tokenizer.decode([400]));
     expect(inspect(tokenizer)).toBe(
       `Tokenizer(sentencepiece, ${tokenizer.vocabSize} ids, ${join(fixtures, 'dummy-prefix', 'spiece.model')})`,
     );
-    expect(() => tokenizer.createDecoder({ skipSpecialTokens: 'no' } as never)).toThrow('Expected a boolean for skipSpecialTokens');
-    await expect(Tokenizer.load('')).rejects.toThrow("Expected a non-empty string for dirOrFile but received '' of type string");
+    expect(() => tokenizer.createDecoder({ skipSpecialTokens: 'no' } as never)).toThrow(
+      'Expected a boolean for skipSpecialTokens',
+    );
+    await expect(Tokenizer.load('')).rejects.toThrow(
+      "Expected a non-empty string for dirOrFile but received '' of type string",
+    );
   });
 });
 
@@ -54,7 +62,8 @@ describe.each(['dummy-prefix', 'byte-fallback', 'byte-level'])('%s', (name) => {
 
   test('tokens and ids are each other’s inverse', async () => {
     const tokenizer = await load(name);
-    for (let id = 0; id < tokenizer.vocabSize; id++) expect(tokenizer.tokenToId(tokenizer.idToToken(id) as string)).toBe(id);
+    for (let id = 0; id < tokenizer.vocabSize; id++)
+      expect(tokenizer.tokenToId(tokenizer.idToToken(id) as string)).toBe(id);
     expect(tokenizer.tokenToId('no such token')).toBeUndefined();
   });
 
@@ -90,8 +99,10 @@ describe('streaming', () => {
 
   test('bytes that make no character become U+FFFD when that is certain', async () => {
     const fallback = await load('byte-fallback');
-    const byte = (value: number): number => fallback.tokenToId(`<0x${value.toString(16).toUpperCase().padStart(2, '0')}>`) as number;
-    // Each byte by itself, as SentencePiece: E3 81 and then an ASCII byte; a lone trail byte; a surrogate; an overlong form; the end.
+    const byte = (value: number): number =>
+      fallback.tokenToId(`<0x${value.toString(16).toUpperCase().padStart(2, '0')}>`) as number;
+    // Each byte by itself, as SentencePiece: E3 81 and then an ASCII byte; a lone trail byte; a surrogate; an overlong
+    // form; the end.
     expect(pieces(fallback, [byte(0xe3), byte(0x81), byte(0x41)])).toEqual(['', '', '\ufffd\ufffdA', '']);
     expect(pieces(fallback, [byte(0x80), byte(0x41)])).toEqual(['\ufffd', 'A', '']);
     expect(pieces(fallback, [byte(0xed), byte(0xa0), byte(0x80)]).join('')).toBe('\ufffd\ufffd\ufffd');
@@ -138,9 +149,30 @@ test('T5Tokenizer adds </s> once', async () => {
 });
 
 describe('text streams equal the whole', () => {
-  const parts = [' ', '  ', '.', ',', "'", "n't", " 's", ' re', 've', 'あ', 'a ', '\n', '\u3000', '', '!?', 't', '\x1c', '\ufeff'];
+  const parts = [
+    ' ',
+    '  ',
+    '.',
+    ',',
+    "'",
+    "n't",
+    " 's",
+    ' re',
+    've',
+    'あ',
+    'a ',
+    '\n',
+    '\u3000',
+    '',
+    '!?',
+    't',
+    '\x1c',
+    '\ufeff',
+  ];
   const random = randomNumbers(7);
-  const cases = Array.from({ length: 500 }, () => Array.from({ length: 1 + random(12) }, () => parts[random(parts.length)] as string));
+  const cases = Array.from({ length: 500 }, () =>
+    Array.from({ length: 1 + random(12) }, () => parts[random(parts.length)] as string),
+  );
 
   test('clean-up', () => {
     for (const chunks of cases) {
@@ -154,7 +186,9 @@ describe('text streams equal the whole', () => {
   test('strip, with Python’s white space', () => {
     for (const chunks of cases) {
       const stream = new StripStream();
-      const whole = chunks.join('').replace(/^[\s\x1c-\x1f\x85]+/, (space) => space.slice(space.indexOf('\ufeff') >>> 0));
+      const whole = chunks
+        .join('')
+        .replace(/^[\s\x1c-\x1f\x85]+/, (space) => space.slice(space.indexOf('\ufeff') >>> 0));
       const text = chunks.map((chunk) => stream.push(chunk)).join('') + stream.end();
       expect(whole.startsWith(text)).toBe(true);
       expect(whole.slice(text.length)).toMatch(/^[ \n\u3000\x1c]*$/);
@@ -195,8 +229,12 @@ describe('tries', () => {
     const map = new Charsmap(Buffer.concat([blob, Buffer.from('x\0yz\0')]));
     const found = (text: string): [number, string] => {
       map.match(Buffer.from(text), 0, text.length);
-      return [map.matchLength, map.matchLength === 0 ? '' : Buffer.from(map.texts.subarray(map.textStart, map.textEnd)).toString()];
+      return [
+        map.matchLength,
+        map.matchLength === 0 ? '' : Buffer.from(map.texts.subarray(map.textStart, map.textEnd)).toString(),
+      ];
     };
-    expect(['a', 'ab', 'aa', 'aaa', 'b', ''].map(found)).toEqual([[1, 'x'], [1, 'x'], [2, 'yz'], [2, 'yz'], [0, ''], [0, '']]); // prettier-ignore
+    // prettier-ignore
+    expect(['a', 'ab', 'aa', 'aaa', 'b', ''].map(found)).toEqual([[1, 'x'], [1, 'x'], [2, 'yz'], [2, 'yz'], [0, ''], [0, '']]);
   });
 });

@@ -28,11 +28,31 @@ const pickle = (...parts: (string | Buffer)[]): Buffer =>
   ]);
 
 /** The bytes that push a tensor over storage '0' of `count` float32 elements. */
-function tensorOps(options: { count?: number; offset?: string; size?: string; stride?: string; type?: string; key?: string } = {}): Buffer {
-  const { count = 4, offset = 'K\x00', size = 'K\x04\x85', stride = 'K\x01\x85', type = 'FloatStorage', key = '0' } = options;
-  const id = Buffer.concat([text('storage'), Buffer.from(`ctorch\n${type}\n`), text(key), text('cpu'), Buffer.from('M'), le(count, 2)]);
+function tensorOps(
+  options: { count?: number; offset?: string; size?: string; stride?: string; type?: string; key?: string } = {},
+): Buffer {
+  const {
+    count = 4,
+    offset = 'K\x00',
+    size = 'K\x04\x85',
+    stride = 'K\x01\x85',
+    type = 'FloatStorage',
+    key = '0',
+  } = options;
+  const id = Buffer.concat([
+    text('storage'),
+    Buffer.from(`ctorch\n${type}\n`),
+    text(key),
+    text('cpu'),
+    Buffer.from('M'),
+    le(count, 2),
+  ]);
   const head = Buffer.from('ctorch._utils\n_rebuild_tensor_v2\n((', 'latin1');
-  return Buffer.concat([head, id, Buffer.from(`tQ${offset}${size}${stride}\x89ccollections\nOrderedDict\n)RtR`, 'latin1')]);
+  return Buffer.concat([
+    head,
+    id,
+    Buffer.from(`tQ${offset}${size}${stride}\x89ccollections\nOrderedDict\n)RtR`, 'latin1'),
+  ]);
 }
 
 /** A file of torch before 1.6 around one pickle; storage '0' holds 1, 2, 3, 4. */
@@ -60,10 +80,27 @@ function zip(records: Record[], damage: (directory: Buffer, all: Buffer) => void
   const directory: Buffer[] = [];
   let position = 0;
   for (const { name, data, method = 0, flags = 0, localName = name } of records) {
-    const common = (): Buffer => Buffer.concat([le(20, 2), le(flags, 2), le(method, 2), le(0, 8), le(data.length, 4), le(data.length, 4)]);
-    const local = Buffer.concat([le(0x04034b50, 4), common(), le(localName.length, 2), le(0, 2), Buffer.from(localName), data]);
+    const common = (): Buffer =>
+      Buffer.concat([le(20, 2), le(flags, 2), le(method, 2), le(0, 8), le(data.length, 4), le(data.length, 4)]);
+    const local = Buffer.concat([
+      le(0x04034b50, 4),
+      common(),
+      le(localName.length, 2),
+      le(0, 2),
+      Buffer.from(localName),
+      data,
+    ]);
     directory.push(
-      Buffer.concat([le(0x02014b50, 4), le(20, 2), common(), le(name.length, 2), le(0, 8), le(0, 4), le(position, 4), Buffer.from(name)]),
+      Buffer.concat([
+        le(0x02014b50, 4),
+        le(20, 2),
+        common(),
+        le(name.length, 2),
+        le(0, 8),
+        le(0, 4),
+        le(position, 4),
+        Buffer.from(name),
+      ]),
     );
     body.push(local);
     position += local.length;
@@ -91,7 +128,8 @@ const goodRecords = (): Record[] => [
 
 async function readAll(path: string): Promise<Map<string, { shape: readonly number[]; values: number[] }>> {
   const result = new Map<string, { shape: readonly number[]; values: number[] }>();
-  for (const [name, entry] of await readStateDict(path)) result.set(name, { shape: entry.shape, values: [...(await readTensor(entry))] });
+  for (const [name, entry] of await readStateDict(path))
+    result.set(name, { shape: entry.shape, values: [...(await readTensor(entry))] });
   return result;
 }
 
@@ -119,7 +157,9 @@ describe('files that Python wrote', () => {
   test('integers keep their types, and cannot be read as numbers with a point', async () => {
     const entries = await readStateDict(fixture('integers.bin'));
     expect([...entries.values()].map(({ dtype }) => dtype)).toEqual(['I64', 'U8', 'BOOL', 'F32']);
-    expect((await failure(readTensor(entries.get('long') as TensorEntry))).message).toContain('holds I64; expected F32, F16, BF16, F64');
+    expect((await failure(readTensor(entries.get('long') as TensorEntry))).message).toContain(
+      'holds I64; expected F32, F16, BF16, F64',
+    );
   });
 
   test('everything around the tensors is there', async () => {
@@ -127,8 +167,15 @@ describe('files that Python wrote', () => {
     expect(format).toBe('legacy');
     const items = (root as PickleDict).items;
     expect([...items.keys()]).toEqual(['epoch', 'big', 'rate', 'done', 'model']);
-    expect([items.get('epoch'), items.get('big'), items.get('rate'), items.get('done')]).toEqual([3, 2 ** 40, 1e-4, true]);
-    const names = ((await readTorchFile(fixture('state_dict.bin'))).root as PickleDict).items.get('names') as PickleList;
+    expect([items.get('epoch'), items.get('big'), items.get('rate'), items.get('done')]).toEqual([
+      3,
+      2 ** 40,
+      1e-4,
+      true,
+    ]);
+    const names = ((await readTorchFile(fixture('state_dict.bin'))).root as PickleDict).items.get(
+      'names',
+    ) as PickleList;
     expect(names.items[0]).toBe('weight');
     expect((names.items[1] as PickleTuple).items).toEqual(['bias', null]);
   });
@@ -151,7 +198,9 @@ describe('files that Python wrote', () => {
 
 describe('pickles made by hand', () => {
   test('a good one is read, so that the bad ones below are bad for their own reason', async () => {
-    expect(await readAll(legacy(pickle('}', text('w'), tensorOps(), 's')))).toEqual(new Map([['w', { shape: [4], values: [1, 2, 3, 4] }]]));
+    expect(await readAll(legacy(pickle('}', text('w'), tensorOps(), 's')))).toEqual(
+      new Map([['w', { shape: [4], values: [1, 2, 3, 4] }]]),
+    );
   });
 
   test('text and dictionaries of Python 2', async () => {
@@ -163,7 +212,12 @@ describe('pickles made by hand', () => {
   test.each<[string, Buffer, string, string]>([
     ['os.system', call('posix\nsystem', text('true')), 'NEOX_UNSUPPORTED', 'the global posix.system'],
     ['eval', call('builtins\neval', text('1')), 'NEOX_UNSUPPORTED', 'the global builtins.eval'],
-    ['a global by attribute path', call('torch\nFloatStorage.__init__'), 'NEOX_UNSUPPORTED', 'the global torch.FloatStorage.__init__'],
+    [
+      'a global by attribute path',
+      call('torch\nFloatStorage.__init__'),
+      'NEOX_UNSUPPORTED',
+      'the global torch.FloatStorage.__init__',
+    ],
     ['a global named like a method', call('torch\ntoString'), 'NEOX_UNSUPPORTED', 'the global torch.toString'],
     ['INST', pickle('(ios\nsystem\n'), 'NEOX_UNSUPPORTED', 'the opcode INST'],
     ['OBJ', pickle('(o'), 'NEOX_UNSUPPORTED', 'the opcode OBJ'],
@@ -171,10 +225,20 @@ describe('pickles made by hand', () => {
     ['EXT1', pickle('\x82\x01'), 'NEOX_UNSUPPORTED', 'the opcode EXT1'],
     ['PERSID', pickle('Px\n'), 'NEOX_UNSUPPORTED', 'the opcode PERSID'],
     ['an opcode that does not exist', pickle('\xff'), 'NEOX_UNSUPPORTED', 'the opcode 0xff'],
-    ['a call of a storage type', call('torch\nFloatStorage', 'K\x04'), 'NEOX_UNSUPPORTED', 'a call of torch.FloatStorage'],
+    [
+      'a call of a storage type',
+      call('torch\nFloatStorage', 'K\x04'),
+      'NEOX_UNSUPPORTED',
+      'a call of torch.FloatStorage',
+    ],
     ['a call of a number', pickle('K\x01)R'), 'NEOX_BAD_CHECKPOINT', 'calls something that is no function'],
     ['state of a list', pickle(']}b'), 'NEOX_UNSUPPORTED', 'state set on something else'],
-    ['items set on a tensor', pickle(tensorOps(), 'K\x01K\x02s'), 'NEOX_BAD_CHECKPOINT', 'sets items of something that is no dictionary'],
+    [
+      'items set on a tensor',
+      pickle(tensorOps(), 'K\x01K\x02s'),
+      'NEOX_BAD_CHECKPOINT',
+      'sets items of something that is no dictionary',
+    ],
     ['an item appended to a tuple', pickle(')K\x01a'), 'NEOX_BAD_CHECKPOINT', 'appends to something that is no list'],
     ['a key that is a list', pickle('}]K\x01s'), 'NEOX_UNSUPPORTED', 'a dictionary key that is no text or number'],
     ['a key without a value', pickle('}(K\x01u'), 'NEOX_BAD_CHECKPOINT', 'a key without a value'],
@@ -187,10 +251,25 @@ describe('pickles made by hand', () => {
     ['text longer than the file', pickle('X\xff\xff\xff\xff'), 'NEOX_BAD_CHECKPOINT', 'it ends in the middle'],
     ['a global with an endless name', pickle(`c${'x'.repeat(300)}`), 'NEOX_BAD_CHECKPOINT', 'longer than 256 bytes'],
     ['a stack that grows without end', pickle('N'.repeat(100_002)), 'NEOX_BAD_CHECKPOINT', 'its stack grows beyond'],
-    ['more operations than any file has', pickle(']', 'Na'.repeat(500_001)), 'NEOX_BAD_CHECKPOINT', 'more than 1000000 operations'],
+    [
+      'more operations than any file has',
+      pickle(']', 'Na'.repeat(500_001)),
+      'NEOX_BAD_CHECKPOINT',
+      'more than 1000000 operations',
+    ],
     ['a list multiplied by calls', multiplied(), 'NEOX_BAD_CHECKPOINT', 'more than 1000000 operations'],
-    ['a persistent id that is a text', pickle(text('x'), 'Q'), 'NEOX_UNSUPPORTED', 'a persistent id that is no storage'],
-    ['an unknown storage type', pickle(tensorOps({ type: 'QInt8Storage' })), 'NEOX_UNSUPPORTED', 'the global torch.QInt8Storage'],
+    [
+      'a persistent id that is a text',
+      pickle(text('x'), 'Q'),
+      'NEOX_UNSUPPORTED',
+      'a persistent id that is no storage',
+    ],
+    [
+      'an unknown storage type',
+      pickle(tensorOps({ type: 'QInt8Storage' })),
+      'NEOX_UNSUPPORTED',
+      'the global torch.QInt8Storage',
+    ],
     [
       'a storage that is described twice',
       pickle(tensorOps(), tensorOps({ count: 5 }), '\x86'),
@@ -203,11 +282,36 @@ describe('pickles made by hand', () => {
       'NEOX_BAD_CHECKPOINT',
       'shape [4] and stride [1] at 1 reaches beyond storage 0 of 4',
     ],
-    ['a stride beyond its storage', pickle(tensorOps({ stride: 'K\x02\x85' })), 'NEOX_BAD_CHECKPOINT', 'reaches beyond storage 0'],
-    ['a negative offset', pickle(tensorOps({ offset: 'J\xff\xff\xff\xff' })), 'NEOX_BAD_CHECKPOINT', 'a bad offset, size or stride'],
-    ['a negative stride', pickle(tensorOps({ stride: 'J\xff\xff\xff\xff\x85' })), 'NEOX_BAD_CHECKPOINT', 'a bad offset, size or stride'],
-    ['sizes and strides of two ranks', pickle(tensorOps({ stride: ')' })), 'NEOX_BAD_CHECKPOINT', 'a bad offset, size or stride'],
-    ['sizes that overflow', pickle(tensorOps({ size: bigSizes(), stride: 'K\x00K\x00\x86' })), 'NEOX_BAD_CHECKPOINT', 'too many elements'],
+    [
+      'a stride beyond its storage',
+      pickle(tensorOps({ stride: 'K\x02\x85' })),
+      'NEOX_BAD_CHECKPOINT',
+      'reaches beyond storage 0',
+    ],
+    [
+      'a negative offset',
+      pickle(tensorOps({ offset: 'J\xff\xff\xff\xff' })),
+      'NEOX_BAD_CHECKPOINT',
+      'a bad offset, size or stride',
+    ],
+    [
+      'a negative stride',
+      pickle(tensorOps({ stride: 'J\xff\xff\xff\xff\x85' })),
+      'NEOX_BAD_CHECKPOINT',
+      'a bad offset, size or stride',
+    ],
+    [
+      'sizes and strides of two ranks',
+      pickle(tensorOps({ stride: ')' })),
+      'NEOX_BAD_CHECKPOINT',
+      'a bad offset, size or stride',
+    ],
+    [
+      'sizes that overflow',
+      pickle(tensorOps({ size: bigSizes(), stride: 'K\x00K\x00\x86' })),
+      'NEOX_BAD_CHECKPOINT',
+      'too many elements',
+    ],
     [
       'an expanded tensor',
       pickle(tensorOps({ size: 'M\xff\xff\x85', stride: 'K\x00\x85' })),
@@ -246,7 +350,11 @@ describe('pickles made by hand', () => {
 
   test.each<[string, Buffer, string]>([
     ['a storage of another length', storages('0', 5), 'the storage 0 has 5 elements, expected 4'],
-    ['a storage of a negative length', Buffer.concat([pickle(']', text('0'), 'a'), le(2n ** 64n - 1n, 8)]), 'has -1 elements'],
+    [
+      'a storage of a negative length',
+      Buffer.concat([pickle(']', text('0'), 'a'), le(2n ** 64n - 1n, 8)]),
+      'has -1 elements',
+    ],
     ['a storage that no tensor uses', storages('1'), 'the storage 1 belongs to no tensor'],
     ['no storages', pickle(']'), 'the storage 0 is not in the file'],
     ['a key given twice', pickle(']', text('0'), 'a', text('0'), 'a'), 'a storage key is given twice'],
@@ -276,28 +384,56 @@ describe('archives made by hand', () => {
     ['a compressed entry', changed(1, { method: 8 }), 'the entry "archive/data/0" is compressed (method 8)'],
     ['an encrypted entry', changed(1, { flags: 1 }), 'is encrypted'],
     ['a name given twice', extra(goodRecords()[1] as Record), 'the entry "archive/data/0" is given twice'],
-    ['a name that climbs out', extra({ name: 'archive/../../x', data: Buffer.alloc(0) }), 'leads outside of the archive'],
+    [
+      'a name that climbs out',
+      extra({ name: 'archive/../../x', data: Buffer.alloc(0) }),
+      'leads outside of the archive',
+    ],
     ['an absolute name', extra({ name: '/etc/passwd', data: Buffer.alloc(0) }), 'leads outside of the archive'],
     ['a name with a backslash', extra({ name: 'a\\..\\b', data: Buffer.alloc(0) }), 'leads outside of the archive'],
     ['two names for one entry', changed(1, { localName: 'archive/data/1' }), 'has another name in its local header'],
     ['no pickle', goodRecords().slice(1), 'expected one entry */data.pkl in the archive, found 0'],
     ['two pickles', extra({ name: 'b/data.pkl', data: Buffer.alloc(0) }), 'found 2'],
     ['no storage', goodRecords().slice(0, 1), 'the storage 0 is not in the archive'],
-    ['a storage of another size', changed(1, { data: Buffer.alloc(12) }), 'has 12 bytes; its 4 elements of F32 take 16'],
+    [
+      'a storage of another size',
+      changed(1, { data: Buffer.alloc(12) }),
+      'has 12 bytes; its 4 elements of F32 take 16',
+    ],
     ['a pickle that ends early', changed(0, { data: pickle('}').subarray(0, 3) }), 'it ends in the middle'],
-    ['big-endian data', extra({ name: 'archive/byteorder', data: Buffer.from('big') }), 'was saved on a big-endian machine'],
+    [
+      'big-endian data',
+      extra({ name: 'archive/byteorder', data: Buffer.from('big') }),
+      'was saved on a big-endian machine',
+    ],
   ])('%s', async (_, records, message) => {
     expect((await failure(readTorchFile(zip(records)))).message).toContain(message);
   });
 
   test.each<[string, (directory: Buffer, end: Buffer) => void, string]>([
     ['a count that is wrong', (_, end) => end.writeUInt16LE(7, 10), 'states 7 entries and has 2'],
-    ['a directory beyond the file', (_, end) => end.writeUInt32LE(0x7fffffff, 16), 'reaches beyond the end of the file'],
+    [
+      'a directory beyond the file',
+      (_, end) => end.writeUInt32LE(0x7fffffff, 16),
+      'reaches beyond the end of the file',
+    ],
     ['a directory larger than the limit', (_, end) => end.writeUInt32LE(0x7fffffff, 12), 'expected at most 67108864'],
     ['a damaged directory', (directory) => directory.writeUInt8(0, 0), 'its directory is damaged'],
-    ['a name longer than the directory', (directory) => directory.writeUInt16LE(0xffff, 28), 'its directory is damaged'],
-    ['a 64-bit size that is not there', (directory) => directory.writeUInt32LE(0xffffffff, 24), 'its directory is damaged'],
-    ['entries over one another', (directory) => directory.writeUInt32LE(1, directory.length - 14 - 4), 'overlaps another one'],
+    [
+      'a name longer than the directory',
+      (directory) => directory.writeUInt16LE(0xffff, 28),
+      'its directory is damaged',
+    ],
+    [
+      'a 64-bit size that is not there',
+      (directory) => directory.writeUInt32LE(0xffffffff, 24),
+      'its directory is damaged',
+    ],
+    [
+      'entries over one another',
+      (directory) => directory.writeUInt32LE(1, directory.length - 14 - 4),
+      'overlaps another one',
+    ],
   ])('%s', async (_, damage, message) => {
     expect((await failure(readTorchFile(zip(goodRecords(), damage)))).message).toContain(message);
   });
@@ -305,7 +441,9 @@ describe('archives made by hand', () => {
   test('a file that was cut off', async () => {
     const path = join(folder, 'cut.bin');
     writeFileSync(path, readFileSync(fixture('dtypes.bin')).subarray(0, -30));
-    expect((await failure(readTorchFile(path))).message).toMatch(/no directory at its end\nHint: the file is incomplete/);
+    expect((await failure(readTorchFile(path))).message).toMatch(
+      /no directory at its end\nHint: the file is incomplete/,
+    );
   });
 });
 
@@ -320,7 +458,8 @@ test.each(['views.bin', 'wrapped.legacy.bin', 'dtypes.bin', 'integers.legacy.bin
       try {
         for (const entry of (await readStateDict(path)).values()) {
           expect(entry.offset + entry.byteLength).toBeLessThanOrEqual(bytes.length);
-          if (entry.dtype === 'F32') expect(await readTensor(entry)).toHaveLength(entry.shape.reduce((count, size) => count * size, 1));
+          if (entry.dtype === 'F32')
+            expect(await readTensor(entry)).toHaveLength(entry.shape.reduce((count, size) => count * size, 1));
         }
       } catch (error) {
         ours(error);

@@ -16,9 +16,9 @@ type Message = Record<string, Field[]>;
 
 /** Reads protobuf's text form: `field: value`, `field { ... }`, lists in brackets, commas between list elements. */
 function parseText(text: string): Message {
-  const tokens = [...text.replace(/#.*$/gm, '').matchAll(/"(?:[^"\\\n]|\\.)*"|-?\d+(?:\.\d+)?|[A-Za-z_]\w*|[{}[\]:,]|\S/g)].map(
-    ([token]) => token,
-  );
+  const tokens = [
+    ...text.replace(/#.*$/gm, '').matchAll(/"(?:[^"\\\n]|\\.)*"|-?\d+(?:\.\d+)?|[A-Za-z_]\w*|[{}[\]:,]|\S/g),
+  ].map(([token]) => token);
   let at = 0;
   const take = (expected?: string): string => {
     const token = tokens[at++];
@@ -88,7 +88,10 @@ function tensors(message: Message, field: string): Record<string, Tensor> {
       expect(others).toEqual({});
       if (reshape !== undefined) expect(reshape).toEqual([{ shape: [] }]);
       const type = (data_type![0] as { symbol: string }).symbol;
-      return [name![0] as string, { type, dims: dims as number[], reshaped: reshape !== undefined, optional: optional?.[0] === true }];
+      return [
+        name![0] as string,
+        { type, dims: dims as number[], reshaped: reshape !== undefined, optional: optional?.[0] === true },
+      ];
     }),
   );
 }
@@ -212,8 +215,15 @@ describe('config.pbtxt', () => {
     const report = await write(options);
     const config = await configOf(report.configPath);
     expect(report.directory).toBe(join(repository(), 'neox-small'));
-    expect(config).toMatchObject({ name: ['neox-small'], max_batch_size: [8], model_transaction_policy: [{ decoupled: [true] }] });
-    expect(parameters(config)).toMatchObject({ data_type: 'fp16', model_checkpoint_path: '/mo"de\\ls/neox-small/1/1-gpu' });
+    expect(config).toMatchObject({
+      name: ['neox-small'],
+      max_batch_size: [8],
+      model_transaction_policy: [{ decoupled: [true] }],
+    });
+    expect(parameters(config)).toMatchObject({
+      data_type: 'fp16',
+      model_checkpoint_path: '/mo"de\\ls/neox-small/1/1-gpu',
+    });
     expect(report.checkpointPath).toBe('/mo"de\\ls/neox-small/1/1-gpu');
     expect(report.warnings.map(({ code }) => code)).toEqual(['decoupled']);
     expect(await readFile(join(report.weights.directory, 'config.ini'), 'utf8')).toContain('model_name = neox-small\n');
@@ -230,7 +240,10 @@ describe('an existing folder', () => {
     const { directory, configPath } = await write();
     const before = await readFile(configPath);
     const error = await failure(write({ maxBatchSize: 2 }));
-    expect([error.code, error.message]).toEqual(['NEOX_BAD_EXPORT', `There is a model already: ${directory}\nHint: ${error.hint ?? ''}`]);
+    expect([error.code, error.message]).toEqual([
+      'NEOX_BAD_EXPORT',
+      `There is a model already: ${directory}\nHint: ${error.hint ?? ''}`,
+    ]);
     expect(await readFile(configPath)).toEqual(before);
     await write({ maxBatchSize: 2, tensorParallel: 2, overwrite: true });
     expect(await configOf(configPath)).toMatchObject({ max_batch_size: [2] });
@@ -242,7 +255,10 @@ describe('an existing folder', () => {
     await mkdir(join(repository(), 'fastertransformer'), { recursive: true });
     await writeFile(join(repository(), 'fastertransformer', 'notes.txt'), 'mine');
     const error = await failure(write({ overwrite: true }));
-    expect([error.code, error.message]).toEqual(['NEOX_BAD_EXPORT', expect.stringContaining('Something else is there already')]);
+    expect([error.code, error.message]).toEqual([
+      'NEOX_BAD_EXPORT',
+      expect.stringContaining('Something else is there already'),
+    ]);
     expect(await readdir(join(repository(), 'fastertransformer'))).toEqual(['notes.txt']);
   });
 
@@ -320,7 +336,12 @@ describe('neox-prefix export triton', () => {
     expect([code, stderr]).toEqual([0, '']);
     const config = await configOf(join(repository(), 'neox', 'config.pbtxt'));
     expect(config).toMatchObject({ name: ['neox'], max_batch_size: [4] });
-    const expected = { tensor_para_size: '2', pipeline_para_size: '2', data_type: 'fp32', model_checkpoint_path: '/models/neox/1/2-gpu' };
+    const expected = {
+      tensor_para_size: '2',
+      pipeline_para_size: '2',
+      data_type: 'fp32',
+      model_checkpoint_path: '/models/neox/1/2-gpu',
+    };
     expect(parameters(config)).toMatchObject(expected);
     expect(stdout).toContain('for 4 GPUs; the server reads /models/neox/1/2-gpu\n  task 0  smile  (prefix length 3)\n');
   });

@@ -82,7 +82,8 @@ function inItsOptions(error: unknown): unknown {
   }
   const name = /^Expected a name that ends in .* for path but received '(.*)' of type \w+$/.exec(what)?.[1];
   if (name !== undefined && hint?.includes('options.format') === true) {
-    const formats = 'give --format peft for an adapter folder of this name, --format safetensors or --format rinna for a file';
+    const formats =
+      'give --format peft for an adapter folder of this name, --format safetensors or --format rinna for a file';
     return new UsageError(`The name ${name} does not say the format to write`, formats);
   }
   if (what.includes(' for options.name '))

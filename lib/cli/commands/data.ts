@@ -36,7 +36,10 @@ export function register(program: Command, act: Act): void {
   addOptions(command, 'Model', [
     MODEL_DIR(),
     option('--tokenizer <dir>', 'folder of the tokenizer, for a model that brings none', { default: "the model's" }),
-    option('--prefix-seq-len <n>', 'prefix length, which --max-tokens leaves free', { parse: integer(0), default: PREFIX_LENGTH }),
+    option('--prefix-seq-len <n>', 'prefix length, which --max-tokens leaves free', {
+      parse: integer(0),
+      default: PREFIX_LENGTH,
+    }),
   ]);
   addOptions(command, 'Data', readingOptions());
   command.action(act(run));
@@ -53,13 +56,17 @@ export async function run(flags: DataCommandFlags, ui: Ui): Promise<number> {
   const percentiles = percentilesOf(dataset);
   ui.json({ files, ...statistics, percentiles, maxPositions: maxPositions(config), vocabSize: config.vocabSize, hash });
   const { samples, duplicates, duplicatesAreLowerBound, truncated, truncatedTokens } = statistics;
-  const tokens = (count: number): string => (count === 0 ? '0' : `${count}  (${(count / samples).toFixed(1)} a sample)`);
+  const tokens = (count: number): string =>
+    count === 0 ? '0' : `${count}  (${(count / samples).toFixed(1)} a sample)`;
   ui.print(
     fields([
       ['samples', samples],
       ['tokens to learn', tokens(statistics.completionTokens)],
       ['tokens of prompts', tokens(statistics.promptTokens)],
-      ['tokens of a sample', `${statistics.shortest} to ${statistics.longest}; the model takes ${maxPositions(config)}, prefix included`],
+      [
+        'tokens of a sample',
+        `${statistics.shortest} to ${statistics.longest}; the model takes ${maxPositions(config)}, prefix included`,
+      ],
       ['half of them have', `${percentiles.p50} or fewer, 90 % ${percentiles.p90}, 99 % ${percentiles.p99}`],
       ['largest id', `${statistics.largestId} of ${config.vocabSize - 1}`],
       ['conversations', statistics.conversations],

@@ -40,8 +40,13 @@ export function register(program: Command, act: Act): void {
   ]);
   addOptions(command, 'Data', [
     ...dataOptions(),
-    option('--dev-data-size <n>', 'only the last n samples, those that `train --dev-data-size n` validates on', { parse: integer(1) }),
-    option('--batch-size <n>', 'samples in a batch; changes the speed, not the result', { parse: integer(1), default: 8 }),
+    option('--dev-data-size <n>', 'only the last n samples, those that `train --dev-data-size n` validates on', {
+      parse: integer(1),
+    }),
+    option('--batch-size <n>', 'samples in a batch; changes the speed, not the result', {
+      parse: integer(1),
+      default: 8,
+    }),
   ]);
   command.action(act(run));
 }
@@ -55,10 +60,16 @@ export async function run(flags: EvaluateFlags, ui: Ui): Promise<number> {
   await using all = await readSamples(flags.data, flags, model, longest, ui);
   const { devDataSize = all.length, batchSize, twoRows } = flags;
   if (devDataSize > all.length) {
-    throw new NeoXPrefixError('NEOX_BAD_DATA', `The last ${devDataSize} samples were asked for, but there are only ${all.length} samples`);
+    throw new NeoXPrefixError(
+      'NEOX_BAD_DATA',
+      `The last ${devDataSize} samples were asked for, but there are only ${all.length} samples`,
+    );
   }
   const samples = all.slice(all.length - devDataSize, all.length);
-  const subjects = [...(flags.base === false ? [] : [{ label: 'base model', path: null, prefix: undefined }]), ...prefixes];
+  const subjects = [
+    ...(flags.base === false ? [] : [{ label: 'base model', path: null, prefix: undefined }]),
+    ...prefixes,
+  ];
   if (subjects.length === 0) throw new UsageError('--no-base leaves nothing to evaluate', 'give a --prefix');
   const measured = await ui.withProgress({ title: 'evaluating', total: samples.length, unit: 'samples' }, (update) =>
     evaluatePrefixes(model, samples, {
@@ -69,7 +80,11 @@ export async function run(flags: EvaluateFlags, ui: Ui): Promise<number> {
       onProgress: ({ samples: done }) => update(done),
     }),
   );
-  const results = subjects.map(({ label, path }, i) => ({ name: label, path, ...(measured[`${i}.`] as EvaluationResult) }));
+  const results = subjects.map(({ label, path }, i) => ({
+    name: label,
+    path,
+    ...(measured[`${i}.`] as EvaluationResult),
+  }));
   ui.json({ samples: samples.length, results });
   const rows = results.map(({ name, loss, perplexity, accuracy, tokens }) => [
     name,

@@ -47,7 +47,9 @@ DIR/<tensor-parallel>-gpu is what Triton's model_checkpoint_path names.`;
 /** The options that loadTasks() reads. */
 export function taskOptions(): Option[] {
   return [
-    option<NamedFile[]>('--task <name=file>', 'a prefix under the name of its task; may be repeated', { parse: collectTasks }),
+    option<NamedFile[]>('--task <name=file>', 'a prefix under the name of its task; may be repeated', {
+      parse: collectTasks,
+    }),
     option('--prefix-seq-len <n>', 'prefix length, for files whose shape does not show it', { parse: integer(1) }),
     option('--allow-fingerprint-mismatch', 'take prefixes that were trained on another base model of the same shape'),
   ];
@@ -63,7 +65,9 @@ export function register(program: Command, act: Act): void {
   addOptions(command, 'Where to', [
     option('--out <dir>', 'folder that gets <tensor-parallel>-gpu/', { required: true }),
     option('--overwrite', 'replace an export that is there'),
-    option('--append', 'add the tasks to an export that is there', { conflicts: ['overwrite', 'dtype', 'modelName', 'denseBias'] }),
+    option('--append', 'add the tasks to an export that is there', {
+      conflicts: ['overwrite', 'dtype', 'modelName', 'denseBias'],
+    }),
     option('--replace', 'with --append: tasks of the same name are replaced and keep their ids'),
   ]);
   addOptions(command, 'How', [
@@ -79,14 +83,17 @@ export function register(program: Command, act: Act): void {
       },
     ),
     option('--verify', 'then read all files again and compare them with the model and the prefixes'),
-    option('--verify-only', 'write nothing, only compare', { conflicts: ['overwrite', 'append', 'dtype', 'modelName'] }),
+    option('--verify-only', 'write nothing, only compare', {
+      conflicts: ['overwrite', 'append', 'dtype', 'modelName'],
+    }),
   ]);
   command.action(act(run));
 }
 
 export async function run(flags: ExportFtFlags, ui: Ui): Promise<number> {
   if (flags.replace === true && flags.append !== true) throw new UsageError('--replace has no effect without --append');
-  if (flags.append === true && (flags.task ?? []).length === 0) throw new UsageError('--append adds tasks, and no --task is given');
+  if (flags.append === true && (flags.task ?? []).length === 0)
+    throw new UsageError('--append adds tasks, and no --task is given');
   const checkpoint = await openCheckpoint(flags.model);
   for (const warning of checkpoint.warnings) ui.warn(warning);
   const exporter = new FTExporter({ checkpoint });
@@ -94,7 +101,8 @@ export async function run(flags: ExportFtFlags, ui: Ui): Promise<number> {
   const report = flags.verifyOnly === true ? undefined : await write(exporter, flags, tasks, ui);
   for (const { message } of report?.warnings ?? []) ui.warn(message);
   if (report !== undefined) printReport(report, ui);
-  const verified = flags.verify === true || flags.verifyOnly === true ? await verify(exporter, flags, tasks, report, ui) : undefined;
+  const verified =
+    flags.verify === true || flags.verifyOnly === true ? await verify(exporter, flags, tasks, report, ui) : undefined;
   ui.json(given({ ...report, verify: verified }));
   return verified?.ok === false ? 1 : 0;
 }
@@ -108,23 +116,39 @@ export async function loadTasks(
   const { prefixSeqLen: prefixLength, allowFingerprintMismatch } = flags;
   const names = (flags.task ?? []).map(({ name }) => name);
   const number = names.findIndex((name) => /^\d+$/.test(name));
-  if (number > 0) ui.warn(`the task '${names[number] ?? ''}' is a number, which puts it before the others: see the task ids below`);
+  if (number > 0)
+    ui.warn(`the task '${names[number] ?? ''}' is a number, which puts it before the others: see the task ids below`);
   const tasks: Record<string, PrefixWeights> = {};
   for (const { name, path } of flags.task ?? []) {
-    const prefix = await PrefixWeights.load(path, { config: checkpoint, ...given({ prefixLength, allowFingerprintMismatch }) });
+    const prefix = await PrefixWeights.load(path, {
+      config: checkpoint,
+      ...given({ prefixLength, allowFingerprintMismatch }),
+    });
     for (const warning of prefix.warnings) ui.warn(warning);
     tasks[name] = prefix;
   }
   return tasks;
 }
 
-function write(exporter: FTExporter, flags: ExportFtFlags, tasks: Record<string, PrefixWeights>, ui: Ui): Promise<ExportReport> {
+function write(
+  exporter: FTExporter,
+  flags: ExportFtFlags,
+  tasks: Record<string, PrefixWeights>,
+  ui: Ui,
+): Promise<ExportReport> {
   const { dtype, tensorParallel, modelName, denseBias, overwrite, replace } = flags;
   return ui.withProgress({ title: 'exporting', total: 0, unit: 'bytes' }, (update) => {
-    const run = { signal: ui.signal, onProgress: (progress: Bytes): void => update(progress.bytesDone, '', progress.bytesTotal) };
+    const run = {
+      signal: ui.signal,
+      onProgress: (progress: Bytes): void => update(progress.bytesDone, '', progress.bytesTotal),
+    };
     return flags.append === true
       ? exporter.addTasks(flags.out, tasks, { ...given({ tensorParallel, replace }), ...run })
-      : exporter.export(flags.out, { ...given({ dtype, tensorParallel, modelName, denseBias, overwrite }), tasks, ...run });
+      : exporter.export(flags.out, {
+          ...given({ dtype, tensorParallel, modelName, denseBias, overwrite }),
+          tasks,
+          ...run,
+        });
   });
 }
 
@@ -157,8 +181,10 @@ async function verify(
     `${result.ok ? 'verified' : 'differs:'} ${result.directory}: ${equal} of ${plural(result.files.length, 'file')} equal to their source${rest}`,
   );
   for (const problem of result.problems) ui.print(`  ${problem}`);
-  for (const file of result.files) if (file.status !== 'equal' && file.status !== 'size') ui.print(`  ${file.name}: ${faultOf(file)}`);
-  if (result.unexpected.length > 0) ui.warn(`files that belong to no part of the export: ${result.unexpected.join(', ')}`);
+  for (const file of result.files)
+    if (file.status !== 'equal' && file.status !== 'size') ui.print(`  ${file.name}: ${faultOf(file)}`);
+  if (result.unexpected.length > 0)
+    ui.warn(`files that belong to no part of the export: ${result.unexpected.join(', ')}`);
   return result;
 }
 
@@ -170,6 +196,9 @@ function faultOf({ status, actualBytes, expectedBytes, differing, maxAbsDifferen
 
 function printReport(report: ExportReport, ui: Ui): void {
   const parts = report.tensorParallel === 1 ? '1 GPU' : `${report.tensorParallel} GPUs`;
-  ui.print(`${report.directory}: ${plural(report.files.length, 'file')}, ${formatBytes(report.bytes)}, ${report.dtype}, for ${parts}`);
-  for (const { id, name, prefixLength } of report.tasks) ui.print(`  task ${id}  ${name}  (prefix length ${prefixLength})`);
+  ui.print(
+    `${report.directory}: ${plural(report.files.length, 'file')}, ${formatBytes(report.bytes)}, ${report.dtype}, for ${parts}`,
+  );
+  for (const { id, name, prefixLength } of report.tasks)
+    ui.print(`  task ${id}  ${name}  (prefix length ${prefixLength})`);
 }

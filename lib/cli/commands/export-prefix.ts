@@ -19,7 +19,8 @@ const FORMATS: readonly { name: PrefixFormat; summary: string; description: stri
   {
     name: 'safetensors',
     summary: "a prefix as this program's own file",
-    description: "Writes a prefix of any format as this program's own: one tensor [P, L, 2, N, D] in a .safetensors file.",
+    description:
+      "Writes a prefix of any format as this program's own: one tensor [P, L, 2, N, D] in a .safetensors file.",
     example:
       'neox-prefix export safetensors --prefix smileface_suffix.task0.weight --model models/japanese-gpt-neox-small --out smileface.safetensors',
   },
@@ -40,7 +41,11 @@ const FORMATS: readonly { name: PrefixFormat; summary: string; description: stri
 
 export function register(program: Command, act: Act): void {
   for (const { name, summary, description, example } of FORMATS) {
-    const command = program.command(name).summary(summary).description(description).addHelpText('after', `\nExample:\n  $ ${example}`);
+    const command = program
+      .command(name)
+      .summary(summary)
+      .description(description)
+      .addHelpText('after', `\nExample:\n  $ ${example}`);
     addOptions(command, 'Options', [
       option('--prefix-checkpoint-path, --prefix <file>', 'the prefix, in any format', { required: true }),
       option('--out <path>', name === 'peft' ? 'the folder to write' : 'the file to write', { required: true }),
@@ -58,7 +63,10 @@ export function register(program: Command, act: Act): void {
 export async function run(format: PrefixFormat, flags: ExportPrefixFlags, ui: Ui): Promise<number> {
   const { out, prefixSeqLen: prefixLength } = flags;
   if (flags.overwrite !== true && (await kindOf(out)) !== undefined) {
-    throw new UsageError(`There is something already: ${out}`, 'choose another --out, or give --overwrite to replace it');
+    throw new UsageError(
+      `There is something already: ${out}`,
+      'choose another --out, or give --overwrite to replace it',
+    );
   }
   const checkpoint = flags.model === undefined ? undefined : await openCheckpoint(flags.model);
   const prefix = await PrefixWeights.load(flags.prefix, given({ config: checkpoint, prefixLength }));

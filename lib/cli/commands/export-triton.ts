@@ -55,10 +55,16 @@ export function register(program: Command, act: Act): void {
   ]);
   addOptions(command, 'How', [
     option('--dtype <type>', 'element type of the files', { choices: ['float16', 'float32'], default: 'float16' }),
-    option('--compute-dtype <type>', 'what the server computes in', { choices: ['float16', 'float32'], default: '--dtype' }),
+    option('--compute-dtype <type>', 'what the server computes in', {
+      choices: ['float16', 'float32'],
+      default: '--dtype',
+    }),
     option('--tensor-parallel <n>', 'GPUs that share each layer', { parse: integer(1), default: 1 }),
     option('--pipeline-parallel <n>', 'groups of GPUs that share the layers', { parse: integer(1), default: 1 }),
-    option('--dense-bias <rule>', 'see `export ft`', { choices: ['runtime', 'huggingface_converter'], default: 'runtime' }),
+    option('--dense-bias <rule>', 'see `export ft`', {
+      choices: ['runtime', 'huggingface_converter'],
+      default: 'runtime',
+    }),
     option('--max-batch-size <n>', 'most rows of a request', { parse: integer(1), default: 1024 }),
     option('--decoupled', 'one response a token, over gRPC streams'),
   ]);
@@ -69,7 +75,15 @@ export async function run(flags: ExportTritonFlags, ui: Ui): Promise<number> {
   const checkpoint = await openCheckpoint(flags.model);
   for (const warning of checkpoint.warnings) ui.warn(warning);
   const tasks = await loadTasks(flags, checkpoint, ui);
-  const { dtype, computeDtype: computeDType, tensorParallel, pipelineParallel, denseBias, maxBatchSize, decoupled } = flags;
+  const {
+    dtype,
+    computeDtype: computeDType,
+    tensorParallel,
+    pipelineParallel,
+    denseBias,
+    maxBatchSize,
+    decoupled,
+  } = flags;
   const { modelName, serverPath, overwrite } = flags;
   const options = {
     dtype,

@@ -22,7 +22,11 @@ Examples:
   $ neox-prefix fetch-libtorch --destination /opt/libtorch && export NEOX_PREFIX_LIBTORCH=/opt/libtorch`;
 
 export function register(program: Command, act: Act): void {
-  const command = program.command('fetch-libtorch').summary('get libtorch').description(unwrap(DESCRIPTION)).addHelpText('after', EXAMPLES);
+  const command = program
+    .command('fetch-libtorch')
+    .summary('get libtorch')
+    .description(unwrap(DESCRIPTION))
+    .addHelpText('after', EXAMPLES);
   addOptions(command, 'Options', [
     option('--torch-version <version>', 'version of libtorch', { default: LIBTORCH_VERSION }),
     option('--destination <dir>', 'folder to make', { default: '.libtorch in the package' }),
@@ -32,7 +36,11 @@ export function register(program: Command, act: Act): void {
 }
 
 /** @param fetch stands in for the library's in tests, which have no network */
-export async function run(flags: FetchFlags, ui: Ui, fetch = (options: FetchLibtorchOptions) => fetchLibtorch(options)): Promise<number> {
+export async function run(
+  flags: FetchFlags,
+  ui: Ui,
+  fetch = (options: FetchLibtorchOptions) => fetchLibtorch(options),
+): Promise<number> {
   const { torchVersion: version, destination, force } = flags;
   const present = force === true ? undefined : describe(destination ?? join(PACKAGE_ROOT, '.libtorch'), 'package');
   const isThere = present?.headers === true && present.version.split('+')[0] === (version ?? LIBTORCH_VERSION);

@@ -1,6 +1,7 @@
 /** What was found, for --json and for people. */
 export interface Finding {
-  kind: 'prefix' | 'encoder' | 'checkpoint' | 'fastertransformer' | 'triton' | 'triton-repository' | 'run' | 'tokenizer';
+  kind:
+    'prefix' | 'encoder' | 'checkpoint' | 'fastertransformer' | 'triton' | 'triton-repository' | 'run' | 'tokenizer';
   path: string;
   /** For --json. */
   data: object;

@@ -7,7 +7,15 @@ import type { NeoXModel } from '../../neox-model';
 import type { Act } from '../command';
 import { UsageError } from '../errors';
 import { displayWidth, padEnd } from '../format';
-import { checkPrefixes, loadModel, loadPrefixes, type ModelFlags, modelOptions, type NamedPrefix, type PrefixFlags } from '../model';
+import {
+  checkPrefixes,
+  loadModel,
+  loadPrefixes,
+  type ModelFlags,
+  modelOptions,
+  type NamedPrefix,
+  type PrefixFlags,
+} from '../model';
 import { addOptions, collect, integer, option, refuseOptions, unwrap } from '../options';
 import { promptLoop } from '../prompt-loop';
 import { samplingFlags, type SamplingFlags, samplingOptions } from '../sampling';
@@ -68,7 +76,10 @@ export function register(program: Command, act: Act): void {
     option('--stream', 'print the text as it comes', { default: 'on a terminal, with one prompt or the prompt loop' }),
     option('--no-stream', 'print the text when it is complete'),
     ...flags.scores,
-    option('--batch-size <n>', 'prompts that go through the model together', { parse: integer(1), default: BATCH_SIZE }),
+    option('--batch-size <n>', 'prompts that go through the model together', {
+      parse: integer(1),
+      default: BATCH_SIZE,
+    }),
   ]);
   refuseOptions(command, { 'model-type': 'leave it out: the model is always GPT-NeoX, and its config.json says so' });
   command.action(act(run));
@@ -102,8 +113,10 @@ export async function run(flags: GenerateFlags, ui: Ui): Promise<number> {
       'leave out --stream, or else --compare, --n, --num-beams, --prompt-logprobs and all but one --prefix',
     );
   }
-  if (beams && flags.seed !== undefined) throw new UsageError('--seed has no effect with --num-beams: a beam search draws nothing');
-  const prompts = flags.prompt ?? (flags.promptsFile === undefined ? undefined : await readPrompts(flags.promptsFile, ui));
+  if (beams && flags.seed !== undefined)
+    throw new UsageError('--seed has no effect with --num-beams: a beam search draws nothing');
+  const prompts =
+    flags.prompt ?? (flags.promptsFile === undefined ? undefined : await readPrompts(flags.promptsFile, ui));
   await checkPrefixes(flags);
   await using model = await loadModel(flags, ui);
   const prefixes = await loadPrefixes(flags, model, ui);
@@ -155,7 +168,9 @@ class Generator {
     private readonly ui: Ui,
   ) {}
 
-  /** Answers prompts under all variants in one batch, and prints the answers. @param first number of the first prompt */
+  /**
+   * Answers prompts under all variants in one batch, and prints the answers. @param first number of the first prompt
+   */
   async answer(prompts: readonly string[], first: number): Promise<Answer[]> {
     const { variants } = this;
     const rows = prompts.flatMap((prompt, i) => variants.map((variant) => ({ prompt, variant, index: first + i })));
@@ -214,7 +229,8 @@ class Generator {
   private print(answers: readonly Answer[]): void {
     const { ui, variants } = this;
     const prompt = answers[0]?.prompt ?? '';
-    const textsOf = (answer: Answer | undefined): string[] => (answer?.completions ?? [answer]).map((completion) => completion?.text ?? '');
+    const textsOf = (answer: Answer | undefined): string[] =>
+      (answer?.completions ?? [answer]).map((completion) => completion?.text ?? '');
     if (variants.length === 1) {
       for (const text of textsOf(answers[0])) ui.print(`${prompt}${text}`);
       return;
@@ -223,7 +239,8 @@ class Generator {
     const indent = '\n'.padEnd(width + 5);
     ui.print(prompt === '' ? '(empty prompt)' : prompt);
     for (const [i, { label }] of variants.entries()) {
-      for (const text of textsOf(answers[i])) ui.print(`  ${padEnd(label, width)}  ${text.trimEnd().replaceAll('\n', indent)}`);
+      for (const text of textsOf(answers[i]))
+        ui.print(`  ${padEnd(label, width)}  ${text.trimEnd().replaceAll('\n', indent)}`);
     }
     ui.print();
   }

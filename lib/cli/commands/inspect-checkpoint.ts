@@ -7,7 +7,9 @@ import type { Finding, InspectFlags } from './finding';
 
 export async function inspectCheckpoint(path: string, flags: InspectFlags): Promise<Finding> {
   const { directory, config, tensors, format, fingerprint, warnings } = await openCheckpoint(path);
-  const counted = [...tensors.values()].filter(({ name }) => !(config.tieWordEmbeddings && name === 'embed_out.weight'));
+  const counted = [...tensors.values()].filter(
+    ({ name }) => !(config.tieWordEmbeddings && name === 'embed_out.weight'),
+  );
   const sizes = counted.map(({ name, shape, dtype, file }) => ({ dtype, elements: elementCount(name, shape, file) }));
   const parameters = sizes.reduce((sum, { elements }) => sum + elements, 0);
   const bytes = sizes.reduce((sum, { dtype, elements }) => sum + elements * DTYPE_BYTES[dtype], 0);
@@ -18,7 +20,10 @@ export async function inspectCheckpoint(path: string, flags: InspectFlags): Prom
   const text = fields([
     ['checkpoint', directory],
     ['files', format],
-    ['parameters', `${formatCount(parameters)} in ${counted.length} tensors, ${formatBytes(bytes)} of ${dtypes.join(', ')}`],
+    [
+      'parameters',
+      `${formatCount(parameters)} in ${counted.length} tensors, ${formatBytes(bytes)} of ${dtypes.join(', ')}`,
+    ],
     ['layers', config.numLayers],
     ['hidden size', `${config.hiddenSize}  (${config.numHeads} heads of ${config.headSize})`],
     ['intermediate size', config.intermediateSize],

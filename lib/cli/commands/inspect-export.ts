@@ -21,7 +21,13 @@ export async function inspectExport(path: string, flags: InspectFlags): Promise<
   ];
   const settings = keys.map((key) => [key, ini.get('gptneox', key)] as const);
   const parts = [
-    fields([['FasterTransformer', directory], ['element type', dtype], ['GPUs', tensorParallel], ['files', files.length], ...settings]),
+    fields([
+      ['FasterTransformer', directory],
+      ['element type', dtype],
+      ['GPUs', tensorParallel],
+      ['files', files.length],
+      ...settings,
+    ]),
     taskTable(tasks),
     ...(flags.tensors === true ? [files.map((name) => join(directory, name)).join('\n')] : []),
   ];
@@ -44,10 +50,9 @@ export async function inspectExport(path: string, flags: InspectFlags): Promise<
 export async function inspectTriton(path: string): Promise<Finding> {
   const { config, field, versions } = await readTriton(path);
   const parameters = Object.fromEntries(
-    [...config.matchAll(/key\s*:\s*"(\w+)"\s*value\s*:?\s*\{\s*string_value\s*:\s*"((?:[^"\\]|\\.)*)"/g)].map(([, key, value]) => [
-      key as string,
-      (value as string).replace(/\\(.)/g, '$1'),
-    ]),
+    [...config.matchAll(/key\s*:\s*"(\w+)"\s*value\s*:?\s*\{\s*string_value\s*:\s*"((?:[^"\\]|\\.)*)"/g)].map(
+      ([, key, value]) => [key as string, (value as string).replace(/\\(.)/g, '$1')],
+    ),
   );
   const version = versions.length === 0 ? 1 : Math.max(...versions);
   const ranks = Number(parameters['tensor_para_size'] ?? NaN);
@@ -74,7 +79,16 @@ export async function inspectTriton(path: string): Promise<Finding> {
   return {
     kind: 'triton',
     path,
-    data: { model: model ?? null, backend: backend ?? null, version, tensorParallel, dtype, parameters, directory, tasks },
+    data: {
+      model: model ?? null,
+      backend: backend ?? null,
+      version,
+      tensorParallel,
+      dtype,
+      parameters,
+      directory,
+      tasks,
+    },
     text: `${fields([['Triton model', path], ...settings])}\n\n${taskTable(tasks)}`,
   };
 }
@@ -89,7 +103,8 @@ interface TritonModel {
 
 async function readTriton(path: string): Promise<TritonModel> {
   const config = (await readSmallFile(join(path, 'config.pbtxt'), 2 ** 20)).toString('utf8');
-  const field = (name: string): string | undefined => new RegExp(`^\\s*${name}\\s*:\\s*"?([^"\\s]*)`, 'm').exec(config)?.[1];
+  const field = (name: string): string | undefined =>
+    new RegExp(`^\\s*${name}\\s*:\\s*"?([^"\\s]*)`, 'm').exec(config)?.[1];
   const versions = (await listFolder(path)).filter((name) => /^\d+$/.test(name)).map(Number);
   return { config, field, versions };
 }
@@ -97,7 +112,8 @@ async function readTriton(path: string): Promise<TritonModel> {
 /** Names of the folders in a Triton repository that are models; none when it is no repository. */
 export async function tritonModels(path: string): Promise<string[]> {
   const models: string[] = [];
-  for (const name of await listFolder(path)) if ((await kindOf(join(path, name, 'config.pbtxt'))) === 'file') models.push(name);
+  for (const name of await listFolder(path))
+    if ((await kindOf(join(path, name, 'config.pbtxt'))) === 'file') models.push(name);
   return models;
 }
 

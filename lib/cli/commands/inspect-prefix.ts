@@ -28,7 +28,8 @@ export async function inspectPrefix(path: string, flags: InspectFlags): Promise<
   const { layers, nanCount, infinityCount } = prefix.statistics();
   const { task, baseModel, recipe, metrics, tokenizerHash } = metadata;
   const warnings = [...prefix.warnings];
-  if (nanCount + infinityCount > 0) warnings.push(`${path} has ${nanCount} NaN and ${infinityCount} infinite values: models refuse it`);
+  if (nanCount + infinityCount > 0)
+    warnings.push(`${path} has ${nanCount} NaN and ${infinityCount} infinite values: models refuse it`);
   const text = [
     fields([
       ['prefix', path],
@@ -39,7 +40,9 @@ export async function inspectPrefix(path: string, flags: InspectFlags): Promise<
       ['prefix length', prefixLength],
       [
         'base model',
-        baseModel === undefined ? 'not known' : `${baseModel.name ?? 'no name'}, fingerprint ${baseModel.fingerprint ?? 'not known'}`,
+        baseModel === undefined
+          ? 'not known'
+          : `${baseModel.name ?? 'no name'}, fingerprint ${baseModel.fingerprint ?? 'not known'}`,
       ],
       ['fits the model', checkpoint === undefined ? undefined : fits(prefix, checkpoint)],
       ['tokenizer', tokenizerHash],
@@ -55,7 +58,17 @@ export async function inspectPrefix(path: string, flags: InspectFlags): Promise<
   return {
     kind: 'prefix',
     path,
-    data: { format, shape, prefixLength, numLayers, numHeads, headSize, hash, metadata, statistics: { layers, nanCount, infinityCount } },
+    data: {
+      format,
+      shape,
+      prefixLength,
+      numLayers,
+      numHeads,
+      headSize,
+      hash,
+      metadata,
+      statistics: { layers, nanCount, infinityCount },
+    },
     text: text.join('\n\n'),
     warnings,
   };

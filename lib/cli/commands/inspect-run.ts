@@ -31,7 +31,12 @@ export async function inspectRun(path: string): Promise<Finding> {
         ['task', String(recipe['name'])],
         ['state', process === undefined ? statusOf(history).text : `at work: process ${process}`],
         ...progressFields(history),
-        ['resumable', 'problem' in resumable ? `no: ${resumable.problem}` : `yes, at step ${resumable.step}, from ${resumable.file}`],
+        [
+          'resumable',
+          'problem' in resumable
+            ? `no: ${resumable.problem}`
+            : `yes, at step ${resumable.step}, from ${resumable.file}`,
+        ],
         ['recipe', inline(recipe)],
       ]),
       table(
@@ -175,7 +180,9 @@ function epochsOf({ epochs, evaluations }: History): Epoch[] {
   return epochs.map(({ epoch, step, trainLoss, seconds }) => {
     const evaluation = evaluations.find((other) => other.step === step);
     const own =
-      evaluation === undefined ? {} : { validationLoss: finite(evaluation.loss), validationPerplexity: finite(evaluation.perplexity) };
+      evaluation === undefined
+        ? {}
+        : { validationLoss: finite(evaluation.loss), validationPerplexity: finite(evaluation.perplexity) };
     return { epoch, step, trainLoss: finite(trainLoss), ...own, seconds, best: evaluation?.best ?? false };
   });
 }

@@ -116,6 +116,12 @@ async function inspectTokenizer(path: string): Promise<Finding> {
     kind: 'tokenizer',
     path,
     data: { tokenizer: kind, file: tokenizer.path, vocabSize, ...special, hash },
-    text: fields([['tokenizer', tokenizer.path], ['kind', kind], ['vocabulary', vocabSize], ...shown, ['sha256', hash]]),
+    text: fields([
+      ['tokenizer', tokenizer.path],
+      ['kind', kind],
+      ['vocabulary', vocabSize],
+      ...shown,
+      ['sha256', hash],
+    ]),
   };
 }

@@ -34,7 +34,9 @@ export function register(program: Command, act: Act): void {
     option('--output <file>', 'where the page goes', {
       default: 'report.html in the folder of the run; for several, comparison.html here',
     }),
-    option('--title <text>', 'what stands above it', { default: "the task's name; for several, the names of their folders" }),
+    option('--title <text>', 'what stands above it', {
+      default: "the task's name; for several, the names of their folders",
+    }),
   ]);
   command.action(act(run));
 }

@@ -58,12 +58,18 @@ function list(parse: (text: string) => number): (text: string) => number[] {
 
 const sweepOptions = (): Option[] => [
   option('--max-lrs <list>', 'peak learning rates', { parse: list(number(0)), conflicts: [SINGLE.maxLrs] }),
-  option('--prefix-seq-lens <list>', 'prefix lengths', { parse: list(integer(1)), conflicts: [SINGLE.prefixSeqLens, 'checkpointPath'] }),
+  option('--prefix-seq-lens <list>', 'prefix lengths', {
+    parse: list(integer(1)),
+    conflicts: [SINGLE.prefixSeqLens, 'checkpointPath'],
+  }),
   option('--prefix-hidden-dims <list>', "widths of the encoder's hidden layer", {
     parse: list(integer(1, 65536)),
     conflicts: [SINGLE.prefixHiddenDims, 'checkpointPath'],
   }),
-  option('--batch-sizes <list>', 'samples in a batch', { parse: list(integer(1)), conflicts: [SINGLE.batchSizes, 'batchTokens'] }),
+  option('--batch-sizes <list>', 'samples in a batch', {
+    parse: list(integer(1)),
+    conflicts: [SINGLE.batchSizes, 'batchTokens'],
+  }),
   option('--seeds <list>', 'seeds', { parse: list(integer(0)), conflicts: [SINGLE.seeds] }),
 ];
 
@@ -83,7 +89,10 @@ export async function run(flags: SweepFlags, ui: Ui): Promise<number> {
   const names = (Object.keys(LISTS) as (keyof typeof LISTS)[]).filter((name) => flags[name] !== undefined);
   if (names.length === 0) {
     const lists = sweepOptions().map(({ long }) => long);
-    throw new UsageError(`A sweep needs a list of values: one or more of ${lists.join(', ')}`, 'for example --max-lrs 1e-4,1e-3');
+    throw new UsageError(
+      `A sweep needs a list of values: one or more of ${lists.join(', ')}`,
+      'for example --max-lrs 1e-4,1e-3',
+    );
   }
   const grid: SweepGrid = Object.fromEntries(names.map((name) => [LISTS[name], flags[name]]));
   const runs = combinations(grid);

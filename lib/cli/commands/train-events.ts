@@ -32,7 +32,8 @@ export class EventView {
         this.epochs = event.epochs;
         this.totalSteps = event.totalSteps;
         const samples = `${plural(event.trainSamples, 'sample')} train, ${event.validationSamples} validate`;
-        const fit = event.initError === undefined ? '' : `; initial fit: mean squared error ${formatNumber(event.initError)}`;
+        const fit =
+          event.initError === undefined ? '' : `; initial fit: mean squared error ${formatNumber(event.initError)}`;
         ui.note(`${samples}; ${formatCount(event.trainableParameters)} trainable parameters${fit}`);
         ui.note(`memory: about ${formatBytes(event.predictedMemoryBytes)} at the peak, the process included`);
         break;
@@ -45,9 +46,11 @@ export class EventView {
         break;
       case 'step': {
         // A single step's loss jumps too much to be read.
-        if (Number.isFinite(event.loss)) this.loss = this.loss === undefined ? event.loss : 0.9 * this.loss + 0.1 * event.loss;
+        if (Number.isFinite(event.loss))
+          this.loss = this.loss === undefined ? event.loss : 0.9 * this.loss + 0.1 * event.loss;
         if (!event.applied) this.skipped++;
-        const loss = this.loss === undefined ? [] : [`loss ${this.loss.toFixed(4)}`, `ppl ${formatNumber(Math.exp(this.loss))}`];
+        const loss =
+          this.loss === undefined ? [] : [`loss ${this.loss.toFixed(4)}`, `ppl ${formatNumber(Math.exp(this.loss))}`];
         const details = [
           ...loss,
           `epoch ${event.epoch}/${this.epochs}`,
@@ -83,7 +86,13 @@ export class EventView {
   }
 }
 
-function evaluationText({ loss, perplexity, accuracy, best, metrics }: Extract<TrainingEvent, { type: 'evaluation' }>): string {
+function evaluationText({
+  loss,
+  perplexity,
+  accuracy,
+  best,
+  metrics,
+}: Extract<TrainingEvent, { type: 'evaluation' }>): string {
   const own = Object.entries(metrics ?? {}).map(([name, value]) => `, ${name} ${formatNumber(value)}`);
   const figures = `validation loss ${loss.toFixed(4)}, perplexity ${formatNumber(perplexity)}, accuracy ${(accuracy * 100).toFixed(1)}%`;
   return `${figures}${own.join('')}${best ? ' (best)' : ''}`;

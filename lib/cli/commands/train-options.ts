@@ -61,26 +61,48 @@ export interface TrainingFlags {
 /** The flags of a training under the names that the library has for them; what is not given is left out. */
 export function trainerOptions(flags: TrainingFlags & { twoRows?: boolean }): TrainerOptions {
   return given({
-    ...{ name: flags.saveName, epochs: flags.nEpochs, trainingSteps: flags.nTrainingSteps, maxSeconds: flags.maxSeconds },
+    ...{
+      name: flags.saveName,
+      epochs: flags.nEpochs,
+      trainingSteps: flags.nTrainingSteps,
+      maxSeconds: flags.maxSeconds,
+    },
     ...{ batchSize: flags.batchSize, batchTokens: flags.batchTokens, accumulationSteps: flags.nAccumSteps },
     ...{ microBatchSize: flags.microBatchSize, gradientCheckpointing: flags.gradientCheckpointing },
     ...{ shuffle: flags.shuffle, bucketing: flags.bucketing, twoRows: flags.twoRows, seed: flags.seed },
-    ...{ learningRate: flags.maxLr, schedule: flags.schedule, warmupSteps: flags.nWarmupSteps, warmupRatio: flags.warmupRatio },
-    ...{ minLearningRate: flags.minLr, decaySteps: flags.decaySteps, gradClip: flags.gradClip, lossScale: flags.lossScale },
+    ...{
+      learningRate: flags.maxLr,
+      schedule: flags.schedule,
+      warmupSteps: flags.nWarmupSteps,
+      warmupRatio: flags.warmupRatio,
+    },
+    ...{
+      minLearningRate: flags.minLr,
+      decaySteps: flags.decaySteps,
+      gradClip: flags.gradClip,
+      lossScale: flags.lossScale,
+    },
     ...{ adamBeta1: flags.adamBeta1, adamBeta2: flags.adamBeta2, adamEpsilon: flags.adamEps },
     ...{ weightDecay: flags.weightDecay, weightDecayOn: flags.weightDecayOn },
     ...{ evaluateEverySteps: flags.evaluateEveryNSteps, evaluateEveryEpochs: flags.evaluateEveryNEpochs },
     ...{ earlyStoppingPatience: flags.earlyStoppingPatience, earlyStoppingThreshold: flags.earlyStoppingThreshold },
     ...{ saveEverySteps: flags.saveEveryNSteps, keepStates: flags.keepStates },
     // The option is --no-projection, and commander says true where it is not given.
-    ...{ prefixLength: flags.prefixSeqLen, projection: flags.projection === false ? false : undefined, dropout: flags.prefixDropout },
+    ...{
+      prefixLength: flags.prefixSeqLen,
+      projection: flags.projection === false ? false : undefined,
+      dropout: flags.prefixDropout,
+    },
     ...{ inputDim: flags.prefixInputDim, hiddenDim: flags.prefixHiddenDim },
     ...{ init: flags.init, initText: flags.initText, initSteps: flags.initSteps, initLearningRate: flags.initLr },
   });
 }
 
 const splitOptions = (): Option[] => [
-  option('--train-data-size <n>', 'train on the first n samples', { parse: integer(1), default: 'all that do not validate' }),
+  option('--train-data-size <n>', 'train on the first n samples', {
+    parse: integer(1),
+    default: 'all that do not validate',
+  }),
   option('--dev-data-size <n>', 'validate on the last n samples', {
     parse: integer(0),
     default: '10, or a tenth of fewer than 100; 0 with --validation',
@@ -105,15 +127,26 @@ const runOptions = (): Option[] => [
     parse: integer(0),
     default: 0,
   }),
-  option('--keep-states <n>', 'states to keep, the newest ones', { parse: integer(1), default: resolveRecipe({}).keepStates }),
-  option('--save-name <name>', "the task's name", { default: resolveRecipe({}).name }),
-  option('--log-every-n-steps <n>', 'without a terminal, a line of progress after so many steps too, not only after 10 seconds', {
+  option('--keep-states <n>', 'states to keep, the newest ones', {
     parse: integer(1),
+    default: resolveRecipe({}).keepStates,
   }),
-  option<string[]>('--sample-prompt <text>', 'a prompt to continue before and after the training, for the report; may be repeated', {
-    parse: collect,
-    default: 'the beginnings of three validation samples',
-  }),
+  option('--save-name <name>', "the task's name", { default: resolveRecipe({}).name }),
+  option(
+    '--log-every-n-steps <n>',
+    'without a terminal, a line of progress after so many steps too, not only after 10 seconds',
+    {
+      parse: integer(1),
+    },
+  ),
+  option<string[]>(
+    '--sample-prompt <text>',
+    'a prompt to continue before and after the training, for the report; may be repeated',
+    {
+      parse: collect,
+      default: 'the beginnings of three validation samples',
+    },
+  ),
   option('--no-samples', 'write no samples'),
 ];
 
@@ -121,9 +154,15 @@ const runOptions = (): Option[] => [
 const ENCODER_FLAGS = ['prefixSeqLen', 'prefixInputDim', 'prefixHiddenDim', 'init', 'initText', 'initSteps', 'initLr'];
 
 const prefixOptions = (): Option[] => [
-  option('--prefix-seq-len <n>', 'prefix length: positions in front of the text', { parse: integer(1), default: PREFIX_LENGTH }),
+  option('--prefix-seq-len <n>', 'prefix length: positions in front of the text', {
+    parse: integer(1),
+    default: PREFIX_LENGTH,
+  }),
   option('--prefix-input-dim <n>', "width of the encoder's embedding", { parse: integer(1, 65536), default: 10 }),
-  option('--prefix-hidden-dim <n>', 'width of its hidden layer; a larger one learns more', { parse: integer(1, 65536), default: 10 }),
+  option('--prefix-hidden-dim <n>', 'width of its hidden layer; a larger one learns more', {
+    parse: integer(1, 65536),
+    default: 10,
+  }),
   option('--no-projection', "train the prefix itself, without the encoder's two layers", {
     conflicts: ['prefixInputDim', 'prefixHiddenDim', 'initSteps', 'initLr'],
   }),
@@ -143,7 +182,10 @@ const prefixOptions = (): Option[] => [
 ];
 
 /** A number, or one of some words. */
-function orWord<Word extends string>(parse: (text: string) => number, ...words: Word[]): (text: string) => number | Word {
+function orWord<Word extends string>(
+  parse: (text: string) => number,
+  ...words: Word[]
+): (text: string) => number | Word {
   return (text) => words.find((word) => word === text) ?? parse(text);
 }
 
@@ -152,13 +194,19 @@ const trainingOptions = (): Option[] => {
   return [
     option('--n-epochs <n>', 'passes over the data, at most', { parse: integer(1), default: recipe.epochs }),
     option('--n-training-steps <n>', 'optimizer steps, at most', { parse: integer(1), default: recipe.trainingSteps }),
-    option('--max-seconds <n>', 'seconds, at most, those before a --resume included; 0: no limit', { parse: number(0), default: 0 }),
+    option('--max-seconds <n>', 'seconds, at most, those before a --resume included; 0: no limit', {
+      parse: number(0),
+      default: 0,
+    }),
     option('--batch-size <n>', 'samples in a batch', { parse: integer(1), default: recipe.batchSize }),
     option('--batch-tokens <n>', 'a batch is as many samples as have at most n tokens, in place of --batch-size', {
       parse: integer(1),
       conflicts: ['batchSize'],
     }),
-    option('--n-accum-steps <n>', 'batches in an optimizer step', { parse: integer(1), default: recipe.accumulationSteps }),
+    option('--n-accum-steps <n>', 'batches in an optimizer step', {
+      parse: integer(1),
+      default: recipe.accumulationSteps,
+    }),
     option<number | 'auto'>(
       '--micro-batch-size <n>',
       'samples that go through the model at a time; auto: as many as fit in the free memory',
@@ -181,9 +229,18 @@ const optimizerOptions = (): Option[] => {
   const recipe = resolveRecipe({});
   return [
     option('--max-lr <rate>', 'peak learning rate', { parse: number(0), default: recipe.learningRate }),
-    option('--schedule <form>', 'how the learning rate goes on from its peak', { choices: SCHEDULES, default: recipe.schedule }),
-    option('--n-warmup-steps <n>', 'steps over which the learning rate rises', { parse: integer(0), default: recipe.warmupSteps }),
-    option('--warmup-ratio <r>', 'the same as a share of --decay-steps', { parse: number(0, 1), conflicts: ['nWarmupSteps'] }),
+    option('--schedule <form>', 'how the learning rate goes on from its peak', {
+      choices: SCHEDULES,
+      default: recipe.schedule,
+    }),
+    option('--n-warmup-steps <n>', 'steps over which the learning rate rises', {
+      parse: integer(0),
+      default: recipe.warmupSteps,
+    }),
+    option('--warmup-ratio <r>', 'the same as a share of --decay-steps', {
+      parse: number(0, 1),
+      conflicts: ['nWarmupSteps'],
+    }),
     option('--min-lr <rate>', 'where the learning rate ends', { parse: number(0), default: recipe.minLearningRate }),
     option<number | 'run'>('--decay-steps <n>', 'the step at which it ends; run: the last one of this run', {
       parse: orWord(integer(1), 'run'),
@@ -193,16 +250,28 @@ const optimizerOptions = (): Option[] => {
     option('--adam-beta2 <b>', 'AdamW', { parse: number(0, 0.999999), default: recipe.adamBeta2 }),
     option('--adam-eps <e>', 'AdamW', { parse: number(Number.MIN_VALUE), default: recipe.adamEpsilon }),
     option('--weight-decay <w>', 'AdamW', { parse: number(0), default: recipe.weightDecay }),
-    option('--weight-decay-on <what>', 'all but biases, or everything', { choices: ['weights', 'all'], default: recipe.weightDecayOn }),
-    option('--grad-clip <norm>', 'largest norm of the gradient; 0: no clipping', { parse: number(0), default: recipe.gradClip }),
-    option('--loss-scale <s>', 'factor against vanishing gradients in float16', { parse: number(0), default: 'found while training' }),
+    option('--weight-decay-on <what>', 'all but biases, or everything', {
+      choices: ['weights', 'all'],
+      default: recipe.weightDecayOn,
+    }),
+    option('--grad-clip <norm>', 'largest norm of the gradient; 0: no clipping', {
+      parse: number(0),
+      default: recipe.gradClip,
+    }),
+    option('--loss-scale <s>', 'factor against vanishing gradients in float16', {
+      parse: number(0),
+      default: 'found while training',
+    }),
   ];
 };
 
 const evaluationOptions = (): Option[] => {
   const recipe = resolveRecipe({});
   return [
-    option('--evaluate-every-n-steps <n>', 'evaluate after so many optimizer steps; 0: not', { parse: integer(0), default: 0 }),
+    option('--evaluate-every-n-steps <n>', 'evaluate after so many optimizer steps; 0: not', {
+      parse: integer(0),
+      default: 0,
+    }),
     option('--evaluate-every-n-epochs <n>', 'evaluate after so many epochs; 0: only at the end', {
       parse: integer(0),
       default: recipe.evaluateEveryEpochs,
@@ -211,7 +280,10 @@ const evaluationOptions = (): Option[] => {
       parse: integer(0),
       default: 0,
     }),
-    option('--early-stopping-threshold <d>', 'by how much the loss has to fall to count as better', { parse: number(0), default: 0 }),
+    option('--early-stopping-threshold <d>', 'by how much the loss has to fall to count as better', {
+      parse: number(0),
+      default: 0,
+    }),
   ];
 };
 
@@ -220,7 +292,8 @@ const REFUSED: Readonly<Record<string, string>> = {
   'model-type': 'leave it out: the model is always GPT-NeoX, and its config.json says so',
   'local-rank': 'leave it out: one process trains, on --device',
   deepspeed: 'leave it out: training needs no DeepSpeed',
-  'deepspeed-config': 'leave it out: training needs no DeepSpeed; the optimizer has options of its own (--max-lr, --adam-beta1, ...)',
+  'deepspeed-config':
+    'leave it out: training needs no DeepSpeed; the optimizer has options of its own (--max-lr, --adam-beta1, ...)',
   fp16: 'use --dtype float16, or better bfloat16, which has the range of float32',
   bf16: 'use --dtype bfloat16',
   'resume-training':
@@ -235,7 +308,8 @@ const REFUSED: Readonly<Record<string, string>> = {
  * @param without options by the names of their flags, left out
  */
 export function addTrainingOptions(command: Command, without: readonly (keyof TrainingFlags)[] = []): void {
-  const left = (options: Option[]): Option[] => options.filter((item) => !(without as readonly string[]).includes(item.attributeName()));
+  const left = (options: Option[]): Option[] =>
+    options.filter((item) => !(without as readonly string[]).includes(item.attributeName()));
   addOptions(command, 'Model', modelOptions());
   addOptions(command, 'Data', left([...dataOptions(), ...splitOptions()]));
   addOptions(command, 'Result', left(runOptions()));

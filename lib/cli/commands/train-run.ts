@@ -15,8 +15,10 @@ import type { TrainingFlags } from './train-options';
 /** What `train` and `sweep` have in common: flags that are wrong are found before the model is loaded. */
 export async function checkTrainingFlags(flags: TrainingFlags & DataFlags): Promise<void> {
   const kind = await kindOf(flags.out);
-  if (kind !== undefined && kind !== 'folder') throw new UsageError(`--out is the folder of the run, and ${flags.out} is a file`);
-  if ((flags.init === 'text') !== (flags.initText !== undefined)) throw new UsageError('--init text and --init-text TEXT go together');
+  if (kind !== undefined && kind !== 'folder')
+    throw new UsageError(`--out is the folder of the run, and ${flags.out} is a file`);
+  if ((flags.init === 'text') !== (flags.initText !== undefined))
+    throw new UsageError('--init text and --init-text TEXT go together');
   await checkData([...flags.data, ...(flags.validation ?? [])], flags);
   const { checkpointPath: path } = flags;
   if (path !== undefined && (await kindOf(path)) === undefined) {
@@ -38,7 +40,12 @@ export interface LoadedData extends TrainingData, AsyncDisposable {}
  * Training and validation samples: from two files, or split by count as rinna's script does.
  * @param prefixLength of the longest prefix that is to be trained
  */
-export async function loadData(flags: TrainingFlags & DataFlags, model: NeoXModel, prefixLength: number, ui: Ui): Promise<LoadedData> {
+export async function loadData(
+  flags: TrainingFlags & DataFlags,
+  model: NeoXModel,
+  prefixLength: number,
+  ui: Ui,
+): Promise<LoadedData> {
   const samples = await readSamples(flags.data, flags, model, prefixLength, ui);
   let ownValidation: TokenizedDataset | undefined;
   const close = async (): Promise<void> => {
@@ -46,16 +53,21 @@ export async function loadData(flags: TrainingFlags & DataFlags, model: NeoXMode
     await ownValidation?.close();
   };
   try {
-    if (flags.validation !== undefined) ownValidation = await readSamples(flags.validation, flags, model, prefixLength, ui);
+    if (flags.validation !== undefined)
+      ownValidation = await readSamples(flags.validation, flags, model, prefixLength, ui);
     // Without --dev-data-size: rinna's 10, or a tenth of few samples.
-    const count = flags.devDataSize ?? (ownValidation === undefined ? Math.min(10, Math.floor(samples.length / 10)) : 0);
+    const count =
+      flags.devDataSize ?? (ownValidation === undefined ? Math.min(10, Math.floor(samples.length / 10)) : 0);
     if (flags.trainDataSize === undefined && samples.length <= count) {
       throw new NeoXPrefixError(
         'NEOX_BAD_DATA',
         `--dev-data-size ${count} leaves nothing to train on: there ${samples.length === 1 ? 'is' : 'are'} only ${plural(samples.length, 'sample')}`,
       );
     }
-    const { train, validation } = splitDataset(samples, { train: flags.trainDataSize ?? samples.length - count, validation: count });
+    const { train, validation } = splitDataset(samples, {
+      train: flags.trainDataSize ?? samples.length - count,
+      validation: count,
+    });
     return { train, validation: ownValidation ?? validation, [Symbol.asyncDispose]: close };
   } catch (error) {
     await close();
@@ -67,11 +79,15 @@ export async function loadData(flags: TrainingFlags & DataFlags, model: NeoXMode
 export function withTraining<T>(
   flags: TrainingFlags,
   ui: Ui,
-  work: (options: Pick<TrainOptions, 'resume' | 'overwrite' | 'samplePrompts' | 'signal'>, update: Progress['update']) => Promise<T>,
+  work: (
+    options: Pick<TrainOptions, 'resume' | 'overwrite' | 'samplePrompts' | 'signal'>,
+    update: Progress['update'],
+  ) => Promise<T>,
 ): Promise<T> {
   const { resume, overwrite, logEveryNSteps: lineUnits } = flags;
   const samplePrompts = flags.samples === false ? [] : flags.samplePrompt;
-  return ui.withProgress({ title: 'training', total: 0, unit: 'steps', rate: false, ...given({ lineUnits }) }, (update) =>
-    work({ ...given({ resume, overwrite, samplePrompts }), signal: ui.signal }, update),
+  return ui.withProgress(
+    { title: 'training', total: 0, unit: 'steps', rate: false, ...given({ lineUnits }) },
+    (update) => work({ ...given({ resume, overwrite, samplePrompts }), signal: ui.signal }, update),
   );
 }

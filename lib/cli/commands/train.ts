@@ -57,7 +57,10 @@ export async function run(flags: TrainFlags, ui: Ui): Promise<number> {
   await checkTrainingFlags(flags);
   await using model = await loadModel(flags, ui);
   const { checkpointPath, prefixDropout: dropout, seed } = flags;
-  const encoder = checkpointPath === undefined ? undefined : await PrefixEncoder.load(model, checkpointPath, given({ dropout, seed }));
+  const encoder =
+    checkpointPath === undefined
+      ? undefined
+      : await PrefixEncoder.load(model, checkpointPath, given({ dropout, seed }));
   await using data = await loadData(flags, model, encoder?.prefixLength ?? flags.prefixSeqLen ?? PREFIX_LENGTH, ui);
   const trainer = new PrefixTrainer(model, { ...trainerOptions(flags), ...given({ encoder }), outputDir: flags.out });
   const events = new EventView(flags.out, ui);
@@ -78,7 +81,9 @@ async function reportInterrupted(out: string, events: EventView, ui: Ui): Promis
   const { savedStep } = events;
   if (savedStep === undefined) {
     if (await hasRunWithoutState(out))
-      ui.note(`${out} has the beginning of the run, and no state yet: with --resume the same command begins anew, with --overwrite too`);
+      ui.note(
+        `${out} has the beginning of the run, and no state yet: with --resume the same command begins anew, with --overwrite too`,
+      );
     return;
   }
   ui.json({ type: 'interrupted', step: savedStep });
@@ -91,15 +96,31 @@ function report(flags: TrainFlags, result: TrainingResult, events: EventView, ui
   const perplexity = result.bestLoss === undefined ? undefined : Math.exp(result.bestLoss);
   ui.json({
     type: 'result',
-    ...{ bestEpoch, bestStep, steps, seconds, reason, bestLoss: result.bestLoss ?? null, validation: validation ?? null },
+    ...{
+      bestEpoch,
+      bestStep,
+      steps,
+      seconds,
+      reason,
+      bestLoss: result.bestLoss ?? null,
+      validation: validation ?? null,
+    },
     ...{ best: events.file('best.safetensors'), last: events.file('last.safetensors') },
   });
   const reached = perplexity === undefined ? '' : `, validation perplexity ${formatNumber(perplexity)}`;
-  const why = { time: ' (the time was over)', 'early-stopping': ' (no better evaluation came)', epochs: '', steps: '', aborted: '' }[
-    reason
-  ];
-  ui.print(`${plural(steps, 'step')} in ${formatSeconds(seconds)}${why}; best epoch ${bestEpoch}, step ${bestStep}${reached}`);
+  const why = {
+    time: ' (the time was over)',
+    'early-stopping': ' (no better evaluation came)',
+    epochs: '',
+    steps: '',
+    aborted: '',
+  }[reason];
+  ui.print(
+    `${plural(steps, 'step')} in ${formatSeconds(seconds)}${why}; best epoch ${bestEpoch}, step ${bestStep}${reached}`,
+  );
   ui.print(`prefix: ${events.file('best.safetensors')}`);
   ui.print(`report: ${events.file('report.html')}`);
-  ui.note(`try it: neox-prefix generate --model ${shellWord(flags.model)} --prefix ${events.path('best.safetensors')} --compare`);
+  ui.note(
+    `try it: neox-prefix generate --model ${shellWord(flags.model)} --prefix ${events.path('best.safetensors')} --compare`,
+  );
 }

@@ -15,7 +15,10 @@ const MOST_FORMATS = 64;
 /** What XGrammar is given for a format. */
 type Source = { schema: string } | { pattern: string } | { grammar: string };
 
-/** An instance that compiles formats for a vocabulary. It goes, with all that it compiled, when the last row that uses it has ended. */
+/**
+ * An instance that compiles formats for a vocabulary. It goes, with all that it compiled, when the last row that uses
+ * it has ended.
+ */
 interface Workshop {
   instance: XGrammar;
   compiler: GrammarCompiler;
@@ -32,9 +35,14 @@ const compilers = new WeakMap<LoadedModel, FormatCompiler>();
 
 /**
  * Makes a row keep to a format.
- * @throws NEOX_BAD_ARGUMENT for a format that is wrong or not supported; NEOX_UNSUPPORTED where no text of the vocabulary has it
+ * @throws NEOX_BAD_ARGUMENT for a format that is wrong or not supported; NEOX_UNSUPPORTED where no text of the
+ *   vocabulary has it
  */
-export async function startConstraint(model: LoadedModel, format: OutputFormat, endIds: Int32Array): Promise<Constraint> {
+export async function startConstraint(
+  model: LoadedModel,
+  format: OutputFormat,
+  endIds: Int32Array,
+): Promise<Constraint> {
   let compiler = compilers.get(model);
   if (compiler === undefined) {
     compiler = new FormatCompiler(model);
@@ -73,7 +81,12 @@ class FormatCompiler {
       this.compiled.set(key, compiled);
     }
     const { api, grammar } = await compiled;
-    return new Constraint(await api.GrammarMatcher.createGrammarMatcher(grammar), this.vocabulary, endIds, 'jsonSchema' in format);
+    return new Constraint(
+      await api.GrammarMatcher.createGrammarMatcher(grammar),
+      this.vocabulary,
+      endIds,
+      'jsonSchema' in format,
+    );
   }
 
   private async compile(format: OutputFormat, key: string): Promise<CompiledFormat> {
@@ -101,7 +114,9 @@ class FormatCompiler {
     // Token V, which the model does not have, is the end: which tokens end a text is up to each request.
     const { texts, size } = this.vocabulary;
     const tokens = [...texts.map(byteLevelText), ''];
-    const info = await instance.api.TokenizerInfo.createTokenizerInfo(tokens, 'byte_level', false, tokens.length, [size]);
+    const info = await instance.api.TokenizerInfo.createTokenizerInfo(tokens, 'byte_level', false, tokens.length, [
+      size,
+    ]);
     return { instance, compiler: await instance.api.GrammarCompiler.createGrammarCompiler(info, false), formats: 0 };
   }
 
@@ -136,7 +151,9 @@ const JSON_STYLE = [false, -1, undefined, true] as const;
 
 function parse({ api: { Grammar } }: XGrammar, source: Source): Promise<Grammar> {
   if ('schema' in source) return Grammar.fromJSONSchema(source.schema, ...JSON_STYLE);
-  return 'grammar' in source ? Grammar.fromEBNF(source.grammar) : Grammar.fromStructuralTag({ type: 'regex', pattern: source.pattern });
+  return 'grammar' in source
+    ? Grammar.fromEBNF(source.grammar)
+    : Grammar.fromStructuralTag({ type: 'regex', pattern: source.pattern });
 }
 
 function compileSource(compiler: GrammarCompiler, source: Source): Promise<CompiledGrammar> {
@@ -153,7 +170,10 @@ function sourceOf(format: OutputFormat): Source {
 }
 
 function ebnfString(text: string): string {
-  const escaped = Array.from(text, (character) => `\\U${(character.codePointAt(0) as number).toString(16).padStart(8, '0')}`);
+  const escaped = Array.from(
+    text,
+    (character) => `\\U${(character.codePointAt(0) as number).toString(16).padStart(8, '0')}`,
+  );
   return `"${escaped.join('')}"`;
 }
 

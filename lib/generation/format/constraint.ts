@@ -23,7 +23,8 @@ export class Constraint {
 
   /** @throws NEOX_UNSUPPORTED when no token is left */
   async findMask(): Promise<void> {
-    if (this.refused !== undefined) throw new NeoXPrefixError('NEOX_NATIVE', `XGrammar refuses token ${this.refused}, which it allowed`);
+    if (this.refused !== undefined)
+      throw new NeoXPrefixError('NEOX_NATIVE', `XGrammar refuses token ${this.refused}, which it allowed`);
     const found = await this.matcher.getNextTokenBitmask(); // [ceil((V + 1) / 32)]
     const { vocabulary, endIds, isJson, last } = this;
     const { size } = vocabulary;

@@ -1,8 +1,8 @@
 import { badArgument, checkOptions, show } from '../../base/arguments';
 
 /**
- * What a text must be. One of: a JSON value that is valid by a schema; a text that a regular expression matches from its beginning to its end;
- * one of a list.
+ * What a text must be. One of: a JSON value that is valid by a schema; a text that a regular expression matches from
+ * its beginning to its end; one of a list.
  */
 export type OutputFormat =
   | {
@@ -37,7 +37,10 @@ export function checkFormat(format: unknown): OutputFormat {
     return { regex };
   }
   if (choices !== undefined) return { choices: checkChoices(choices) };
-  if (typeof jsonSchema !== 'boolean' && (typeof jsonSchema !== 'object' || jsonSchema === null || Array.isArray(jsonSchema))) {
+  if (
+    typeof jsonSchema !== 'boolean' &&
+    (typeof jsonSchema !== 'object' || jsonSchema === null || Array.isArray(jsonSchema))
+  ) {
     throw badArgument('format.jsonSchema', 'an object or true', jsonSchema);
   }
   try {

@@ -4,7 +4,17 @@ import { xgrammarRegex } from './regex';
 type Json = Readonly<Record<string, unknown>>;
 
 /** What says nothing about a value. */
-const ANNOTATIONS = ['title', 'description', 'default', 'examples', 'deprecated', 'readOnly', 'writeOnly', '$comment', '$schema'];
+const ANNOTATIONS = [
+  'title',
+  'description',
+  'default',
+  'examples',
+  'deprecated',
+  'readOnly',
+  'writeOnly',
+  '$comment',
+  '$schema',
+];
 const DEFINITIONS = ['$defs', 'definitions'];
 /** Keywords that each say what a value is; a schema has one of them. */
 const KINDS = ['$ref', 'const', 'enum', 'anyOf', 'allOf', 'type'] as const;
@@ -30,9 +40,9 @@ const MOST_COUNT = 4096;
 const MOST_VALUES = 10_000;
 
 /**
- * A JSON schema as XGrammar (0.1.27) keeps to it. XGrammar passes over keywords that it does not know and is wrong about some that it does (bounds
- * of numbers, characters that JSON escapes), and a text shall be valid by its schema; so what it does not keep is refused by name, or written
- * in another way where there is one.
+ * A JSON schema as XGrammar (0.1.27) keeps to it. XGrammar passes over keywords that it does not know and is wrong
+ * about some that it does (bounds of numbers, characters that JSON escapes), and a text shall be valid by its schema;
+ * so what it does not keep is refused by name, or written in another way where there is one.
  * @throws NEOX_BAD_ARGUMENT
  */
 export function xgrammarSchema(schema: Json | boolean, name: string): Json | boolean {
@@ -58,15 +68,22 @@ type Inner = (value: unknown, ...path: (string | number)[]) => Json | boolean;
 
 /** The one keyword that says what a value is, and what stands beside it. */
 function kindOf(schema: Json, place: string): { kind: string | undefined; given: Json } {
-  const given = Object.fromEntries(Object.entries(schema).filter(([key]) => ![...ANNOTATIONS, ...DEFINITIONS].includes(key)));
+  const given = Object.fromEntries(
+    Object.entries(schema).filter(([key]) => ![...ANNOTATIONS, ...DEFINITIONS].includes(key)),
+  );
   const [kind] = KINDS.filter((key) => key in given);
   const beside = Object.keys(given).filter((key) => key !== kind);
   const types: unknown[] = kind === 'type' ? [given.type].flat() : [];
   for (const type of types) {
-    if (typeof type !== 'string' || !(type in BESIDE)) refuse(`${place}.type is not one of ${Object.keys(BESIDE).join(', ')}`);
+    if (typeof type !== 'string' || !(type in BESIDE))
+      refuse(`${place}.type is not one of ${Object.keys(BESIDE).join(', ')}`);
   }
   const allowed =
-    kind === 'const' || kind === 'enum' ? ['type'] : kind === 'type' ? types.flatMap((type) => BESIDE[type as string] ?? []) : [];
+    kind === 'const' || kind === 'enum'
+      ? ['type']
+      : kind === 'type'
+        ? types.flatMap((type) => BESIDE[type as string] ?? [])
+        : [];
   for (const key of beside) {
     if (allowed.includes(key)) continue;
     const type = Object.keys(BESIDE).find((name) => BESIDE[name]?.includes(key));
@@ -84,7 +101,10 @@ function definitionsOf(schema: Json, place: string, inner: Inner): Json {
   const found = DEFINITIONS.filter((key) => key in schema).map((key) => {
     const definitions = schema[key];
     if (!isObject(definitions)) return refuse(`${place}.${key} is not an object`);
-    return [key, Object.fromEntries(Object.entries(definitions).map(([name, value]) => [name, inner(value, key, name)]))];
+    return [
+      key,
+      Object.fromEntries(Object.entries(definitions).map(([name, value]) => [name, inner(value, key, name)])),
+    ];
   });
   return Object.fromEntries(found) as Json;
 }
@@ -111,7 +131,8 @@ function valueOf(kind: string | undefined, given: Json, place: string, inner: In
     }
     case 'allOf': {
       const { allOf } = given;
-      if (!Array.isArray(allOf) || allOf.length !== 1) return refuse(`${place}.allOf is not an array of one schema`, 'write them as one');
+      if (!Array.isArray(allOf) || allOf.length !== 1)
+        return refuse(`${place}.allOf is not an array of one schema`, 'write them as one');
       return { allOf: [inner(allOf[0], 'allOf', 0)] };
     }
     default: {
@@ -130,7 +151,8 @@ function checkedValues(values: unknown, type: unknown, place: string): unknown[]
   for (const value of values as unknown[]) {
     const own = value === null ? 'null' : Array.isArray(value) ? 'array' : typeof value;
     const fits = types.includes(own) || (types.includes('integer') && Number.isInteger(value));
-    if (types.length > 0 && !fits) refuse(`${place} has ${JSON.stringify(value)}, which is not of type ${types.join(', ')}`);
+    if (types.length > 0 && !fits)
+      refuse(`${place} has ${JSON.stringify(value)}, which is not of type ${types.join(', ')}`);
   }
   return values as unknown[];
 }
@@ -154,7 +176,9 @@ function integer(given: Json, place: string): Json {
   for (const key of BOUNDS) {
     if (key in given && !Number.isFinite(given[key])) refuse(`${place}.${key} is not a number`);
   }
-  const { minimum, maximum, exclusiveMinimum, exclusiveMaximum } = given as Partial<Record<(typeof BOUNDS)[number], number>>;
+  const { minimum, maximum, exclusiveMinimum, exclusiveMaximum } = given as Partial<
+    Record<(typeof BOUNDS)[number], number>
+  >;
   const low = Math.max(Math.ceil(minimum ?? -Infinity), Math.floor(exclusiveMinimum ?? -Infinity) + 1);
   const high = Math.min(Math.floor(maximum ?? Infinity), Math.ceil(exclusiveMaximum ?? Infinity) - 1);
   if (low > high) return refuse(`${place} has bounds that no integer is within`);
@@ -169,7 +193,11 @@ function integer(given: Json, place: string): Json {
 function string(given: Json, place: string): Json {
   const { pattern, format } = given;
   const counts = checkedCounts(given, ['minLength', 'maxLength'], place);
-  const asked = [pattern !== undefined && 'pattern', format !== undefined && 'format', ...Object.keys(counts).slice(0, 1)].filter(Boolean);
+  const asked = [
+    pattern !== undefined && 'pattern',
+    format !== undefined && 'format',
+    ...Object.keys(counts).slice(0, 1),
+  ].filter(Boolean);
   if (asked.length > 1) return refuse(`${place} has ${asked.join(' and ')}, of which only one is kept to`);
   if (pattern !== undefined) {
     if (typeof pattern !== 'string' || pattern === '') return refuse(`${place}.pattern is not a non-empty string`);
@@ -186,7 +214,8 @@ function array(given: Json, place: string, inner: Inner): Json {
   if (prefixItems === undefined) {
     return { type: 'array', ...(items !== undefined && { items: inner(items, 'items') }), ...counts };
   }
-  if (!Array.isArray(prefixItems) || prefixItems.length === 0) return refuse(`${place}.prefixItems is not an array of schemas`);
+  if (!Array.isArray(prefixItems) || prefixItems.length === 0)
+    return refuse(`${place}.prefixItems is not an array of schemas`);
   if (Object.keys(counts).length > 0)
     return refuse(`${place} has prefixItems and ${Object.keys(counts).join(', ')}, of which only one is kept to`);
   return {
@@ -207,17 +236,28 @@ function object(given: Json, place: string, inner: Inner): Json {
       refuse(`${place}.properties has the name ${JSON.stringify(name)}, which JSON escapes`);
   }
   const missing: unknown = required.find((name) => typeof name !== 'string' || !Object.hasOwn(properties ?? {}, name));
-  if (missing !== undefined) return refuse(`${place}.required has ${JSON.stringify(missing)}, which is not in properties`);
+  if (missing !== undefined)
+    return refuse(`${place}.required has ${JSON.stringify(missing)}, which is not in properties`);
   // A further property could have the name of one of them, and the counts do not know of names that come twice.
-  if (open && properties !== undefined) return refuse(`${place} has properties and additionalProperties, of which only one is kept to`);
+  if (open && properties !== undefined)
+    return refuse(`${place} has properties and additionalProperties, of which only one is kept to`);
   if (properties === undefined && Object.keys(counts).length > 0)
     return refuse(`${place}.${Object.keys(counts)[0] ?? ''} needs properties`);
   if (properties === undefined) {
     if (additionalProperties === false) return { type: 'object', properties: {}, additionalProperties: false };
-    return { type: 'object', ...(open && { additionalProperties: inner(additionalProperties, 'additionalProperties') }) };
+    return {
+      type: 'object',
+      ...(open && { additionalProperties: inner(additionalProperties, 'additionalProperties') }),
+    };
   }
   const own = Object.entries(properties).map(([name, value]) => [name, inner(value, 'properties', name)]);
-  return { type: 'object', properties: Object.fromEntries(own) as Json, required, additionalProperties: false, ...counts };
+  return {
+    type: 'object',
+    properties: Object.fromEntries(own) as Json,
+    required,
+    additionalProperties: false,
+    ...counts,
+  };
 }
 
 function checkedCounts(given: Json, names: readonly [string, string], place: string): Record<string, number> {
@@ -235,7 +275,8 @@ function checkedCounts(given: Json, names: readonly [string, string], place: str
   return counts;
 }
 
-const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value);
+const isObject = (value: unknown): value is Json =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 const pick = (given: Json, keys: readonly string[]): Json =>
   Object.fromEntries(Object.entries(given).filter(([key]) => keys.includes(key)));

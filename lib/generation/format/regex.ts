@@ -9,13 +9,13 @@ const MOST_RANGES = 128;
 const CHUNK = 4096;
 
 /**
- * A regular expression of JavaScript with the flag `u` as XGrammar (0.1.27) shall read it. XGrammar has a syntax very much like it, but takes the
- * characters of a class for bytes; so a class with characters outside ASCII becomes alternatives of the bytes of their UTF-8, and everything
- * that stands for a set of characters (`.`, `\s`, `\p{...}`) becomes a class. What XGrammar does not have (anchors inside, looking around,
- * references) it refuses by itself.
+ * A regular expression of JavaScript with the flag `u` as XGrammar (0.1.27) shall read it. XGrammar has a syntax very
+ * much like it, but takes the characters of a class for bytes; so a class with characters outside ASCII becomes
+ * alternatives of the bytes of their UTF-8, and everything that stands for a set of characters (`.`, `\s`, `\p{...}`)
+ * becomes a class. What XGrammar does not have (anchors inside, looking around, references) it refuses by itself.
  *
- * @param inJson whether the text is the inside of a JSON string, where quotes, backslashes and control characters would have to be escaped:
- *   classes are without them, and elsewhere they are refused
+ * @param inJson whether the text is the inside of a JSON string, where quotes, backslashes and control characters would
+ *   have to be escaped: classes are without them, and elsewhere they are refused
  * @throws NEOX_BAD_ARGUMENT
  */
 export function xgrammarRegex(source: string, name: string, inJson = false): string {
@@ -35,7 +35,8 @@ export function xgrammarRegex(source: string, name: string, inJson = false): str
     return known;
   };
   const literal = (character: string): string => {
-    if (inJson && isEscapedInJson(character)) refuse(`has ${JSON.stringify(character)}, which a JSON string has only escaped`);
+    if (inJson && isEscapedInJson(character))
+      refuse(`has ${JSON.stringify(character)}, which a JSON string has only escaped`);
     const code = character.codePointAt(0) as number;
     return code < 0x80 ? hex(code) : character;
   };
@@ -45,7 +46,8 @@ export function xgrammarRegex(source: string, name: string, inJson = false): str
     const hexadecimal = /^\\(?:x|u\{?)([\da-f]+)\}?(?:\\u([\da-f]+))?$/i.exec(atom);
     if (/^\\[dswp]|^\[|^\.$/i.test(atom)) out += classOf(atom);
     else if (hexadecimal) out += literal(characterOf(hexadecimal));
-    else if (/^\\(?:[tnvfr0]|c.)$/.test(atom)) out += inJson ? refuse(`has ${atom}, which a JSON string has only escaped`) : atom;
+    else if (/^\\(?:[tnvfr0]|c.)$/.test(atom))
+      out += inJson ? refuse(`has ${atom}, which a JSON string has only escaped`) : atom;
     else if (/^\\[^bBk1-9]$/.test(atom)) out += literal(atom.slice(1));
     else if (/^\{/.test(atom)) out += checkedRepetition(atom, refuse);
     else if (/^[\\^$()|*+?]/.test(atom)) out += atom;
@@ -65,21 +67,26 @@ function characterOf([, first, second]: RegExpExecArray): string {
 
 function checkedRepetition(atom: string, refuse: (what: string) => never): string {
   for (const [count] of atom.matchAll(/\d+/g)) {
-    if (Number(count) > MOST_REPETITIONS) refuse(`repeats something ${count} times, and ${MOST_REPETITIONS} is the most`);
+    if (Number(count) > MOST_REPETITIONS)
+      refuse(`repeats something ${count} times, and ${MOST_REPETITIONS} is the most`);
   }
   return atom;
 }
 
 const isEscapedInJson = (character: string): boolean => character < ' ' || character === '"' || character === '\\';
 
-/** The characters that an atom of a regular expression matches, in ranges of code points; as JavaScript's own engine says. */
+/**
+ * The characters that an atom of a regular expression matches, in ranges of code points; as JavaScript's own engine
+ * says.
+ */
 function membersOf(atom: string, inJson: boolean): Range[] {
   const runs = new RegExp(`(?:${atom})+`, 'gu');
   const ranges: [number, number][] = [];
   for (let first = 0; first < 0x110000; first += CHUNK) {
     const codes = Array.from({ length: CHUNK }, (_, i) => first + i).filter((code) => code < 0xd800 || code > 0xdfff);
     let text = String.fromCodePoint(...codes);
-    if (inJson && first === 0) text = Array.from(text, (character) => (isEscapedInJson(character) ? '\ud800' : character)).join('');
+    if (inJson && first === 0)
+      text = Array.from(text, (character) => (isEscapedInJson(character) ? '\ud800' : character)).join('');
     for (const [run] of text.matchAll(runs)) {
       for (const character of run) {
         const code = character.codePointAt(0) as number;
@@ -97,14 +104,17 @@ function classSource(members: readonly Range[], atom: string, refuse: (what: str
   if (members.length === 0) refuse(`has ${atom}, which matches no character`);
   if (members.length > MOST_RANGES) refuse(`has ${atom}, which is more than ${MOST_RANGES} ranges of characters`);
   const ascii = members.filter(([low]) => low < 0x80).map(([low, high]) => `${hex(low)}-${hex(Math.min(high, 0x7f))}`);
-  const others = members.flatMap(([low, high]) => utf8Sequences(low, high)).map((sequence) => sequence.map(byteClass).join(''));
+  const others = members
+    .flatMap(([low, high]) => utf8Sequences(low, high))
+    .map((sequence) => sequence.map(byteClass).join(''));
   return `(?:${[...(ascii.length > 0 ? [`[${ascii.join('')}]`] : []), ...others].join('|')})`;
 }
 
 const hex = (code: number): string => `\\x${code.toString(16).padStart(2, '0')}`;
 
 /** One byte of a range. Not as a class of one, which XGrammar would make the character of that number. */
-const byteClass = ([low, high]: Range): string => (low === high ? `[${hex(low)}${hex(low)}]` : `[${hex(low)}-${hex(high)}]`);
+const byteClass = ([low, high]: Range): string =>
+  low === high ? `[${hex(low)}${hex(low)}]` : `[${hex(low)}-${hex(high)}]`;
 
 /** The UTF-8 of the characters outside ASCII in a range: sequences of ranges of bytes. */
 function utf8Sequences(low: number, high: number): Range[][] {

@@ -2,7 +2,10 @@ import type { TokenDecoder, Tokenizer } from '../../tokenizer/tokenizer';
 
 const NOTHING = new Uint8Array(0);
 
-/** What may not follow four of the bytes that begin a character: it would be longer than it need be, half a surrogate pair, or no character. */
+/**
+ * What may not follow four of the bytes that begin a character: it would be longer than it need be, half a surrogate
+ * pair, or no character.
+ */
 const BAD_FOLLOWERS: readonly (readonly [lead: number, low: number, high: number])[] = [
   [0xe0, 0x80, 0x9f],
   [0xed, 0xa0, 0xbf],
@@ -16,14 +19,20 @@ export function setBit(mask: Int32Array, token: number, value: boolean): void {
   mask[token >> 5] = value ? word | bit : word & ~bit;
 }
 
-/** The tokens of a model as a format sees them: by the bytes that they stand for. A mask has bit i % 32 of word i / 32 for token i. */
+/**
+ * The tokens of a model as a format sees them: by the bytes that they stand for. A mask has bit i % 32 of word i / 32
+ * for token i.
+ */
 export class FormatVocabulary {
   /** Nothing for tokens that are no text, and for those that have bytes which UTF-8 does not. */
   readonly texts: readonly Uint8Array[];
   /** Tokens with a byte that a JSON string has only escaped. */
   readonly controls: Int32Array;
   private known: Set<string> | undefined;
-  /** By a byte that ends a token: the tokens that must not come next. XGrammar looks at the number of bytes of a character alone. */
+  /**
+   * By a byte that ends a token: the tokens that must not come next. XGrammar looks at the number of bytes of a
+   * character alone.
+   */
   private readonly badNext: ReadonlyMap<number, Int32Array>;
 
   /** @param size V, of the logits: the tokenizer may have fewer tokens */
@@ -33,7 +42,9 @@ export class FormatVocabulary {
   ) {
     this.texts = Array.from({ length: size }, (_, id) => textOf(tokenizer, id));
     this.controls = this.maskOf((text) => text.some((byte) => byte < 0x20));
-    this.badNext = new Map(BAD_FOLLOWERS.map(([lead, low, high]) => [lead, this.maskOf(([first = 0]) => first >= low && first <= high)]));
+    this.badNext = new Map(
+      BAD_FOLLOWERS.map(([lead, low, high]) => [lead, this.maskOf(([first = 0]) => first >= low && first <= high)]),
+    );
   }
 
   /** Tokens that must not come behind this one. */
@@ -67,8 +78,8 @@ export class FormatVocabulary {
 }
 
 /**
- * Decodes a text that has a format: byte by byte, as XGrammar saw it, where the tokenizer's own decoding may strip spaces at the ends or
- * tidy up.
+ * Decodes a text that has a format: byte by byte, as XGrammar saw it, where the tokenizer's own decoding may strip
+ * spaces at the ends or tidy up.
  */
 export function formatDecoder(tokenizer: Tokenizer): TokenDecoder {
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true });

@@ -1,20 +1,24 @@
-// XGrammar (https://github.com/mlc-ai/xgrammar) as WebAssembly: which tokens may come next where a text must match a grammar.
+// XGrammar (https://github.com/mlc-ai/xgrammar) as WebAssembly: which tokens may come next where a text must match a
+// grammar.
 import type * as Api from '@mlc-ai/web-xgrammar' with { 'resolution-mode': 'import' };
 import { readFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 import { compileFunction } from 'node:vm';
 
 export type XGrammarApi = typeof Api;
-export type { CompiledGrammar, Grammar, GrammarCompiler, GrammarMatcher } from '@mlc-ai/web-xgrammar' with { 'resolution-mode': 'import' };
+export type { CompiledGrammar, Grammar, GrammarCompiler, GrammarMatcher } from '@mlc-ai/web-xgrammar' with {
+  'resolution-mode': 'import',
+};
 
-let factory: ((exports: object, module: object, location: object, process: undefined, console: object) => void) | undefined;
+let factory:
+  ((exports: object, module: object, location: object, process: undefined, console: object) => void) | undefined;
 
 /**
  * An instance of XGrammar with memory of its own, which goes with it. What one instance makes is of no use to another.
  *
- * The package (0.1.27) calls itself an ES module, and its file is none, so neither import() nor require() loads it. Here it is run as the
- * script that it is. It gets no `process`: with one it would add a listener to it. It gets a console of its own: an error of XGrammar is an
- * abort of the program, and its reason is only printed.
+ * The package (0.1.27) calls itself an ES module, and its file is none, so neither import() nor require() loads it.
+ * Here it is run as the script that it is. It gets no `process`: with one it would add a listener to it. It gets a
+ * console of its own: an error of XGrammar is an abort of the program, and its reason is only printed.
  */
 export class XGrammar {
   readonly api: XGrammarApi;

@@ -19,7 +19,10 @@ export interface TaskPrefix {
   readonly geometry: PrefixGeometry;
 }
 
-/** The FasterTransformer folder that a path means: the folder, one that holds it, or the file of a task in it, which names the task. */
+/**
+ * The FasterTransformer folder that a path means: the folder, one that holds it, or the file of a task in it, which
+ * names the task.
+ */
 export async function findTaskFolder(path: string): Promise<{ folder: string; task?: string } | undefined> {
   if (await isExportFolder(path)) return { folder: path };
   const task = /^model\.prefix_prompt\.(.+)\.weight\.\d+\.bin$/.exec(basename(path))?.[1];
@@ -28,25 +31,33 @@ export async function findTaskFolder(path: string): Promise<{ folder: string; ta
 
 /**
  * Finds the prefix of one task; a folder with one task needs no key.
- * @throws NEOX_BAD_ARGUMENT when the folder has no such task, or several and `key` is undefined; NEOX_BAD_EXPORT when its files are
- *   missing or of another size; NEOX_BAD_PREFIX for a task without a prefix (prompt_length 0)
+ * @throws NEOX_BAD_ARGUMENT when the folder has no such task, or several and `key` is undefined; NEOX_BAD_EXPORT when
+ *   its files are missing or of another size; NEOX_BAD_PREFIX for a task without a prefix (prompt_length 0)
  */
 export async function findTaskPrefix(dir: string, key: TaskKey | undefined): Promise<TaskPrefix> {
   const folder = await openExport(dir);
   const task = pickTask(folder, key);
   const { prefixLength, name } = task;
   if (prefixLength === 0) {
-    throw new NeoXPrefixError('NEOX_BAD_PREFIX', `The task '${name}' of ${folder.directory} has no prefix: its prompt_length is 0`, {
-      path: folder.configPath,
-      hint: 'requests with this task run the plain base model',
-    });
+    throw new NeoXPrefixError(
+      'NEOX_BAD_PREFIX',
+      `The task '${name}' of ${folder.directory} has no prefix: its prompt_length is 0`,
+      {
+        path: folder.configPath,
+        hint: 'requests with this task run the plain base model',
+      },
+    );
   }
   const geometry = { prefixLength, ...geometryOf(folder) };
   const hiddenSize = geometry.numHeads * geometry.headSize;
   const plans = planPrefix({ ...geometry, hiddenSize }, name, prefixLength, folder.tensorParallel);
   await checkFiles(folder, plans);
   const files = plans.map((plan) => ({ path: `${folder.directory}/${plan.name}`, elements: plan.elements }));
-  return { task, entry: joinPrefix(name, geometry, prefixLength, files, folder.dtype === 'float16' ? 'F16' : 'F32'), geometry };
+  return {
+    task,
+    entry: joinPrefix(name, geometry, prefixLength, files, folder.dtype === 'float16' ? 'F16' : 'F32'),
+    geometry,
+  };
 }
 
 function pickTask({ directory, tasks }: ExportFolder, key: TaskKey | undefined): ExportTask {
@@ -58,6 +69,9 @@ function pickTask({ directory, tasks }: ExportFolder, key: TaskKey | undefined):
     if (found !== undefined) return found;
   }
   const listed = tasks.slice(0, 10).map(({ id, name }) => `${name} (${id})`);
-  const all = tasks.length === 0 ? 'it has none' : `it has ${listed.join(', ')}${tasks.length > 10 ? `, ... (${tasks.length})` : ''}`;
+  const all =
+    tasks.length === 0
+      ? 'it has none'
+      : `it has ${listed.join(', ')}${tasks.length > 10 ? `, ... (${tasks.length})` : ''}`;
   throw badArgument('task', `the name or id of a task of ${directory}`, key, all);
 }

@@ -31,9 +31,10 @@ export function widthOf({ numLayers, numHeads, headSize }: Omit<PrefixGeometry, 
 }
 
 /**
- * Finds P, L, N and D of a tensor in the order [P, L, 2, N, D], whatever dimensions it was given: [P, L*2*H] as rinna and PEFT
- * save it, [P, 2*L, N, D], all five, one, or any other with dimensions of size 1.
- * @throws NEOX_PREFIX_MISMATCH when it cannot belong to the given model, NEOX_BAD_PREFIX when the file and the hints do not suffice
+ * Finds P, L, N and D of a tensor in the order [P, L, 2, N, D], whatever dimensions it was given: [P, L*2*H] as rinna
+ * and PEFT save it, [P, 2*L, N, D], all five, one, or any other with dimensions of size 1.
+ * @throws NEOX_PREFIX_MISMATCH when it cannot belong to the given model, NEOX_BAD_PREFIX when the file and the hints do
+ *   not suffice
  */
 export function resolveGeometry(shape: readonly number[], hints: GeometryHints, path: string): PrefixGeometry {
   const count = shape.reduce((product, size) => product * size, 1);
@@ -42,7 +43,8 @@ export function resolveGeometry(shape: readonly number[], hints: GeometryHints, 
   const own = ownGeometry(shape);
   // [1, ...] may be a batch of one in front of something else, so there the model decides.
   if (own !== undefined && (model === undefined || shape.length === 5 || shape[0] !== 1)) return own;
-  if (model !== undefined) return { prefixLength: lengthFor(model, shape, count, hints.prefixLength, path), ...layersOf(model) };
+  if (model !== undefined)
+    return { prefixLength: lengthFor(model, shape, count, hints.prefixLength, path), ...layersOf(model) };
   const { numLayers, numHeads } = hints;
   const prefixLength = hints.prefixLength ?? (shape.length === 2 ? shape[0] : undefined);
   if (numLayers === undefined || numHeads === undefined || prefixLength === undefined) {
@@ -55,7 +57,11 @@ export function resolveGeometry(shape: readonly number[], hints: GeometryHints, 
   }
   const headSize = count / (prefixLength * numLayers * 2 * numHeads);
   if (!Number.isInteger(headSize)) {
-    throw badShape(shape, path, `it does not divide into ${prefixLength} positions, ${numLayers} layers and ${numHeads} heads`);
+    throw badShape(
+      shape,
+      path,
+      `it does not divide into ${prefixLength} positions, ${numLayers} layers and ${numHeads} heads`,
+    );
   }
   return { prefixLength, numLayers, numHeads, headSize };
 }
@@ -67,13 +73,21 @@ function layersOf({ numLayers, numHeads, headSize }: GPTNeoXConfig): Omit<Prefix
 /** [P, L, 2, N, D] and [P, 2*L, N, D] say everything themselves. */
 function ownGeometry(shape: readonly number[]): PrefixGeometry | undefined {
   const [first = 1, second = 0, third = 0, fourth = 0, fifth = 0] = shape;
-  if (shape.length === 5 && third === 2) return { prefixLength: first, numLayers: second, numHeads: fourth, headSize: fifth };
-  if (shape.length === 4 && second % 2 === 0) return { prefixLength: first, numLayers: second / 2, numHeads: third, headSize: fourth };
+  if (shape.length === 5 && third === 2)
+    return { prefixLength: first, numLayers: second, numHeads: fourth, headSize: fifth };
+  if (shape.length === 4 && second % 2 === 0)
+    return { prefixLength: first, numLayers: second / 2, numHeads: third, headSize: fourth };
   return undefined;
 }
 
 /** P: dimensions, from the last, that multiply to the width of the model leave it over. */
-function lengthFor(model: GPTNeoXConfig, shape: readonly number[], count: number, prefixLength: number | undefined, path: string): number {
+function lengthFor(
+  model: GPTNeoXConfig,
+  shape: readonly number[],
+  count: number,
+  prefixLength: number | undefined,
+  path: string,
+): number {
   const width = widthOf(layersOf(model));
   if (prefixLength !== undefined && count === prefixLength * width) return prefixLength;
   let product = 1;

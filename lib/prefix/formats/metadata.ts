@@ -51,20 +51,29 @@ export function describeBaseModel(config: GPTNeoXConfig, fingerprint: string, na
 }
 
 /**
- * Metadata that a program gives, under the rules of a file's: what could not be saved and read back is refused now, not then. Gives a
- * copy, as a file would give it back.
+ * Metadata that a program gives, under the rules of a file's: what could not be saved and read back is refused now, not
+ * then. Gives a copy, as a file would give it back.
  * @throws NEOX_BAD_ARGUMENT
  */
 export function checkMetadata(name: string, given: unknown): Omit<PrefixMetadata, 'formatVersion'> {
-  const metadata = checkOptions(name, given, ['formatVersion', 'task', 'baseModel', 'tokenizerHash', 'recipe', 'metrics']);
+  const metadata = checkOptions(name, given, [
+    'formatVersion',
+    'task',
+    'baseModel',
+    'tokenizerHash',
+    'recipe',
+    'metrics',
+  ]);
   // Of the metadata of another prefix, copied with the rest.
-  if (metadata['formatVersion'] !== undefined) checkInteger(`${name}.formatVersion`, metadata['formatVersion'], 0, FORMAT_VERSION);
+  if (metadata['formatVersion'] !== undefined)
+    checkInteger(`${name}.formatVersion`, metadata['formatVersion'], 0, FORMAT_VERSION);
   const text = (key: string, owner = metadata, ownerName = name): object => {
     const value = owner[key];
     if (value !== undefined && typeof value !== 'string') throw badArgument(`${ownerName}.${key}`, 'a string', value);
     return value === undefined ? {} : { [key]: value };
   };
-  const section = (key: string): object => (metadata[key] === undefined ? {} : { [key]: jsonCopy(`${name}.${key}`, metadata[key]) });
+  const section = (key: string): object =>
+    metadata[key] === undefined ? {} : { [key]: jsonCopy(`${name}.${key}`, metadata[key]) };
   const baseModel = section('baseModel') as { baseModel?: Record<string, unknown> };
   for (const key of BASE_MODEL_TEXTS) text(key, baseModel.baseModel ?? {}, `${name}.baseModel`);
   return { ...text('task'), ...baseModel, ...text('tokenizerHash'), ...section('recipe'), ...section('metrics') };
@@ -121,16 +130,23 @@ export function metadataFromStrings(strings: ReadonlyMap<string, string>, path: 
   };
 }
 
-function section(strings: ReadonlyMap<string, string>, key: string, path: string): { readonly [key: string]: JsonValue } | undefined {
+function section(
+  strings: ReadonlyMap<string, string>,
+  key: string,
+  path: string,
+): { readonly [key: string]: JsonValue } | undefined {
   const text = strings.get(key);
   if (text === undefined) return undefined;
-  return parseJsonObject(Buffer.from(text), 'NEOX_BAD_PREFIX', `The metadata ${key} of`, path) as { readonly [key: string]: JsonValue };
+  return parseJsonObject(Buffer.from(text), 'NEOX_BAD_PREFIX', `The metadata ${key} of`, path) as {
+    readonly [key: string]: JsonValue;
+  };
 }
 
 function checkBaseModel(value: { readonly [key: string]: JsonValue }, path: string): BaseModelSummary {
   for (const key of BASE_MODEL_TEXTS) {
     const text = value[key];
-    if (text !== undefined && typeof text !== 'string') throw badMetadata(path, `expected text for ${key} of neox_prefix.base_model`);
+    if (text !== undefined && typeof text !== 'string')
+      throw badMetadata(path, `expected text for ${key} of neox_prefix.base_model`);
   }
   return value;
 }

@@ -36,7 +36,9 @@ const KNOWN_KEYS = [
   ...['token_dim'],
 ];
 
-/** An adapter folder of PEFT (peft/tuners/prefix_tuning): where its weights are and what its configuration says of them. */
+/**
+ * An adapter folder of PEFT (peft/tuners/prefix_tuning): where its weights are and what its configuration says of them.
+ */
 export interface PeftAdapter {
   readonly weightsPath: string;
   readonly hints: GeometryHints;
@@ -55,25 +57,39 @@ export async function findAdapterFolder(path: string): Promise<string | undefine
 /** Reads adapter_config.json and finds the weights beside it. */
 export async function readAdapter(folder: string): Promise<PeftAdapter> {
   const path = join(folder, ADAPTER_CONFIG);
-  const config = parseJsonObject(await readSmallFile(path, 1024 * 1024), 'NEOX_BAD_PREFIX', 'The adapter configuration', path);
+  const config = parseJsonObject(
+    await readSmallFile(path, 1024 * 1024),
+    'NEOX_BAD_PREFIX',
+    'The adapter configuration',
+    path,
+  );
   const type = get(config, 'peft_type');
   if (type !== 'PREFIX_TUNING') {
-    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The adapter ${folder} is of type ${show(type)}; expected 'PREFIX_TUNING'`, {
-      path,
-      hint: 'only prefix tuning is supported; LoRA, prompt tuning and others are not',
-    });
+    throw new NeoXPrefixError(
+      'NEOX_UNSUPPORTED',
+      `The adapter ${folder} is of type ${show(type)}; expected 'PREFIX_TUNING'`,
+      {
+        path,
+        hint: 'only prefix tuning is supported; LoRA, prompt tuning and others are not',
+      },
+    );
   }
   const submodules = optionalSize(config, 'num_transformer_submodules', path) ?? 1;
   if (submodules !== 1) {
-    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The adapter ${folder} is for a model of ${submodules} submodules; GPT-NeoX has 1`, {
-      path,
-    });
+    throw new NeoXPrefixError(
+      'NEOX_UNSUPPORTED',
+      `The adapter ${folder} is for a model of ${submodules} submodules; GPT-NeoX has 1`,
+      {
+        path,
+      },
+    );
   }
   const warnings = Object.keys(config)
     .filter((key) => !KNOWN_KEYS.includes(key))
     .map((key) => `${path}: the key ${key} is not known and has no effect`);
   const taskType = get(config, 'task_type') ?? 'CAUSAL_LM';
-  if (taskType !== 'CAUSAL_LM') warnings.push(`${path}: task_type is ${show(taskType)}; the prefix is used for text generation`);
+  if (taskType !== 'CAUSAL_LM')
+    warnings.push(`${path}: task_type is ${show(taskType)}; the prefix is used for text generation`);
   const name = get(config, 'base_model_name_or_path');
   return {
     weightsPath: await findWeights(folder),
@@ -92,23 +108,35 @@ async function findWeights(folder: string): Promise<string> {
     const path = join(folder, name);
     if ((await kindOf(path)) === 'file') return path;
   }
-  throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `No adapter_model.safetensors or adapter_model.bin in ${folder}`, { path: folder });
+  throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `No adapter_model.safetensors or adapter_model.bin in ${folder}`, {
+    path: folder,
+  });
 }
 
 function optionalSize(config: JsonObject, key: string, path: string): number | undefined {
   const value = get(config, key) ?? undefined;
   if (value === undefined) return undefined;
   if (!Number.isSafeInteger(value) || (value as number) < 1) {
-    throw new NeoXPrefixError('NEOX_BAD_PREFIX', `Expected a positive integer for ${key} in ${path} but found ${show(value)}`, { path });
+    throw new NeoXPrefixError(
+      'NEOX_BAD_PREFIX',
+      `Expected a positive integer for ${key} in ${path} but found ${show(value)}`,
+      { path },
+    );
   }
   return value as number;
 }
 
 /**
  * Writes an adapter folder that PeftModel.from_pretrained reads: the keys that every PEFT version knows, and one tensor
- * [P, L*2*N*D]. The configuration comes last, so that a folder without it is unfinished. After an error a new folder is gone again.
+ * [P, L*2*N*D]. The configuration comes last, so that a folder without it is unfinished. After an error a new folder is
+ * gone again.
  */
-export async function writeAdapter(folder: string, data: Float32Array, geometry: PrefixGeometry, metadata: PrefixMetadata): Promise<void> {
+export async function writeAdapter(
+  folder: string,
+  data: Float32Array,
+  geometry: PrefixGeometry,
+  metadata: PrefixMetadata,
+): Promise<void> {
   const made = await makeFolder(folder);
   const shape = [geometry.prefixLength, widthOf(geometry)];
   const tensor = { name: ADAPTER_TENSOR, dtype: 'F32', shape, data } as const;

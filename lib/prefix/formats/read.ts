@@ -48,16 +48,27 @@ export async function readPrefixFile(given: string, hints: GeometryHints, task?:
   const folder = await findAdapterFolder(path);
   const exported = folder === undefined ? await findTaskFolder(path) : undefined;
   if (exported !== undefined) return readTask(exported.folder, task ?? exported.task);
-  if (task !== undefined) throw badArgument('options.task', 'nothing, because only FasterTransformer folders have tasks,', task);
+  if (task !== undefined)
+    throw badArgument('options.task', 'nothing, because only FasterTransformer folders have tasks,', task);
   if (folder !== undefined) return readAdapterFolder(folder, hints);
   if ((await kindOf(path)) === 'folder') {
-    throw new NeoXPrefixError('NEOX_BAD_PREFIX', `The folder ${path} holds no prefix: expected a PEFT adapter with adapter_config.json`, {
-      path,
-    });
+    throw new NeoXPrefixError(
+      'NEOX_BAD_PREFIX',
+      `The folder ${path} holds no prefix: expected a PEFT adapter with adapter_config.json`,
+      {
+        path,
+      },
+    );
   }
   const found = await findTensor(path);
   const geometry = resolveGeometry(found.entry.shape, hints, path);
-  return { format: found.format, data: await readValues(found.entry), geometry, metadata: found.metadata, warnings: [] };
+  return {
+    format: found.format,
+    data: await readValues(found.entry),
+    geometry,
+    metadata: found.metadata,
+    warnings: [],
+  };
 }
 
 async function readTask(folder: string, key: TaskKey | undefined): Promise<PrefixFile> {
@@ -113,12 +124,16 @@ async function findInTorchFile(path: string): Promise<FoundTensor> {
 function pickTensor(entries: readonly TensorEntry[], path: string): Pick<FoundTensor, 'format' | 'entry'> {
   const names = entries.map(({ name }) => name);
   const entry = entries.find(({ name }) => name === PREFIX_TENSOR || name === ADAPTER_TENSOR);
-  if (entry !== undefined && entries.length === 1) return { format: entry.name === PREFIX_TENSOR ? 'safetensors' : 'peft', entry };
+  if (entry !== undefined && entries.length === 1)
+    return { format: entry.name === PREFIX_TENSOR ? 'safetensors' : 'peft', entry };
   if (names.some((name) => name.startsWith('prefix_wte.') || name.startsWith('prefix_mlp.'))) {
     throw noPrefix(path, 'it holds a prefix encoder', 'load it with PrefixEncoder.load; its prefix() is one');
   }
   const listed = names.slice(0, 5).join(', ') + (names.length > 5 ? `, ... (${names.length})` : '');
-  throw noPrefix(path, `expected one tensor '${PREFIX_TENSOR}' or '${ADAPTER_TENSOR}', found ${listed === '' ? 'none' : listed}`);
+  throw noPrefix(
+    path,
+    `expected one tensor '${PREFIX_TENSOR}' or '${ADAPTER_TENSOR}', found ${listed === '' ? 'none' : listed}`,
+  );
 }
 
 async function readValues(entry: TensorEntry): Promise<Float32Array> {

@@ -1,5 +1,5 @@
-// The script of a report: puts live charts (uPlot) in the place of the drawings, and shows what the pointer is at. Without it the page shows the
-// same, standing still. It is put into the page as it is here.
+// The script of a report: puts live charts (uPlot) in the place of the drawings, and shows what the pointer is at.
+// Without it the page shows the same, standing still. It is put into the page as it is here.
 /* global document, window, uPlot, ResizeObserver, getComputedStyle, localStorage, matchMedia */
 (() => {
   'use strict';
@@ -32,7 +32,9 @@
     if (seconds < 60) return `${Number(seconds.toPrecision(2))}s`;
     const minutes = Math.round(seconds / 60);
     if (seconds < 3600)
-      return seconds % 60 === 0 || seconds >= 600 ? `${minutes}m` : `${Math.floor(seconds / 60)}m${Math.round(seconds % 60)}s`;
+      return seconds % 60 === 0 || seconds >= 600
+        ? `${minutes}m`
+        : `${Math.floor(seconds / 60)}m${Math.round(seconds % 60)}s`;
     return `${Math.floor(minutes / 60)}h${minutes % 60 === 0 ? '' : String(minutes % 60).padStart(2, '0') + 'm'}`;
   };
   const shown = (value, unit) => {
@@ -43,7 +45,8 @@
   // Along an axis, all in the unit that suits the largest; a logarithmic axis has places without a number.
   const ticks = (values, unit, log = 0) => {
     const largest = Math.max(...values.map((value) => Math.abs(value ?? 0)));
-    const [size, suffix] = unit !== 'number' || log !== 0 || largest < 1e4 ? [1, ''] : largest < 1e6 ? [1e3, 'k'] : [1e6, 'M'];
+    const [size, suffix] =
+      unit !== 'number' || log !== 0 || largest < 1e4 ? [1, ''] : largest < 1e6 ? [1e3, 'k'] : [1e6, 'M'];
     return values.map((value) => (value === 0 ? '0' : value === null ? '' : `${shown(value / size, unit)}${suffix}`));
   };
 
@@ -108,7 +111,11 @@
 
   const seriesOf = ({ label, role, colour: number, dash }) => {
     const stroke = () =>
-      role === 'raw' ? withAlpha(`c${number}`, 0.3) : role === 'start' ? withAlpha(`c${number}`, 0.5) : colour(`c${number}`);
+      role === 'raw'
+        ? withAlpha(`c${number}`, 0.3)
+        : role === 'start'
+          ? withAlpha(`c${number}`, 0.5)
+          : colour(`c${number}`);
     const dotted = role === 'points' || role === 'start' || role === 'mark';
     return {
       label,
@@ -116,7 +123,9 @@
       width: role === 'raw' ? 1 : role === 'mark' ? 0 : 1.8,
       dash: role === 'level' ? [6, 5] : dash,
       points: {
-        show: (u, i) => dotted && (role !== 'points' || u.data[i].filter((value) => value !== null && value !== undefined).length < 200),
+        show: (u, i) =>
+          dotted &&
+          (role !== 'points' || u.data[i].filter((value) => value !== null && value !== undefined).length < 200),
         size: role === 'mark' ? 15 : 6,
         width: role === 'mark' ? 2.2 : 1.5,
         stroke,
@@ -200,7 +209,10 @@
           size: 7,
           width: 0,
           stroke: 'transparent',
-          fill: (u, i) => (['mark', 'level'].includes(chart.curves[i - 1].role) ? 'transparent' : colour(`c${chart.curves[i - 1].colour}`)),
+          fill: (u, i) =>
+            ['mark', 'level'].includes(chart.curves[i - 1].role)
+              ? 'transparent'
+              : colour(`c${chart.curves[i - 1].colour}`),
         },
         drag: { x: true, y: false, dist: 6 },
         hover: { skip: [null, undefined] },
@@ -265,8 +277,12 @@
     const layers = values[0].length;
     map.addEventListener('pointermove', (event) => {
       const box = map.getBoundingClientRect();
-      const column = Math.min(steps.length - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * steps.length)));
-      const layer = layers - 1 - Math.min(layers - 1, Math.max(0, Math.floor(((event.clientY - box.top) / box.height) * layers)));
+      const column = Math.min(
+        steps.length - 1,
+        Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * steps.length)),
+      );
+      const layer =
+        layers - 1 - Math.min(layers - 1, Math.max(0, Math.floor(((event.clientY - box.top) / box.height) * layers)));
       at.textContent = `layer ${layer}, step ${steps[column].toLocaleString('en')}: ${short(values[column][layer])}`;
     });
     map.addEventListener('pointerleave', () => (at.textContent = rest));
@@ -311,7 +327,9 @@
     tools.querySelectorAll('button').forEach((button) =>
       button.addEventListener('click', () => {
         byTime = button.dataset.over === 'time';
-        tools.querySelectorAll('button').forEach((other) => other.setAttribute('aria-pressed', String(other === button)));
+        tools
+          .querySelectorAll('button')
+          .forEach((other) => other.setAttribute('aria-pressed', String(other === button)));
         plots.forEach(({ u, chart, refresh }) => {
           if (chart.over !== 'steps') return;
           u.setData(tableOf(chart));

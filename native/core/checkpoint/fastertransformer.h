@@ -52,12 +52,12 @@ struct FtComparison {
   double max_abs_difference = 0.0;  // infinity when a number stands against an infinity or a NaN
 };
 
-// Called between pieces of a few megabytes with the bytes done since the last call. What it throws comes out unchanged, so
-// that it may poll a CancelFlag.
+// Called between pieces of a few megabytes with the bytes done since the last call. What it throws comes out unchanged,
+// so that it may poll a CancelFlag.
 using FtProgress = std::function<void(uint64_t bytes)>;
 
-// Writes one file; it must not exist. dtype is at::kHalf or at::kFloat. Conversion rounds to nearest even and overflows to
-// infinity, as numpy's astype does. Memory beyond the mapped source stays within a few tens of megabytes.
+// Writes one file; it must not exist. dtype is at::kHalf or at::kFloat. Conversion rounds to nearest even and overflows
+// to infinity, as numpy's astype does. Memory beyond the mapped source stays within a few tens of megabytes.
 FtCounts write_ft_file(const FtFile& file, at::ScalarType dtype, const FtProgress& progress);
 
 // Reads one file back and compares it bit by bit with what write_ft_file would write.

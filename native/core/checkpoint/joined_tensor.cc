@@ -47,8 +47,8 @@ std::vector<std::pair<int64_t, int64_t>> block_offsets(const at::Tensor& target,
   return offsets;
 }
 
-// target = source, where target's last dimension and source's dimension `inner` are those without gaps. at::Tensor::copy_ steps
-// through such a pair element by element. T is of the size of target's elements.
+// target = source, where target's last dimension and source's dimension `inner` are those without gaps.
+// at::Tensor::copy_ steps through such a pair element by element. T is of the size of target's elements.
 template <typename T>
 void copy_transposed(const at::Tensor& target, const at::Tensor& source, int64_t inner) {
   const int64_t last = target.dim() - 1;

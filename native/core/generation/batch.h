@@ -19,8 +19,8 @@ struct RowInput {
   const std::vector<int64_t>* tokens = nullptr;
 };
 
-// Where the rows from `begin` on that go through the model together end: at about 2048 tokens, since more would only cost memory, but
-// always one row at least.
+// Where the rows from `begin` on that go through the model together end: at about 2048 tokens, since more would only
+// cost memory, but always one row at least.
 size_t batch_end(const std::vector<RowInput>& rows, size_t begin);
 
 // Hidden states of the rows' tokens, one row behind the other: [M, H], or [rows, H] of the last ones.

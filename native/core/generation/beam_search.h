@@ -14,7 +14,8 @@ struct BeamRequest {
   BeamSettings beams;
 };
 
-// For each request its best sequences, best first. The requests go through the model together and do not see each other.
+// For each request its best sequences, best first. The requests go through the model together and do not see each
+// other.
 std::vector<std::vector<BeamResult>> beam_search(const GPTNeoX& model, const std::vector<BeamRequest>& requests,
                                                  const CancelFlag& cancel);
 

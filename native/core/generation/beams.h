@@ -1,5 +1,5 @@
-// The beam search of one row, step by step, with the results of transformers' (5.18, generation/utils.py _beam_search, without sampling) on
-// the same logits. Whoever owns it takes its beams through the model.
+// The beam search of one row, step by step, with the results of transformers' (5.18, generation/utils.py _beam_search,
+// without sampling) on the same logits. Whoever owns it takes its beams through the model.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,9 @@
 
 namespace neox {
 
-// When a search ends before all beams have reached their last token: as soon as there are as many finished sequences as beams (kYes), when
-// the best running beam, taken as it is, cannot beat the worst of them (kNo), or when it cannot at any length (kNever).
+// When a search ends before all beams have reached their last token: as soon as there are as many finished sequences as
+// beams (kYes), when the best running beam, taken as it is, cannot beat the worst of them (kNo), or when it cannot at
+// any length (kNever).
 enum class EarlyStopping { kNo, kYes, kNever };
 
 struct BeamSettings {
@@ -46,8 +47,8 @@ class BeamSearch {
   bool done() const { return done_; }
   // The beams whose inputs go through the model next.
   std::vector<Beam>& running() { return running_; }
-  // Makes the memory that the running beams need for their inputs, so that no forward pass fails for the want of it. A beam's memory is
-  // never for more tokens than it may come to have.
+  // Makes the memory that the running beams need for their inputs, so that no forward pass fails for the want of it. A
+  // beam's memory is never for more tokens than it may come to have.
   void make_room(const NeoXConfig& config, const at::TensorOptions& options);
   // Goes one token on, from the logits [beams, V] of the running beams, which it changes.
   // Throws NEOX_NOT_FINITE for logits with NaN or +infinity, and NEOX_BAD_ARGUMENT when the processors leave no token.

@@ -12,8 +12,8 @@
 namespace neox {
 namespace {
 
-// With dynamic rotary scaling, keys beyond the trained length depend on how long the row is when they are made: such a prompt is neither
-// cut nor taken from the cache.
+// With dynamic rotary scaling, keys beyond the trained length depend on how long the row is when they are made: such a
+// prompt is neither cut nor taken from the cache.
 bool goes_whole(const NeoXConfig& config, const GenerationRequest& request) {
   return request.past.positions() + static_cast<int64_t>(request.prompt.size()) > config.trained_positions;
 }
@@ -47,7 +47,8 @@ void Engine::apply(const GPTNeoX& model, EngineCommands& commands, EngineReport&
   for (EngineRequest& added : commands.added) {
     auto row = std::make_unique<ActiveRow>(std::move(added));
     try {
-      // The whole of what the row may need: its cache is never copied, and memory that is not there is missed at once. Beams have their own.
+      // The whole of what the row may need: its cache is never copied, and memory that is not there is missed at once.
+      // Beams have their own.
       const int64_t room = config.max_positions - row->cache.positions();
       const int64_t wanted = row->prompt_left() + (row->beams ? 0 : row->request.max_new_tokens);
       row->cache.reserve(config, std::min(room, wanted), model.tensor_options());
@@ -244,8 +245,8 @@ void Engine::end(ActiveRow& row, FinishReason reason, const std::exception_ptr& 
   report.ended.push_back({row.slot, reason, error, {}});
 }
 
-// A forward pass that failed has changed no row but for the room that it claimed. Prompts are what needs memory: where there were some, the
-// other rows try again without them.
+// A forward pass that failed has changed no row but for the room that it claimed. Prompts are what needs memory: where
+// there were some, the other rows try again without them.
 void Engine::fail(const std::vector<Part>& parts, const std::exception_ptr& error, EngineReport& report) {
   const bool prompts =
       std::any_of(parts.begin(), parts.end(), [](const Part& part) { return part.row->prompt_left() > 0; });

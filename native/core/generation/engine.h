@@ -1,7 +1,9 @@
-// Continuous batching: rows join and leave the running batch between two forward passes, each with its own prefix, prompt, sampling
-// settings, length and end. One forward pass takes the next token of every running row and a piece of the prompts that are new.
+// Continuous batching: rows join and leave the running batch between two forward passes, each with its own prefix,
+// prompt, sampling settings, length and end. One forward pass takes the next token of every running row and a piece of
+// the prompts that are new.
 //
-// A beam search is one row. Its prompt goes like any other; then all its beams take part in each forward pass, side by side.
+// A beam search is one row. Its prompt goes like any other; then all its beams take part in each forward pass, side by
+// side.
 //
 // What a row gets does not depend on the rows beside it, on the pieces that its prompt came in, or on the prompt cache.
 #pragma once
@@ -34,8 +36,8 @@ struct EngineRequest {
   std::optional<BeamSettings> beams;  // a beam search
 };
 
-// More tokens that a row may give; a row without any waits, and the others go on. A beam search goes on to its end with any. With a mask it is one token: bit i % 32 of word i / 32 says
-// whether token i may be it.
+// More tokens that a row may give; a row without any waits, and the others go on. A beam search goes on to its end with
+// any. With a mask it is one token: bit i % 32 of word i / 32 says whether token i may be it.
 struct EngineGrant {
   int64_t slot = 0;
   int64_t tokens = 0;
@@ -80,8 +82,8 @@ class Engine {
  public:
   explicit Engine(const EngineOptions& options) : options_(options), cache_(options.prompt_cache_bytes) {}
 
-  // Runs until something needs the caller: a row ended or has used its grant, interrupt() was called, the time is over, or no row can
-  // go on. Throws Cancelled; what else goes wrong is the end of the rows it belongs to.
+  // Runs until something needs the caller: a row ended or has used its grant, interrupt() was called, the time is over,
+  // or no row can go on. Throws Cancelled; what else goes wrong is the end of the rows it belongs to.
   EngineReport run(const GPTNeoX& model, EngineCommands commands, const CancelFlag& cancel);
 
   // From any thread: the run in progress ends behind its current forward pass. Cleared by resume().
@@ -115,7 +117,8 @@ class Engine {
     int64_t prompt_left() const { return static_cast<int64_t>(request.prompt.size()) - (beams ? 1 : 0) - prompted; }
     bool gives() const { return prompt_left() == 0 && (!beams || search); }
   };
-  // A row's share of a forward pass: a piece of its prompt, or its last token; of a beam search one for each beam, together and in order.
+  // A row's share of a forward pass: a piece of its prompt, or its last token; of a beam search one for each beam,
+  // together and in order.
   struct Part {
     ActiveRow* row = nullptr;
     RowCache* cache = nullptr;

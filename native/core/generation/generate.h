@@ -30,8 +30,9 @@ struct GenerationResult {
   FinishReason reason = FinishReason::kLength;
 };
 
-// `on_token(row, choice)` is called for each new token, in order. A row ends at an end id, when it is stopped, at its max_new_tokens, or
-// when the model has no position left. Rows that ended leave the batch. What a row gets does not depend on the others.
+// `on_token(row, choice)` is called for each new token, in order. A row ends at an end id, when it is stopped, at its
+// max_new_tokens, or when the model has no position left. Rows that ended leave the batch. What a row gets does not
+// depend on the others.
 std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<GenerationRequest>& requests,
                                        const CancelFlag& cancel,
                                        const std::function<void(int64_t, const TokenChoice&)>& on_token);

@@ -18,7 +18,8 @@ struct TokenScores {
   void add(float logprob, const std::vector<std::pair<int32_t, float>>& top);
 };
 
-// The range of a row of logits. Throws NEOX_NOT_FINITE unless the largest is finite: no NaN, no +infinity, not all -infinity.
+// The range of a row of logits. Throws NEOX_NOT_FINITE unless the largest is finite: no NaN, no +infinity, not all
+// -infinity.
 kernels::RowRange finite_range(const float* logits, int64_t vocab);
 
 // log(sum(exp(logits))), given the largest.

@@ -54,8 +54,8 @@ void LogitsProcessors::apply(float* scores, int64_t vocab, const uint32_t* allow
   }
 }
 
-// Repetition (Keskar et al. 2019, "CTRL"; in Hugging Face's form, which makes negative scores smaller too), then OpenAI's presence and
-// frequency penalties, which vLLM puts behind it.
+// Repetition (Keskar et al. 2019, "CTRL"; in Hugging Face's form, which makes negative scores smaller too), then
+// OpenAI's presence and frequency penalties, which vLLM puts behind it.
 void LogitsProcessors::penalize(float* scores) const {
   const auto repetition = static_cast<float>(options_->repetition_penalty);
   const auto frequency = static_cast<float>(options_->frequency_penalty);

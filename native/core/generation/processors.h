@@ -1,5 +1,5 @@
-// What changes a row's logits before a token is chosen: biases, penalties and bans, in Hugging Face's order and by its formulas
-// (transformers, generation/logits_process.py and _get_logits_processor).
+// What changes a row's logits before a token is chosen: biases, penalties and bans, in Hugging Face's order and by its
+// formulas (transformers, generation/logits_process.py and _get_logits_processor).
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,8 @@ class LogitsProcessors {
 
   // True where apply() would change nothing.
   bool idle() const;
-  // Changes the scores of the next token, [vocab]: logits, or log-probabilities in a beam search. `allowed`: null, or a bit per token (bit
-  // i % 32 of word i / 32), 0: banned.
+  // Changes the scores of the next token, [vocab]: logits, or log-probabilities in a beam search. `allowed`: null, or a
+  // bit per token (bit i % 32 of word i / 32), 0: banned.
   void apply(float* scores, int64_t vocab, const uint32_t* allowed) const;
 
  private:

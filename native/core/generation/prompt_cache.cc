@@ -121,7 +121,8 @@ void PromptCache::store(const std::vector<int64_t>& tokens, const RowCache& row)
 
 bool PromptCache::make_room(int64_t bytes, const Node* keep) {
   while (bytes_ + bytes > max_bytes_) {
-    // The nodes that the new one hangs on are the most recent of all: when one of them is the last, nothing else is left.
+    // The nodes that the new one hangs on are the most recent of all: when one of them is the last, nothing else is
+    // left.
     if (recent_.empty() || recent_.back() == keep) return false;
     Node* last = recent_.back();
     Node* parent = last->parent;

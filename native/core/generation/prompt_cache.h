@@ -1,8 +1,8 @@
 // Keys and values of the beginnings of earlier prompts, so that a beginning which comes again is not computed again.
 //
-// What a token's keys and values are depends on the prefix and on every token before it. So there is one tree for each prefix, found
-// by the prefix's own numbers, and a node of it is entered only by comparing its tokens: nothing is ever taken on the word of a hash
-// or a name.
+// What a token's keys and values are depends on the prefix and on every token before it. So there is one tree for each
+// prefix, found by the prefix's own numbers, and a node of it is entered only by comparing its tokens: nothing is ever
+// taken on the word of a hash or a name.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@ class PromptCache {
  public:
   explicit PromptCache(int64_t max_bytes) : max_bytes_(max_bytes) {}
 
-  // Copies the keys and values of the longest known beginning of `tokens`, at most `limit` tokens of it, into an empty row that has
-  // room for them. Returns how many tokens that were.
+  // Copies the keys and values of the longest known beginning of `tokens`, at most `limit` tokens of it, into an empty
+  // row that has room for them. Returns how many tokens that were.
   int64_t load(const std::vector<int64_t>& tokens, int64_t limit, RowCache& row);
 
   // Keeps copies of what `row` holds of `tokens`, which are its first ones. What was used least recently goes.

@@ -1,4 +1,5 @@
-// Tokens from the best down, sorted only as far as somebody looks: of a vocabulary of tens of thousands a draw needs a few.
+// Tokens from the best down, sorted only as far as somebody looks: of a vocabulary of tens of thousands a draw needs a
+// few.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +10,8 @@ namespace neox {
 
 class Ranking {
  public:
-  // Ranks the tokens `ids`, which ascend, by `score[id]`, largest first; of equal ones the lower id first. `score` must stay.
+  // Ranks the tokens `ids`, which ascend, by `score[id]`, largest first; of equal ones the lower id first. `score` must
+  // stay.
   void build(const float* score, const std::vector<int32_t>& ids);
 
   // Takes the tokens in the order that they have.

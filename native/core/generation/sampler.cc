@@ -34,7 +34,8 @@ struct Selection {
   double total = 0.0;
 };
 
-// The token that crosses top_p of the total is kept by Hugging Face's rule, left out by rinna's, which always keeps the first.
+// The token that crosses top_p of the total is kept by Hugging Face's rule, left out by rinna's, which always keeps the
+// first.
 Selection keep_top_p(Scratch& s, const Selection& from, double top_p, TopPRule rule) {
   const double limit = top_p * from.total;
   Selection result;
@@ -48,8 +49,9 @@ Selection keep_top_p(Scratch& s, const Selection& from, double top_p, TopPRule r
   return result;
 }
 
-// Meister et al. 2022, "Locally typical sampling", as transformers has it: the tokens whose information content is nearest to the
-// entropy of what is left, until their probability reaches typical_p, with all that are as near as the last.
+// Meister et al. 2022, "Locally typical sampling", as transformers has it: the tokens whose information content is
+// nearest to the entropy of what is left, until their probability reaches typical_p, with all that are as near as the
+// last.
 Selection keep_typical(const float* logits, float largest, float scale, double typical_p, Selection from, Scratch& s) {
   if (from.kept < s.ranking.size()) {  // else `ids` has them all
     s.ids.clear();

@@ -1,4 +1,5 @@
-// Choosing the next token of a row from its logits: processors, then greedy, or temperature, top-k, top-p, min-p and typical-p, and a draw.
+// Choosing the next token of a row from its logits: processors, then greedy, or temperature, top-k, top-p, min-p and
+// typical-p, and a draw.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,8 @@ namespace neox {
 
 struct TokenChoice {
   int64_t token = 0;
-  // Only when the options ask for them: the token's log-probability, and the most likely tokens with theirs, best first.
+  // Only when the options ask for them: the token's log-probability, and the most likely tokens with theirs, best
+  // first.
   float logprob = 0.0F;
   std::vector<std::pair<int32_t, float>> top;
 };
@@ -24,12 +26,13 @@ class Sampler {
   // `prompt`: the row's token ids before the first generated one; the prefix has none.
   Sampler(SamplingOptions options, const std::vector<int64_t>& prompt);
 
-  // Chooses from the row's logits [vocab], which it may change, and remembers the token. The draw depends on seed, stream and the number of
-  // tokens drawn before alone, never on other rows. `allowed`: null, or a bit per token (bit i % 32 of word i / 32), 0: banned.
-  // Throws NEOX_NOT_FINITE for logits with NaN or +infinity or with nothing but -infinity, and NEOX_BAD_ARGUMENT when the options and `allowed`
-  // leave no token.
+  // Chooses from the row's logits [vocab], which it may change, and remembers the token. The draw depends on seed,
+  // stream and the number of tokens drawn before alone, never on other rows. `allowed`: null, or a bit per token (bit i
+  // % 32 of word i / 32), 0: banned. Throws NEOX_NOT_FINITE for logits with NaN or +infinity or with nothing but
+  // -infinity, and NEOX_BAD_ARGUMENT when the options and `allowed` leave no token.
   TokenChoice next(float* logits, int64_t vocab, const uint32_t* allowed = nullptr);
-  // What next() would draw from: the probability of each token, 0 for those that are left out; all on one token when greedy.
+  // What next() would draw from: the probability of each token, 0 for those that are left out; all on one token when
+  // greedy.
   std::vector<float> probabilities(float* logits, int64_t vocab, const uint32_t* allowed = nullptr) const;
   // Remembers a token that was chosen otherwise.
   void push(int64_t token) { processors_.push(token); }

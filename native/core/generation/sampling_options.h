@@ -1,5 +1,5 @@
-// How the next token of a row is chosen: plain data, the same for all the row's tokens. lib/generation/sampling-options.ts has checked
-// it; docs/guides/sampling.md has the order and the formulas.
+// How the next token of a row is chosen: plain data, the same for all the row's tokens.
+// lib/generation/sampling-options.ts has checked it; docs/guides/sampling.md has the order and the formulas.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,8 @@
 
 namespace neox {
 
-// Which token crosses top_p: Hugging Face's rule keeps it, rinna's (prefix-tuning-gpt, src/util.py) does not, except the first.
+// Which token crosses top_p: Hugging Face's rule keeps it, rinna's (prefix-tuning-gpt, src/util.py) does not, except
+// the first.
 enum class TopPRule { kHuggingFace, kRinna };
 
 struct SamplingOptions {
@@ -32,8 +33,8 @@ struct SamplingOptions {
   int64_t min_new_tokens = 0;                   // before that, end_ids are banned
   std::vector<int64_t> end_ids;                 // they end the row; the Sampler only says so (`ends`)
 
-  // Log-probabilities under the model's own distribution, before any of the changes above. -1: none; else the chosen token's and as many
-  // of the most likely ones.
+  // Log-probabilities under the model's own distribution, before any of the changes above. -1: none; else the chosen
+  // token's and as many of the most likely ones.
   int64_t logprobs = -1;
 };
 

@@ -21,7 +21,8 @@ struct RowScores {
   std::vector<uint8_t> greedy;  // 1 where the target is the most likely token
 };
 
-// `top`: how many of the most likely tokens to give beside each target. Without `keep` a row's cache is dropped as soon as it is not needed.
+// `top`: how many of the most likely tokens to give beside each target. Without `keep` a row's cache is dropped as soon
+// as it is not needed.
 std::vector<RowScores> score(const GPTNeoX& model, std::vector<ScoreRow>& rows, int64_t top, bool keep,
                              const CancelFlag& cancel);
 

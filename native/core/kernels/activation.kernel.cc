@@ -1,6 +1,7 @@
-// The nonlinearity of the MLP and its derivative, in float32 whatever the storage type. Each element is computed by the same
-// vector code wherever it stands: ATen's operators compute what is left at the end of a thread's share by another formula, which
-// rounds differently, so that a row's result depended on the rows beside it and on the number of threads.
+// The nonlinearity of the MLP and its derivative, in float32 whatever the storage type. Each element is computed by the
+// same vector code wherever it stands: ATen's operators compute what is left at the end of a thread's share by another
+// formula, which rounds differently, so that a row's result depended on the rows beside it and on the number of
+// threads.
 #include "core/kernels/functions.h"
 #include "core/kernels/math.h"
 

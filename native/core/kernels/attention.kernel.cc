@@ -1,6 +1,6 @@
-// Attention of one head of one row, softmax(q k^T D^-0.5) v, over the keys [prefix | past | new tokens], causal among the new ones. All
-// arithmetic is float32 whatever the storage type. Each call depends on its own row alone, so a row's result does not depend
-// on its neighbours in a batch.
+// Attention of one head of one row, softmax(q k^T D^-0.5) v, over the keys [prefix | past | new tokens], causal among
+// the new ones. All arithmetic is float32 whatever the storage type. Each call depends on its own row alone, so a row's
+// result does not depend on its neighbours in a batch.
 #include "core/kernels/functions.h"
 #include "core/kernels/vector.h"
 
@@ -124,8 +124,9 @@ void weigh_values(const AttentionTask& t, const Sizes& z, const float* weights, 
   for (int j = 0; j < VECTORS; ++j) store(to + d + j * kWidth, sums[j]);
 }
 
-// One new token: keys and values are read once, where they lie. Every sum goes over its terms in the order of the matrix products below, so
-// that a token's result is the same to the bit whether it comes alone or with those before it.
+// One new token: keys and values are read once, where they lie. Every sum goes over its terms in the order of the
+// matrix products below, so that a token's result is the same to the bit whether it comes alone or with those before
+// it.
 template <typename E>
 void decode_forward(const AttentionTask& t, const Sizes& z, float* scratch) {
   float* query = scratch;              // [D padded]

@@ -1,9 +1,9 @@
-// Compute kernels of our own for CPUs, used where a general library leaves most of the machine idle: attention over packed
-// rows of unequal length (forward and backward), rotary embedding, activations, and passes over rows of logits.
+// Compute kernels of our own for CPUs, used where a general library leaves most of the machine idle: attention over
+// packed rows of unequal length (forward and backward), rotary embedding, activations, and passes over rows of logits.
 //
 // The code in *.kernel.cc is compiled once per instruction set; `kernels()` chooses at run time. Those files include no
-// header with inline functions: the linker keeps one copy of an inline function, and it must not be one with instructions
-// that an older processor lacks. So this interface is plain data and pointers.
+// header with inline functions: the linker keeps one copy of an inline function, and it must not be one with
+// instructions that an older processor lacks. So this interface is plain data and pointers.
 #pragma once
 
 #include <cstdint>
@@ -53,15 +53,16 @@ inline constexpr int64_t linear_packed_size(WeightElement element, int64_t n, in
 
 enum class After : int32_t { kNothing, kGelu, kGeluTanh };
 
-// Elements of a row that share a scale in its form of int16, and the largest integer in it. So many products with an int8 an int32 can hold. (With
-// 512 elements up to 32767 as well; but a chunk's end costs, and 768 inputs would be two: 131 GFLOP/s in place of 149, a core of a Zen 3.)
+// Elements of a row that share a scale in its form of int16, and the largest integer in it. So many products with an
+// int8 an int32 can hold. (With 512 elements up to 32767 as well; but a chunk's end costs, and 768 inputs would be two:
+// 131 GFLOP/s in place of 149, a core of a Zen 3.)
 inline constexpr int64_t kQuantizedChunk = 1024;
 inline constexpr int kQuantizedLimit = 16383;
 static_assert(kQuantizedChunk * kQuantizedLimit * 127 <= INT32_MAX);
 inline constexpr int64_t quantized_chunks(int64_t k) { return (k + kQuantizedChunk - 1) / kQuantizedChunk; }
 
-// Rows x[m, k] as integers: x[m, k] * factors[k] = out[m, k] * scales[m, k / kQuantizedChunk], rounded to the nearest. A chunk with
-// NaN or infinity has the scale NaN.
+// Rows x[m, k] as integers: x[m, k] * factors[k] = out[m, k] * scales[m, k / kQuantizedChunk], rounded to the nearest.
+// A chunk with NaN or infinity has the scale NaN.
 struct QuantizeTask {
   Element element = Element::kFloat32;  // float32 or bfloat16
   int64_t k = 0;
@@ -75,8 +76,9 @@ struct QuantizeTask {
 
 // y[m, n] = after(x[m, k] W^T + bias) + residual. Everything but x and W is of `element`, float32 or bfloat16.
 //
-// W is of the same element: x too, though it may have to be float32 for bfloat16 (KernelTable::wide_rows), and an odd k needs one readable zero
-// behind each of its rows in bfloat16. Or W is int8, W[n, k] = weights[n, k] * scales[n]: x is int16, of QuantizeTask, with the zero.
+// W is of the same element: x too, though it may have to be float32 for bfloat16 (KernelTable::wide_rows), and an odd k
+// needs one readable zero behind each of its rows in bfloat16. Or W is int8, W[n, k] = weights[n, k] * scales[n]: x is
+// int16, of QuantizeTask, with the zero.
 struct LinearTask {
   Element element = Element::kFloat32;
   WeightElement weight_element = WeightElement::kFloat32;
@@ -147,7 +149,8 @@ struct RowRange {
   bool finite = false;         // no NaN and no +infinity; else only this field means something
 };
 
-// What a product need not compute, since attention is causal. Tiles are left out as a whole: some of what is told here is computed all the same.
+// What a product need not compute, since attention is causal. Tiles are left out as a whole: some of what is told here
+// is computed all the same.
 enum class Triangle : int32_t {
   kNone,
   kColumns,       // row i of C is wanted in its first diagonal + i columns
@@ -155,8 +158,8 @@ enum class Triangle : int32_t {
   kInnerOfOther,  // inner index i of A is 0 from row diagonal + i on
 };
 
-// A small product of float32 matrices. A may have any strides (a transposed A costs nothing); rows of B and C are contiguous and
-// readable (C: writable) up to a multiple of 16 columns.
+// A small product of float32 matrices. A may have any strides (a transposed A costs nothing); rows of B and C are
+// contiguous and readable (C: writable) up to a multiple of 16 columns.
 struct MatmulTask {
   int64_t m = 0, n = 0, k = 0;
   const float* a = nullptr;
@@ -186,7 +189,8 @@ struct KernelTable {
   void (*pack_linear)(const LinearPackTask&, int64_t first_panel, int64_t last_panel);
   // The panels [first, last) of W^T.
   void (*transpose_panels)(const TransposeTask&, int64_t first_panel, int64_t last_panel);
-  // The `count` weights of an output as int8 in [-127, 127]; returns their scale. NaN or infinity among them makes the scale NaN.
+  // The `count` weights of an output as int8 in [-127, 127]; returns their scale. NaN or infinity among them makes the
+  // scale NaN.
   float (*quantize)(const float* weights, int64_t count, int8_t* out);
   // The rows [first, last).
   void (*quantize_rows)(const QuantizeTask&, int64_t first_row, int64_t last_row);

@@ -1,21 +1,24 @@
 // Linear layers over weights that were packed once: y[M, N] = x[M, K] W^T (+ bias) (+ GELU) (+ residual).
 //
-// The weights lie in panels of kLinearPanel outputs: for every step of the inner dimension, the panel's outputs side by side, so that a
-// product streams through them once and in order. bfloat16 goes two inner steps at a time, as pairs. The same code serves one row
-// (where reading the weights is all the time there is) and hundreds (where a tile of sums stays in registers).
+// The weights lie in panels of kLinearPanel outputs: for every step of the inner dimension, the panel's outputs side by
+// side, so that a product streams through them once and in order. bfloat16 goes two inner steps at a time, as pairs.
+// The same code serves one row (where reading the weights is all the time there is) and hundreds (where a tile of sums
+// stays in registers).
 //
-// A panel is as wide as a tile, and a tile has as many sums as registers hold. With 16 registers (AVX2) panels of 64 outputs reached 48 GFLOP/s
-// on a core of a Zen 3 in float32 with tiles of 2 rows and 51 to 73 with tiles of 6 rows of 16 outputs; panels of 16 outputs reach 86, with
-// weights asked for ahead (kPrefetch).
+// A panel is as wide as a tile, and a tile has as many sums as registers hold. With 16 registers (AVX2) panels of 64
+// outputs reached 48 GFLOP/s on a core of a Zen 3 in float32 with tiles of 2 rows and 51 to 73 with tiles of 6 rows of
+// 16 outputs; panels of 16 outputs reach 86, with weights asked for ahead (kPrefetch).
 //
-// Without instructions for bfloat16 its products have their rows as float32 and widen the weights: 95 GFLOP/s where widening both reached 52.
+// Without instructions for bfloat16 its products have their rows as float32 and widen the weights: 95 GFLOP/s where
+// widening both reached 52.
 //
-// Every output is one chain of additions over the inner dimension in order, whatever the number of rows: a row's result does not depend
-// on the rows beside it, nor on how the work is shared among threads.
+// Every output is one chain of additions over the inner dimension in order, whatever the number of rows: a row's result
+// does not depend on the rows beside it, nor on how the work is shared among threads.
 //
-// Rows are int16 where the weights are int8 (QuantizeTask): a product of two pairs is one instruction for 16 multiplications with AVX2, where float32
-// takes two, and an exact one. The weights are widened to int16 on their way into registers, which costs next to nothing with a tile of rows to
-// multiply. A chunk's sum becomes a float then, times the scale of the row's chunk; the scale of the output multiplies what the chunks add up to.
+// Rows are int16 where the weights are int8 (QuantizeTask): a product of two pairs is one instruction for 16
+// multiplications with AVX2, where float32 takes two, and an exact one. The weights are widened to int16 on their way
+// into registers, which costs next to nothing with a tile of rows to multiply. A chunk's sum becomes a float then,
+// times the scale of the row's chunk; the scale of the output multiplies what the chunks add up to.
 #include "core/kernels/functions.h"
 #include "core/kernels/math.h"
 
@@ -134,8 +137,8 @@ void finish_rows(const LinearTask& t, int64_t row, int64_t column, const FloatV*
   }
 }
 
-// Of the tile [rows, vectors] at that row and column. A function of its own for all tiles: what is decided for each of them is not decided for each
-// vector again, and the code is there once.
+// Of the tile [rows, vectors] at that row and column. A function of its own for all tiles: what is decided for each of
+// them is not decided for each vector again, and the code is there once.
 template <typename E>
 __attribute__((noinline)) void finish(const LinearTask& t, int64_t row, int64_t column, const FloatV* sums,
                                       int64_t rows, int64_t vectors) {
@@ -160,12 +163,14 @@ inline int64_t steps_of(const LinearTask& t) {
   return (t.k + S::kInner - 1) / S::kInner;
 }
 
-// Bytes that weights are asked for ahead. With few rows a tile is done with its weights sooner than the processor brings the next by itself: with
-// 8 rows 47 GFLOP/s in place of 37 in float32, and 80 in place of 60 in bfloat16, with 512 rows 86 and 95 in place of 74 and 88 (a core of a Zen 3).
+// Bytes that weights are asked for ahead. With few rows a tile is done with its weights sooner than the processor
+// brings the next by itself: with 8 rows 47 GFLOP/s in place of 37 in float32, and 80 in place of 60 in bfloat16, with
+// 512 rows 86 and 95 in place of 74 and 88 (a core of a Zen 3).
 constexpr int64_t kPrefetch = 1536;
 
-// What a tile asks for of the next panel, a part of it, a little in each step. With two tiles and more to a panel only the first would
-// wait for memory, and memory for the others: with 8 rows 58 GFLOP/s in place of 47 in float32, 83 in place of 76 in bfloat16.
+// What a tile asks for of the next panel, a part of it, a little in each step. With two tiles and more to a panel only
+// the first would wait for memory, and memory for the others: with 8 rows 58 GFLOP/s in place of 47 in float32, 83 in
+// place of 76 in bfloat16.
 struct Ahead {
   const char* next;
   int64_t step;  // bytes
@@ -174,7 +179,8 @@ struct Nothing {};
 // Tiles to a panel: with more there is little to gain, and asking costs 1 to 2 percent.
 constexpr int64_t kMostAhead = 10;
 
-// Products of some rows with some panels that follow each other, over `steps` of the inner dimension. A is Ahead or Nothing.
+// Products of some rows with some panels that follow each other, over `steps` of the inner dimension. A is Ahead or
+// Nothing.
 template <typename S, int ROWS, int PANELS, int VECTORS, typename A>
 __attribute__((always_inline)) inline void add_steps(typename S::Sum (&sum)[PANELS][ROWS][VECTORS],
                                                      const typename S::Input* x, int64_t x_stride,
@@ -198,8 +204,9 @@ __attribute__((always_inline)) inline void add_steps(typename S::Sum (&sum)[PANE
   }
 }
 
-// Over the whole inner dimension. This and add_chunk are functions of their own, so that sums are in registers: GCC 12 keeps them on the stack from the
-// beginning where their address is taken in the end (bfloat16, 512 rows: 73 % of the speed), or where they begin anew in a loop.
+// Over the whole inner dimension. This and add_chunk are functions of their own, so that sums are in registers: GCC 12
+// keeps them on the stack from the beginning where their address is taken in the end (bfloat16, 512 rows: 73 % of the
+// speed), or where they begin anew in a loop.
 template <typename S, int ROWS, int PANELS, int VECTORS, typename A>
 __attribute__((noinline)) void add_all(FloatV (&sum)[PANELS][ROWS][VECTORS], const typename S::Input* x,
                                        int64_t x_stride, const typename S::Weight* weights, int64_t panel_size,
@@ -318,7 +325,8 @@ void run_rows(const LinearTask& t, const typename S::Weight* panels, int64_t fir
   }
 }
 
-// All of a few rows. They have few sums with a narrow panel, and multipliers that wait for them: so with several panels at a time.
+// All of a few rows. They have few sums with a narrow panel, and multipliers that wait for them: so with several panels
+// at a time.
 template <typename S, typename E, int ROWS>
 void run_few(const LinearTask& t, const typename S::Weight* panels, int64_t first, int64_t last) {
   constexpr int PANELS = kLinearPanel == 64 ? 1 : ROWS == 1 ? 4 : 2;

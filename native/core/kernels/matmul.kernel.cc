@@ -1,6 +1,6 @@
-// The small matrix product of attention. Tiles of C stay in registers over the whole of K; B streams through the first-level
-// cache. At attention's sizes (64 to a few hundred rows) this reaches about the rate of a tuned library without its call and
-// packing costs.
+// The small matrix product of attention. Tiles of C stay in registers over the whole of K; B streams through the
+// first-level cache. At attention's sizes (64 to a few hundred rows) this reaches about the rate of a tuned library
+// without its call and packing costs.
 #include "core/kernels/functions.h"
 #include "core/kernels/vector.h"
 

@@ -1,4 +1,5 @@
-// Values as integers with a scale: of int8 for weights, once, and of int16 for the rows that are multiplied with them, again and again.
+// Values as integers with a scale: of int8 for weights, once, and of int16 for the rows that are multiplied with them,
+// again and again.
 #include "core/kernels/functions.h"
 #include "core/kernels/math.h"
 #include "core/kernels/vector.h"
@@ -6,8 +7,8 @@
 namespace neox::kernels::NEOX_KERNEL_NAMESPACE {
 namespace {
 
-// What makes of values up to the largest of them integers up to `limit`. The scale is NaN where NaN or infinity is among the values, and the
-// integers are nothing then; both are 0 where the inverse could be infinite.
+// What makes of values up to the largest of them integers up to `limit`. The scale is NaN where NaN or infinity is
+// among the values, and the integers are nothing then; both are 0 where the inverse could be infinite.
 struct Rounding {
   float scale = 0.0F;
   float inverse = 0.0F;

@@ -5,8 +5,8 @@
 namespace neox::kernels::NEOX_KERNEL_NAMESPACE {
 namespace {
 
-// NeoX's half-split rotation of the first n = 2 * half dimensions: (a, b) -> (a cos - b sin, b cos + a sin), with a in the first half
-// and b in the second. Rounded once, to the storage type.
+// NeoX's half-split rotation of the first n = 2 * half dimensions: (a, b) -> (a cos - b sin, b cos + a sin), with a in
+// the first half and b in the second. Rounded once, to the storage type.
 template <typename E>
 void rotate(typename E::Type* head, int64_t half, const float* cos, const float* sin, float direction) {
   int64_t i = 0;
@@ -36,8 +36,8 @@ void rotate_heads(const RotaryTask& t) {
   }
 }
 
-// Loss = log(sum(exp(x - max))) - (x[target] - max), its gradient softmax(x) - onehot(target). Three passes over a row that
-// stays in the second-level cache: largest, sum, gradient.
+// Loss = log(sum(exp(x - max))) - (x[target] - max), its gradient softmax(x) - onehot(target). Three passes over a row
+// that stays in the second-level cache: largest, sum, gradient.
 template <typename E>
 LossResult row_loss(typename E::Type* x, int64_t vocab, int64_t target, float scale) {
   const int64_t whole = vocab / kWidth * kWidth;

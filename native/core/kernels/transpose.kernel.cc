@@ -1,8 +1,9 @@
-// Panels of W^T out of the packed form of W, for gradients without a second copy of the weights: laid out each when its turn comes, in a buffer that
-// stays in the cache. They are what packing W^T gives, so products with them are the same to the last bit.
+// Panels of W^T out of the packed form of W, for gradients without a second copy of the weights: laid out each when its
+// turn comes, in a buffer that stays in the cache. They are what packing W^T gives, so products with them are the same
+// to the last bit.
 //
-// Squares are transposed in registers: element by element a training step took 7 % longer for it (AVX2, 512 tokens of rinna-small's shape), and takes
-// 3 % longer this way.
+// Squares are transposed in registers: element by element a training step took 7 % longer for it (AVX2, 512 tokens of
+// rinna-small's shape), and takes 3 % longer this way.
 #include "core/kernels/functions.h"
 #include "core/kernels/vector.h"
 
@@ -11,8 +12,9 @@ namespace {
 
 constexpr int64_t kAhead = 3;  // blocks
 
-// A block of W is as high and as wide as panels are: `columns` inputs of `height` outputs, contiguous, and `width` inputs with padding. `to` has
-// `rows` outputs of `width` inputs. Outputs and inputs lie in steps of S::kInner, as in linear.kernel.cc.
+// A block of W is as high and as wide as panels are: `columns` inputs of `height` outputs, contiguous, and `width`
+// inputs with padding. `to` has `rows` outputs of `width` inputs. Outputs and inputs lie in steps of S::kInner, as in
+// linear.kernel.cc.
 struct Block {
   int64_t columns, height, width, rows;
 };

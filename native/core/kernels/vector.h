@@ -1,5 +1,5 @@
-// Vectors of float32 for *.kernel.cc, on the compiler's vector extensions: the same source becomes AVX-512, AVX2, SSE2 or NEON
-// code by the flags it is compiled with. Everything is static, see kernels.h.
+// Vectors of float32 for *.kernel.cc, on the compiler's vector extensions: the same source becomes AVX-512, AVX2, SSE2
+// or NEON code by the flags it is compiled with. Everything is static, see kernels.h.
 #pragma once
 
 #include <stddef.h>
@@ -65,8 +65,8 @@ inline FloatV load(const float* p) {
 }
 inline void store(float* p, FloatV v) { __builtin_memcpy(p, &v, sizeof(v)); }
 
-// sum + x * w. With 16 registers by name: for `sum` as it is GCC 12 takes forms of the instruction that leave the result in the place of x, and then
-// moves the sums of a tile about, to the stack too (64 GFLOP/s in place of 94).
+// sum + x * w. With 16 registers by name: for `sum` as it is GCC 12 takes forms of the instruction that leave the
+// result in the place of x, and then moves the sums of a tile about, to the stack too (64 GFLOP/s in place of 94).
 inline FloatV add_product(FloatV sum, FloatV x, FloatV w) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
   __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
@@ -115,7 +115,8 @@ inline FloatV shuffle(FloatV a, FloatV b, Lanes<J...> /*of a, then of b*/) {
 #endif
 }
 
-// Interleaves, in each group of four lanes, the first two (PART 0) or the last two (PART 2) of a and b: one instruction.
+// Interleaves, in each group of four lanes, the first two (PART 0) or the last two (PART 2) of a and b: one
+// instruction.
 template <int PART, int... J>
 inline FloatV interleave(FloatV a, FloatV b, Lanes<J...> /*all*/) {
   return shuffle(a, b, Lanes<(J % 2 * kWidth + J / 4 * 4 + PART + J % 4 / 2)...>());
@@ -155,8 +156,8 @@ inline void transpose_tile(FloatV* rows) {
   swap_all_quarters<4>(rows);
 }
 
-// e^x for x <= 0 (softmax needs no other); 0 below -87.3. Within 2 units in the last place: range reduction by ln 2 in two
-// parts, then a polynomial of degree 6 on [-ln2/2, ln2/2] (Cephes' expf coefficients).
+// e^x for x <= 0 (softmax needs no other); 0 below -87.3. Within 2 units in the last place: range reduction by ln 2 in
+// two parts, then a polynomial of degree 6 on [-ln2/2, ln2/2] (Cephes' expf coefficients).
 inline FloatV exp_of(FloatV x) {
   const FloatV lowest = splat(-87.3F);
   const IntV keep = x >= lowest;
@@ -208,8 +209,9 @@ inline void add_pair_products(IntV (&sums)[N], IntV x, const IntV (&w)[N]) {
 #elif defined(__AVX512F__)
   for (int j = 0; j < N; ++j) sums[j] += (IntV)_mm512_madd_epi16((__m512i)x, (__m512i)w[j]);
 #elif defined(__AVX2__)
-  // First all products, then all additions, and named, so that GCC 12 has no other order with more values than registers: with a product and its
-  // addition in turns 146 GFLOP/s on a core of a Zen 3 in place of 160, in an order of its own 88. (float32 reaches 101 in the same loop.)
+  // First all products, then all additions, and named, so that GCC 12 has no other order with more values than
+  // registers: with a product and its addition in turns 146 GFLOP/s on a core of a Zen 3 in place of 160, in an order
+  // of its own 88. (float32 reaches 101 in the same loop.)
   IntV products[N];
   for (int j = 0; j < N; ++j) __asm__("vpmaddwd %2, %1, %0" : "=x"(products[j]) : "x"(x), "x"(w[j]));
   for (int j = 0; j < N; ++j) __asm__("vpaddd %1, %0, %0" : "+x"(sums[j]) : "x"(products[j]));

@@ -184,8 +184,8 @@ Attention::Gradients Attention::backward(const at::Tensor& grad_out, const at::T
       own.select(2, 2).copy_(g.v.narrow(1, prefix_length, row.tokens).transpose(0, 1));
     }
   } else {
-    // Each row writes its own part of the prefix's gradient; they are summed in the order of the rows, so that the sum does not depend
-    // on the number of threads.
+    // Each row writes its own part of the prefix's gradient; they are summed in the order of the rows, so that the sum
+    // does not depend on the number of threads.
     at::Tensor parts = at::empty({static_cast<int64_t>(rows.size()), 2, heads, prefix_length, dim}, at::kFloat);
     const int64_t item = qkv.element_size();
     const auto* grads = static_cast<const char*>(grad_out.const_data_ptr());

@@ -1,8 +1,9 @@
-// Attention of a packed batch in one layer, forward and backward, on one of two paths: the kernels of our own (CPU) or plain ATen
-// operators (any device; the reference that the kernels are tested against).
+// Attention of a packed batch in one layer, forward and backward, on one of two paths: the kernels of our own (CPU) or
+// plain ATen operators (any device; the reference that the kernels are tested against).
 //
-// qkv is [M, N, 3, D], as the fused projection gives it (head by head: query, key, value). Rotary embedding is applied to it in
-// place. A prefix's keys are used as they are: they live in post-rotary space. Text token j of a row has position P + past + j.
+// qkv is [M, N, 3, D], as the fused projection gives it (head by head: query, key, value). Rotary embedding is applied
+// to it in place. A prefix's keys are used as they are: they live in post-rotary space. Text token j of a row has
+// position P + past + j.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,8 +21,8 @@ class Attention {
   Attention(const NeoXConfig& config, Rotary rotary, bool use_kernels)
       : config_(config), rotary_(std::move(rotary)), use_kernels_(use_kernels) {}
 
-  // Rotates queries and keys in place and, for rows with a cache, appends their keys and values to it (the cache must have room;
-  // its length is not changed here).
+  // Rotates queries and keys in place and, for rows with a cache, appends their keys and values to it (the cache must
+  // have room; its length is not changed here).
   void rotate_and_store(at::Tensor& qkv, const std::vector<Row>& rows, int64_t layer) const;
 
   // -> [M, H]

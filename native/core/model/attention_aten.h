@@ -5,7 +5,8 @@
 
 namespace neox::attention_aten {
 
-// Queries [N, T, D] against keys and values [N, S, D] (S = before + T): query t sees the first before + t + 1 keys. -> [N, T, D] float32
+// Queries [N, T, D] against keys and values [N, S, D] (S = before + T): query t sees the first before + t + 1 keys. ->
+// [N, T, D] float32
 at::Tensor forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
 struct Gradients {

@@ -1,7 +1,7 @@
 // The resolved configuration of a GPT-NeoX model: no optional is left, lib/checkpoint/config.ts has decided everything.
 //
-// Letters used for shapes in native/: B rows (sequences), T new tokens of a row, M = sum of T over the rows of a batch (rows
-// are packed one behind the other, there is no padding), P prefix length, S keys seen (prefix + past + new),
+// Letters used for shapes in native/: B rows (sequences), T new tokens of a row, M = sum of T over the rows of a batch
+// (rows are packed one behind the other, there is no padding), P prefix length, S keys seen (prefix + past + new),
 // L layers, H hidden size, N heads, D = H/N head size, I intermediate size, V vocabulary.
 #pragma once
 

@@ -43,7 +43,8 @@ GPTNeoX::GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSou
     progress(static_cast<double>(i + 1) / steps);
   }
   cancel.check();
-  // A row a token is all that is read of it: mapped from its file it costs little memory and loses nothing, in whatever dtype it is.
+  // A row a token is all that is read of it: mapped from its file it costs little memory and loses nothing, in whatever
+  // dtype it is.
   embedding_ = options.int8 ? weights->stored("gpt_neox.embed_in.weight") : weights->get("gpt_neox.embed_in.weight");
   final_norm_ = norm("gpt_neox.final_layer_norm");
   output_ = std::make_unique<FrozenLinear>(weights, "embed_out.weight", "", options.pack());

@@ -50,15 +50,15 @@ struct BackwardOptions {
   bool checkpointing = false;
 };
 
-// Asks a forward pass for the hidden states of one layer, as transformers' hidden_states has them: 0 is the embedding, i what block i gives,
-// and the last, num_layers, has been through the final layer norm.
+// Asks a forward pass for the hidden states of one layer, as transformers' hidden_states has them: 0 is the embedding,
+// i what block i gives, and the last, num_layers, has been through the final layer norm.
 struct HiddenLayer {
   int64_t layer = 0;
   at::Tensor states;  // [M, H], set by the pass
 };
 
-// Whose hidden states a forward pass gives: of all tokens, or of the last one of each row. Behind the keys and values of the last block only those
-// tokens are computed.
+// Whose hidden states a forward pass gives: of all tokens, or of the last one of each row. Behind the keys and values
+// of the last block only those tokens are computed.
 enum class Wanted { kAll, kLast };
 
 class GPTNeoX {
@@ -72,8 +72,8 @@ class GPTNeoX {
   at::TensorOptions tensor_options() const { return at::TensorOptions().dtype(options_.dtype).device(options_.device); }
   int64_t weight_bytes() const;
 
-  // Hidden states [M, H], or [rows, H] of the last tokens, behind the last block, before the final layer norm. `ids` [M] int64. Rows' caches
-  // grow by their tokens; with kLast every row has one.
+  // Hidden states [M, H], or [rows, H] of the last tokens, behind the last block, before the final layer norm. `ids`
+  // [M] int64. Rows' caches grow by their tokens; with kLast every row has one.
   at::Tensor forward(const at::Tensor& ids, std::vector<Row>& rows, Wanted wanted, const CancelFlag& cancel,
                      HiddenLayer* layer = nullptr) const;
   // Logits [R, V] float32 of hidden states [R, H].
@@ -83,7 +83,8 @@ class GPTNeoX {
   // Makes ready what the backward pass needs and has not yet; see FrozenLinear::prepare_backward.
   void prepare_backward(bool copy, const CancelFlag& cancel);
   int64_t backward_bytes(bool copy) const;  // of weights that prepare_backward() would add
-  // What losses and gradients are computed in. It keeps its memory for the next batch of a training until it is trimmed.
+  // What losses and gradients are computed in. It keeps its memory for the next batch of a training until it is
+  // trimmed.
   const std::shared_ptr<TensorPool>& pool() const { return pool_; }
   // Loss of a batch whose rows have no cache; `targets` parallel to ids, kIgnoredTarget: none.
   LossSum loss(const at::Tensor& ids, const std::vector<int64_t>& targets, std::vector<Row>& rows,

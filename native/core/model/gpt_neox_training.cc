@@ -1,5 +1,5 @@
-// The training half of GPTNeoX: a forward pass that keeps what the backward pass needs, the loss fused with the output projection,
-// and the backward pass to the prefix's keys and values. There are no weight gradients anywhere.
+// The training half of GPTNeoX: a forward pass that keeps what the backward pass needs, the loss fused with the output
+// projection, and the backward pass to the prefix's keys and values. There are no weight gradients anywhere.
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/add.h>
@@ -197,8 +197,8 @@ GPTNeoX::LossAndGradient GPTNeoX::loss_and_gradient(const at::Tensor& ids, const
     saved[i] = Saved();
     saved[i].x = input;
   }
-  // Half types would lose small gradients of a mean over many tokens; the sum's gradient divided by a power of two near the count keeps
-  // their size in range, and dividing by a power of two rounds nothing.
+  // Half types would lose small gradients of a mean over many tokens; the sum's gradient divided by a power of two near
+  // the count keeps their size in range, and dividing by a power of two rounds nothing.
   const auto count = std::count_if(targets.begin(), targets.end(), [](int64_t t) { return t != kIgnoredTarget; });
   double scale = 1.0;
   while (scale * static_cast<double>(count) > 1.0) scale *= 0.5;

@@ -4,7 +4,8 @@
 //   `aten`    at::linear, on any device; the reference.
 //   `onednn`  CPU; the weights are reordered once into the layout that oneDNN's matrix product wants.
 //   `native`  CPU; the weights are packed once for the kernels of our own (core/kernels/linear.kernel.cc).
-// The last two fuse what follows the product, and each row of theirs depends on that row alone, which at::linear does not promise.
+// The last two fuse what follows the product, and each row of theirs depends on that row alone, which at::linear does
+// not promise.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -50,8 +51,9 @@ class FrozenLinear {
   at::Tensor forward_add(const at::Tensor& x, const at::Tensor& residual) const;  // forward(x) + residual
   at::Tensor backward(const at::Tensor& dy) const;                                // [M, out] -> [M, in]
 
-  // Makes ready what backward() needs, when training starts, not at load. Backends that cannot do without a copy of the weights make one,
-  // `native` only if `copy` says so; its results are the same, and a step takes somewhat longer without.
+  // Makes ready what backward() needs, when training starts, not at load. Backends that cannot do without a copy of the
+  // weights make one, `native` only if `copy` says so; its results are the same, and a step takes somewhat longer
+  // without.
   void prepare_backward(bool copy);
   int64_t memory_bytes() const;             // of all copies of the weights that it holds
   int64_t backward_bytes(bool copy) const;  // that prepare_backward() would add

@@ -22,8 +22,9 @@ using kernels::linear_packed_size;
 
 int64_t panels_of(int64_t out) { return kernels::linear_panels(out, kernels::kernels().linear_panel); }
 
-// Weights are read from end to end for every token: with pages of 2 MB that takes far fewer look-ups of addresses, and the first touch
-// of each page costs 512 times less often. Only asked for, and only where the system leaves the choice to programs.
+// Weights are read from end to end for every token: with pages of 2 MB that takes far fewer look-ups of addresses, and
+// the first touch of each page costs 512 times less often. Only asked for, and only where the system leaves the choice
+// to programs.
 void prefer_huge_pages(const at::Tensor& tensor) {
 #if defined(__linux__)
   constexpr uintptr_t kHuge = uintptr_t{2} << 20;

@@ -1,8 +1,9 @@
 // Weights of one frozen product in the layout of the kernels of our own (core/kernels/linear.kernel.cc).
 //
-// They are of the activations' dtype, or int8 with a scale for each output: W[n, k] = q[n, k] * scale[n], where scale[n] is the largest
-// |W[n, k]| / 127 and q the nearest integers. Rows are rounded to integers for the products with them, to 15 bits for the largest of 1024
-// elements (kernels::QuantizeTask).
+// They are of the activations' dtype, or int8 with a scale for each output: W[n, k] = q[n, k] * scale[n], where
+// scale[n] is the largest
+// |W[n, k]| / 127 and q the nearest integers. Rows are rounded to integers for the products with them, to 15 bits for
+// the largest of 1024 elements (kernels::QuantizeTask).
 #pragma once
 
 #include <memory>
@@ -16,7 +17,8 @@ class NativeWeights final : public PackedWeights {
  public:
   // `weight` [out, in] in float32 or bfloat16, with any strides.
   static std::shared_ptr<const NativeWeights> pack(const at::Tensor& weight);
-  // As int8. `weight` [out, in], contiguous, on the CPU, in any type of a checkpoint; `activations` float32 or bfloat16.
+  // As int8. `weight` [out, in], contiguous, on the CPU, in any type of a checkpoint; `activations` float32 or
+  // bfloat16.
   static std::shared_ptr<const NativeWeights> quantize(const at::Tensor& weight, at::ScalarType activations);
 
   at::Tensor multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
@@ -52,10 +54,12 @@ class NativeWeights final : public PackedWeights {
   at::Tensor scales_, input_scales_;
 };
 
-// Bytes for an element of the copy that products make of their rows, where they cannot read them as they are; 0: they can.
+// Bytes for an element of the copy that products make of their rows, where they cannot read them as they are; 0: they
+// can.
 int64_t row_copy_bytes(at::ScalarType activations, bool int8);
 
-// What a model with int8 weights computes in: bfloat16 where the processor multiplies it, else float32, which then costs no more.
+// What a model with int8 weights computes in: bfloat16 where the processor multiplies it, else float32, which then
+// costs no more.
 at::ScalarType int8_activations();
 
 }  // namespace neox

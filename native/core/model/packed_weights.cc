@@ -69,8 +69,9 @@ class OneDnnWeights final : public PackedWeights {
   }
 
  private:
-  // oneDNN compiles code for every number of rows that it meets, and keeps it: training on texts of all lengths held 900 MB of code for a
-  // model of 10 MB. So many rows are rounded up; what stands in the rows added changes nothing in the others.
+  // oneDNN compiles code for every number of rows that it meets, and keeps it: training on texts of all lengths held
+  // 900 MB of code for a model of 10 MB. So many rows are rounded up; what stands in the rows added changes nothing in
+  // the others.
   static int64_t padded_rows(int64_t rows) {
     constexpr int64_t kStep = 32;
     return rows <= 2 * kStep ? rows : (rows + kStep - 1) / kStep * kStep;
@@ -140,9 +141,9 @@ bool backend_supports(Backend backend, at::ScalarType dtype) {
 }
 
 Backend best_backend(at::ScalarType dtype) {
-  // With vector instructions of their own our kernels win, also where they widen bfloat16. On two cores of a Zen 3 (AVX2), float32: 1.25 times
-  // oneDNN's prefill, 1.2 to 1.35 times its decoding, 1.07 times its training. oneDNN runs no bfloat16 there, and libtorch's own products
-  // take more than ten times as long as ours.
+  // With vector instructions of their own our kernels win, also where they widen bfloat16. On two cores of a Zen 3
+  // (AVX2), float32: 1.25 times oneDNN's prefill, 1.2 to 1.35 times its decoding, 1.07 times its training. oneDNN runs
+  // no bfloat16 there, and libtorch's own products take more than ten times as long as ours.
   if (backend_supports(Backend::kNative, dtype) && std::string_view(kernels::kernels().name) != "portable")
     return Backend::kNative;
   if (backend_supports(Backend::kOneDnn, dtype)) return Backend::kOneDnn;

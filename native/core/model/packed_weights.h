@@ -20,7 +20,8 @@ class PackedWeights {
   virtual at::Tensor multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
                               const at::Tensor* residual) const = 0;
 
-  // Whether the same weights also give dy W, without a copy of them. It takes somewhat longer than with one, for the same results.
+  // Whether the same weights also give dy W, without a copy of them. It takes somewhat longer than with one, for the
+  // same results.
   virtual bool transposes() const { return false; }
   // dy [M, out] -> dy W, [M, in]. Only where transposes().
   virtual at::Tensor multiply_transposed(const at::Tensor& dy) const;

@@ -11,7 +11,8 @@
 namespace neox {
 namespace {
 
-// The order of float32 operations is transformers': the table must agree to the last bit, since angles are as large as the position.
+// The order of float32 operations is transformers': the table must agree to the last bit, since angles are as large as
+// the position.
 RotaryTable make_table(const NeoXConfig& config, double base, int64_t first, int64_t count, at::Device device) {
   const auto options = at::TensorOptions().dtype(at::kFloat);
   const at::Tensor exponent = at::arange(0, config.rotary_dims, 2, options) / static_cast<double>(config.rotary_dims);

@@ -23,9 +23,9 @@ class Rotary {
     RotaryTable table;
     int64_t line = 0;
   };
-  // With dynamic scaling, the frequencies of a row that is longer than the model was trained for depend on its length, as it is
-  // in this call; keys that are cached already keep the ones they were rotated by. (transformers' dynamic NTK scaling, with every row
-  // taken for itself.)
+  // With dynamic scaling, the frequencies of a row that is longer than the model was trained for depend on its length,
+  // as it is in this call; keys that are cached already keep the ones they were rotated by. (transformers' dynamic NTK
+  // scaling, with every row taken for itself.)
   Angles angles(int64_t first, int64_t count) const;
 
  private:

@@ -14,8 +14,8 @@ void RowCache::reserve(const NeoXConfig& config, int64_t tokens, const at::Tenso
   const int64_t needed = length + tokens;
   if (storage && storage->used == length && storage->capacity >= needed) return;
   auto grown = std::make_shared<CacheStorage>();
-  // Doubling keeps the copies of a growing cache linear in its length; a first use gets what it asked for, and a fork no more than what
-  // it is a fork of.
+  // Doubling keeps the copies of a growing cache linear in its length; a first use gets what it asked for, and a fork
+  // no more than what it is a fork of.
   int64_t doubled = 0;
   if (storage) doubled = storage->used == length ? 2 * storage->capacity : std::min(2 * needed, storage->capacity);
   grown->capacity = std::min(std::max({needed, doubled, int64_t{16}}), std::max(config.max_positions, needed));

@@ -1,4 +1,5 @@
-// What a batch is made of: rows of unequal length, packed one behind the other, each with its own prefix and its own cache.
+// What a batch is made of: rows of unequal length, packed one behind the other, each with its own prefix and its own
+// cache.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -23,8 +24,9 @@ struct CacheStorage {
   int64_t used = 0;  // tokens that are written, or will be by who claimed them
 };
 
-// A row's past: its prefix and the first `length` tokens of a storage. Copies share the storage; the first to go on appends in
-// place, any other copies what it sees first (so a cache can be forked for nothing, and never sees another's tokens).
+// A row's past: its prefix and the first `length` tokens of a storage. Copies share the storage; the first to go on
+// appends in place, any other copies what it sees first (so a cache can be forked for nothing, and never sees another's
+// tokens).
 struct RowCache {
   std::shared_ptr<const Prefix> prefix;   // null: none
   std::shared_ptr<CacheStorage> storage;  // null: empty

@@ -1,9 +1,9 @@
 // Memory for the large tensors of a pass through the model.
 //
-// A training step makes and drops hundreds of tensors of a few sizes, and the next batch has other sizes. malloc's heaps break up under that:
-// the process takes half as much again as is in use, more from hour to hour, and pages that went back to the system are faulted in anew. The pool
-// keeps blocks for tensors of about their size, on huge pages, and never holds more than was once in use at a time, so that what a training
-// takes can be said before it starts.
+// A training step makes and drops hundreds of tensors of a few sizes, and the next batch has other sizes. malloc's
+// heaps break up under that: the process takes half as much again as is in use, more from hour to hour, and pages that
+// went back to the system are faulted in anew. The pool keeps blocks for tensors of about their size, on huge pages,
+// and never holds more than was once in use at a time, so that what a training takes can be said before it starts.
 #pragma once
 
 #include <c10/core/Allocator.h>

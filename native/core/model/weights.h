@@ -22,8 +22,8 @@ class WeightSource {
   virtual void release(const at::Tensor& tensor) const = 0;
 };
 
-// Weights in files of a checkpoint, under Hugging Face's names. Mapped where a file holds the compute dtype in the model's order,
-// converted and put together where not.
+// Weights in files of a checkpoint, under Hugging Face's names. Mapped where a file holds the compute dtype in the
+// model's order, converted and put together where not.
 class CheckpointWeights : public WeightSource {
  public:
   CheckpointWeights(const std::vector<TensorEntry>& entries, at::ScalarType dtype, at::Device device);

@@ -1,7 +1,8 @@
-// The trainable form of a prefix, always float32. It runs once on [P]: every row of a batch sees the same prefix. Either the
-// reparameterisation of Li & Liang 2021, in rinna's prefix-tuning-gpt form,
+// The trainable form of a prefix, always float32. It runs once on [P]: every row of a batch sees the same prefix.
+// Either the reparameterisation of Li & Liang 2021, in rinna's prefix-tuning-gpt form,
 //   Embedding(P, input) -> Linear(input, hidden) -> tanh -> Linear(hidden, L * 2 * H),
-// or, without projection, the prefix itself: Embedding(P, L * 2 * H), as PEFT's prefix_projection=False. Dropout on the output of both.
+// or, without projection, the prefix itself: Embedding(P, L * 2 * H), as PEFT's prefix_projection=False. Dropout on the
+// output of both.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -25,7 +26,8 @@ struct EncoderOptions {
 
 class PrefixEncoder {
  public:
-  // Parameters as torch's modules initialise them (embedding N(0, 1), linear layers U(+-1/sqrt(fan in))), drawn from the seed.
+  // Parameters as torch's modules initialise them (embedding N(0, 1), linear layers U(+-1/sqrt(fan in))), drawn from
+  // the seed.
   explicit PrefixEncoder(const EncoderOptions& options);
 
   const EncoderOptions& options() const { return options_; }
@@ -36,22 +38,22 @@ class PrefixEncoder {
     at::Tensor hidden;  // [P, hidden] behind tanh; undefined without projection
     at::Tensor keep;    // [P, L*2*H] dropout mask over its keep probability; undefined where nothing was dropped
   };
-  // With `dropout_step` applies dropout. The mask is a function of the encoder's seed and that number alone, so that whoever knows the
-  // number can draw it again.
+  // With `dropout_step` applies dropout. The mask is a function of the encoder's seed and that number alone, so that
+  // whoever knows the number can draw it again.
   Pass forward(std::optional<int64_t> dropout_step) const;
   // The gradients of all parameters, flat, given the output's gradient [P, L*2*H].
   at::Tensor backward(const Pass& pass, const at::Tensor& grad) const;
 
-  // All parameters live in one buffer, and so do their gradients and the optimizer's state: what is to be clipped, reduced over
-  // processes or sharded is one tensor.
+  // All parameters live in one buffer, and so do their gradients and the optimizer's state: what is to be clipped,
+  // reduced over processes or sharded is one tensor.
   at::Tensor& flat() { return flat_; }
 
   // Parts of flat() as [first, count], of the weights, which are everything but the biases.
   std::vector<std::pair<int64_t, int64_t>> weights() const;
 
-  // Views into a buffer laid out as flat(), under rinna's names: prefix_wte.weight [P, input], prefix_mlp.0.weight [hidden, input],
-  // prefix_mlp.0.bias [hidden], prefix_mlp.2.weight [L*2*H, hidden], prefix_mlp.2.bias [L*2*H]. Without projection there is only
-  // prefix_wte.weight [P, L*2*H].
+  // Views into a buffer laid out as flat(), under rinna's names: prefix_wte.weight [P, input], prefix_mlp.0.weight
+  // [hidden, input], prefix_mlp.0.bias [hidden], prefix_mlp.2.weight [L*2*H, hidden], prefix_mlp.2.bias [L*2*H].
+  // Without projection there is only prefix_wte.weight [P, L*2*H].
   std::vector<std::pair<std::string, at::Tensor>> views(const at::Tensor& buffer) const;
 
  private:

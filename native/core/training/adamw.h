@@ -37,8 +37,8 @@ class AdamW {
   State state_;
 };
 
-// Scales gradients in place so that their L2 norm is at most `limit` (0: no limit), as torch.nn.utils.clip_grad_norm_ does. Returns
-// the norm before.
+// Scales gradients in place so that their L2 norm is at most `limit` (0: no limit), as torch.nn.utils.clip_grad_norm_
+// does. Returns the norm before.
 double clip_gradient_norm(at::Tensor& gradients, double limit);
 
 }  // namespace neox

@@ -1,4 +1,5 @@
-// Training steps of a prefix encoder over a frozen model. Epochs, data and schedules are the caller's; here is what one step does.
+// Training steps of a prefix encoder over a frozen model. Epochs, data and schedules are the caller's; here is what one
+// step does.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -38,9 +39,10 @@ struct StepResult {
   bool applied = false;    // false: grad_norm is not finite, and nothing was changed
 };
 
-// All that a trainer knows beside its options and the encoder's parameters. With these it goes on bit by bit as if it had never stopped,
-// between two steps or between two batches of one. The step in progress has the number `optimizer.steps`, which its dropout mask is drawn
-// from: a step that was not applied does not count, and the next one has its mask.
+// All that a trainer knows beside its options and the encoder's parameters. With these it goes on bit by bit as if it
+// had never stopped, between two steps or between two batches of one. The step in progress has the number
+// `optimizer.steps`, which its dropout mask is drawn from: a step that was not applied does not count, and the next one
+// has its mask.
 struct TrainerState {
   AdamW::State optimizer;
   at::Tensor gradient;  // [L, 2, N, P, D] float32, of the sum of losses; undefined: nothing accumulated
@@ -57,9 +59,9 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  // Adds a batch to the step's gradient. The encoder runs once per step, so that all batches of a step see one prefix. `loss_scale`
-  // multiplies the gradient on its way back through the model and is divided out of the result. What overflowed makes the step's gradient
-  // and its norm Inf or NaN.
+  // Adds a batch to the step's gradient. The encoder runs once per step, so that all batches of a step see one prefix.
+  // `loss_scale` multiplies the gradient on its way back through the model and is divided out of the result. What
+  // overflowed makes the step's gradient and its norm Inf or NaN.
   LossSum accumulate(const GPTNeoX& model, const TrainingBatch& batch, double loss_scale, const CancelFlag& cancel);
   // Divides by the number of target tokens, clips, updates the encoder. Starts a new step.
   StepResult step(double learning_rate, double clip);
@@ -95,7 +97,8 @@ struct FitOptions {
   double weight_decay = 0.01;
 };
 
-// Fits the encoder's output to `target` [P, L*2*H] by AdamW on the mean squared error, as rinna's init_prefix does. Returns the last error.
+// Fits the encoder's output to `target` [P, L*2*H] by AdamW on the mean squared error, as rinna's init_prefix does.
+// Returns the last error.
 double fit_encoder(PrefixEncoder& encoder, const at::Tensor& target, const FitOptions& options,
                    const CancelFlag& cancel);
 

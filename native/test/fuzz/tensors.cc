@@ -1,5 +1,5 @@
-// Reads random tensor entries, good and bad ones, from small files: every entry must give a tensor whose elements lie inside its file, or
-// an error. Built with sanitizers, which see what the checks miss, and run by fuzz/native.mjs:
+// Reads random tensor entries, good and bad ones, from small files: every entry must give a tensor whose elements lie
+// inside its file, or an error. Built with sanitizers, which see what the checks miss, and run by fuzz/native.mjs:
 //
 //   fuzz_tensors [seconds] [seed]
 #include <ATen/core/Tensor.h>
@@ -56,7 +56,8 @@ class Fuzz {
     ++runs;
     const TensorEntry entry = chance(3) ? joined() : single();
     try {
-      // Elements can outnumber the bytes of a file where strides are 0; the caller refuses that, and memory is not what is tested.
+      // Elements can outnumber the bytes of a file where strides are 0; the caller refuses that, and memory is not what
+      // is tested.
       if (!is_small(entry)) {
         neox::map_tensor(entry.joined ? entry.pieces.front() : entry);
         return;

@@ -1,4 +1,5 @@
-// Reads a small file and then one of so many megabytes, both with 1 MiB of ids in memory, and prints how the memory of the process grew.
+// Reads a small file and then one of so many megabytes, both with 1 MiB of ids in memory, and prints how the memory of
+// the process grew.
 import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
@@ -62,7 +63,9 @@ async function main(): Promise<void> {
   const { promptTokens, completionTokens } = dataset.statistics;
   const last = String.fromCharCode(...(sample?.prompt ?? []));
   const grown = { live: after - before, rss: peak - rss };
-  process.stdout.write(JSON.stringify({ samples: dataset.length, ids: promptTokens + completionTokens, last, ...grown }));
+  process.stdout.write(
+    JSON.stringify({ samples: dataset.length, ids: promptTokens + completionTokens, last, ...grown }),
+  );
   for (const path of [small, large]) rmSync(path);
 }
 

@@ -1,4 +1,5 @@
-// `kernels.ts MODEL`: prints what this process's kernels compute with each packed backend and dtype: logits, loss and gradients.
+// `kernels.ts MODEL`: prints what this process's kernels compute with each packed backend and dtype: logits, loss and
+// gradients.
 import { NeoXModel } from '../../../lib/neox-model';
 import type { LoadOptions } from '../../../lib/model/load-options';
 import { native } from '../../../lib/addon/addon';
@@ -6,7 +7,9 @@ import { PrefixEncoder } from '../../../lib/training/encoder';
 
 async function compute(folder: string, options: LoadOptions): Promise<object> {
   await using model = await NeoXModel.load(folder, { threads: 1, ...options });
-  const rows = [5, 70, 1].map((length, r) => Array.from({ length }, (_, i) => (7 * i + 3 * r) % model.config.vocabSize));
+  const rows = [5, 70, 1].map((length, r) =>
+    Array.from({ length }, (_, i) => (7 * i + 3 * r) % model.config.vocabSize),
+  );
   const encoder = await PrefixEncoder.create(model, { prefixLength: 7, init: 'random' });
   const { logits } = await model.forward({ inputIds: rows, pastKeyValues: await encoder.prefix() });
   const addon = native();
@@ -40,7 +43,8 @@ void (async () => {
   const results: Record<string, object> = {};
   for (const backend of ['native', 'onednn'] as const) {
     for (const dtype of ['float32', 'bfloat16', 'int8'] as const) {
-      if (backends[backend].includes(dtype)) results[`${backend}, ${dtype}`] = await compute(folder, { backend, dtype });
+      if (backends[backend].includes(dtype))
+        results[`${backend}, ${dtype}`] = await compute(folder, { backend, dtype });
     }
   }
   process.stdout.write(JSON.stringify({ kernels, results }));

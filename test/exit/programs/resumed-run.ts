@@ -1,6 +1,9 @@
 import type { TrainerOptions } from '../../../lib/training/recipe';
 
-/** A run with everything that has a state: dropout, accumulation, micro-batches, schedules, evaluations within epochs, early stopping. */
+/**
+ * A run with everything that has a state: dropout, accumulation, micro-batches, schedules, evaluations within epochs,
+ * early stopping.
+ */
 export const RESUMED_RUN: TrainerOptions = {
   name: 'resumed',
   prefixLength: 4,
@@ -25,6 +28,7 @@ export function resumedData(): Record<'train' | 'validation', { completion: numb
   const sample = (i: number): { completion: number[] } => ({
     completion: Array.from({ length: 4 + (i % 7) }, (_, j) => 3 + ((i * 5 + j * j) % 60)),
   });
-  const list = (first: number, count: number): { completion: number[] }[] => Array.from({ length: count }, (_, i) => sample(first + i));
+  const list = (first: number, count: number): { completion: number[] }[] =>
+    Array.from({ length: count }, (_, i) => sample(first + i));
   return { train: list(0, 17), validation: list(40, 5) };
 }

@@ -1,4 +1,5 @@
-// node -r test/typescript.cjs train.ts MODEL OUTPUT: a run that is resumed where it was, until it is done. Prints a line at each step.
+// node -r test/typescript.cjs train.ts MODEL OUTPUT: a run that is resumed where it was, until it is done. Prints a
+// line at each step.
 import { NeoXModel } from '../../../lib/neox-model';
 import { PrefixTrainer } from '../../../lib/training/prefix-trainer';
 import { RESUMED_RUN, resumedData } from './resumed-run';

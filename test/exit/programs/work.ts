@@ -28,7 +28,8 @@ const WAYS: Record<string, (model: NeoXModel) => Promise<unknown>> = {
   'exit while an engine works': async (model) => {
     const engine = new GenerationEngine(model, { maxRows: 4 });
     for (let i = 0; i < 10; i++) void engine.generate({ prompt: PROMPT, ...ENDLESS });
-    for await (const piece of engine.stream({ prompt: PROMPT, ...ENDLESS })) if (piece.token !== undefined) process.exit(7);
+    for await (const piece of engine.stream({ prompt: PROMPT, ...ENDLESS }))
+      if (piece.token !== undefined) process.exit(7);
   },
   'exit with a queue': async (model) => {
     for (let i = 0; i < 20; i++) void model.generate([PROMPT, PROMPT], ENDLESS);
@@ -62,14 +63,17 @@ const WAYS: Record<string, (model: NeoXModel) => Promise<unknown>> = {
   },
   // Nothing but the native work keeps the process alive; its result must still come.
   'wait for the result': async (model) => {
-    void model.generate(PROMPT, { maxNewTokens: 30, ignoreEos: true }).then(({ tokens }) => say(`${tokens.length} tokens`));
+    void model
+      .generate(PROMPT, { maxNewTokens: 30, ignoreEos: true })
+      .then(({ tokens }) => say(`${tokens.length} tokens`));
     void training(model, () => undefined).catch(() => undefined);
     await model.dispose();
     say('disposed');
   },
   'wait for an engine': (model) => {
     const engine = new GenerationEngine(model, { maxRows: 1 });
-    for (let i = 0; i < 2; i++) void engine.generate({ prompt: PROMPT, maxNewTokens: 30, ignoreEos: true }).then(() => say('generated'));
+    for (let i = 0; i < 2; i++)
+      void engine.generate({ prompt: PROMPT, maxNewTokens: 30, ignoreEos: true }).then(() => say('generated'));
     void engine.drain().then(() => say('drained'));
     return Promise.resolve();
   },

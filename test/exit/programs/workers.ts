@@ -27,7 +27,10 @@ async function inWorker({ folder, what }: Task): Promise<void> {
       }
     }
   }
-  const model = await NeoXModel.load(folder, { threads: 1, onProgress: () => what === 'load' && parentPort?.postMessage('loading') });
+  const model = await NeoXModel.load(folder, {
+    threads: 1,
+    onProgress: () => what === 'load' && parentPort?.postMessage('loading'),
+  });
   if (what === 'generate') {
     const { tokens } = await model.generate(PROMPT, GREEDY);
     parentPort?.postMessage(tokens);
@@ -43,7 +46,8 @@ async function inWorker({ folder, what }: Task): Promise<void> {
   if (what === 'engine') {
     const engine = new GenerationEngine(model, { maxRows: 4 });
     for (let i = 0; i < 10; i++) void engine.generate({ prompt: PROMPT, maxNewTokens: 900, ignoreEos: true });
-    for await (const piece of engine.stream({ prompt: PROMPT, maxNewTokens: 900, ignoreEos: true })) parentPort?.postMessage(piece.token);
+    for await (const piece of engine.stream({ prompt: PROMPT, maxNewTokens: 900, ignoreEos: true }))
+      parentPort?.postMessage(piece.token);
   }
   const trainer = new PrefixTrainer(model, { init: 'random' });
   const train = Array.from({ length: 40 }, () => ({ completion: PROMPT }));
@@ -142,7 +146,9 @@ const WAYS: Record<string, (folder: string) => Promise<unknown>> = {
 
 if (isMainThread) {
   const [folder = '', way = ''] = process.argv.slice(2);
-  void (WAYS[way] as (folder: string) => Promise<unknown>)(folder).then((result) => process.stdout.write(`${JSON.stringify(result)}\n`));
+  void (WAYS[way] as (folder: string) => Promise<unknown>)(folder).then((result) =>
+    process.stdout.write(`${JSON.stringify(result)}\n`),
+  );
 } else {
   void inWorker(workerData as Task);
 }
