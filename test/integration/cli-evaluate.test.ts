@@ -4,7 +4,7 @@ import { readDataset } from '../../lib/data/dataset';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { evaluate } from '../../lib/training/evaluate';
 import { loadModel, temporaryFolder, writeRandomModel } from '../helpers';
-import { cli, jsonLines } from '../unit/cli-helpers';
+import { cli, jsonLines } from '../unit/cli/cli-helpers';
 import { DATA, MODEL, PACKING, trainSmile } from './cli-run';
 
 const folder = temporaryFolder();

@@ -2,7 +2,7 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { temporaryFolder } from '../helpers';
-import { cli, jsonLines } from '../unit/cli-helpers';
+import { cli, jsonLines } from '../unit/cli/cli-helpers';
 import { MODEL, trainSmile } from './cli-run';
 
 const folder = temporaryFolder();

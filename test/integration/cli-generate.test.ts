@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { temporaryFolder, writeRandomModel } from '../helpers';
-import { cli, jsonLines } from '../unit/cli-helpers';
+import { cli, jsonLines } from '../unit/cli/cli-helpers';
 import { MODEL, trainSmile } from './cli-run';
 
 const folder = temporaryFolder();

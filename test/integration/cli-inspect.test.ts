@@ -2,7 +2,7 @@ import { cpSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } f
 import { join } from 'node:path';
 import { RunLock } from '../../lib/runs/run-lock';
 import { temporaryFolder } from '../helpers';
-import { cli, jsonLines } from '../unit/cli-helpers';
+import { cli, jsonLines } from '../unit/cli/cli-helpers';
 import { MODEL, trainSmile } from './cli-run';
 
 const folder = temporaryFolder();

@@ -2,7 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { chmodSync, closeSync, existsSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { temporaryFolder } from '../helpers';
-import { jsonLines } from '../unit/cli-helpers';
+import { jsonLines } from '../unit/cli/cli-helpers';
 
 const ROOT = join(__dirname, '..', '..');
 const MODEL = join(ROOT, 'examples', 'models', 'tiny-ja-neox');

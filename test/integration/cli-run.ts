@@ -1,6 +1,6 @@
 /** A training run that the tests of the command line use. */
 import { join } from 'node:path';
-import { cli, type CliResult } from '../unit/cli-helpers';
+import { cli, type CliResult } from '../unit/cli/cli-helpers';
 
 export const MODEL = join(__dirname, '..', '..', 'examples', 'models', 'tiny-ja-neox');
 export const DATA = join(__dirname, '..', '..', 'examples', 'data', 'diary.jsonl');

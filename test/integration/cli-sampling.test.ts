@@ -1,7 +1,7 @@
 import { EXAMPLE_MODEL, loadModel } from '../helpers';
 import type { GenerateOptions } from '../../lib/generation/request';
 import type { GenerateResult } from '../../lib/generation/output';
-import { cli, jsonLines } from '../unit/cli-helpers';
+import { cli, jsonLines } from '../unit/cli/cli-helpers';
 
 const GENERATE = ['generate', '--model', EXAMPLE_MODEL, '--threads', '1', '--prompt', '今日は', '--json'];
 

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { temporaryFolder } from '../helpers';
-import { cli, jsonLines } from '../unit/cli-helpers';
+import { cli, jsonLines } from '../unit/cli/cli-helpers';
 import { TRAIN } from './cli-run';
 
 const folder = temporaryFolder();

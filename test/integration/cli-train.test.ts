@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { PrefixEncoder } from '../../lib/training/encoder';
 import { PrefixWeights } from '../../lib/prefix/weights';
 import { loadModel, temporaryFolder, writeRandomModel } from '../helpers';
-import { cli, fakeIO, jsonLines, type CliResult } from '../unit/cli-helpers';
+import { cli, fakeIO, jsonLines, type CliResult } from '../unit/cli/cli-helpers';
 import { DATA, MODEL, TRAIN, trainSmile } from './cli-run';
 
 const folder = temporaryFolder();

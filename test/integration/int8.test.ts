@@ -34,7 +34,7 @@ import {
   writeRandomModel,
 } from '../helpers';
 import { INT8_PERPLEXITY, INT8_ROWS, TOLERANCES } from '../tolerances';
-import { cli } from '../unit/cli-helpers';
+import { cli } from '../unit/cli/cli-helpers';
 
 const folder = temporaryFolder();
 const DATA = join(__dirname, '..', '..', 'examples', 'data', 'diary.jsonl');
