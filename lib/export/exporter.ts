@@ -121,7 +121,7 @@ export class FTExporter {
 
   constructor(model: ExportSource) {
     const checkpoint: unknown = model !== null && typeof model === 'object' ? model.checkpoint : undefined;
-    if (checkpoint === null || typeof checkpoint !== 'object') throw badArgument('model', 'a LoadedModel', model);
+    if (checkpoint === null || typeof checkpoint !== 'object') throw badArgument('model', 'a NeoXModel', model);
     this.checkpoint = checkpoint as Checkpoint;
   }
 

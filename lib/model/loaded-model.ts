@@ -285,5 +285,5 @@ export class LoadedModel {
 }
 
 export function checkModel(model: unknown): asserts model is LoadedModel {
-  if (!(model instanceof LoadedModel)) throw badArgument('model', 'a LoadedModel', model);
+  if (!(model instanceof LoadedModel)) throw badArgument('model', 'a NeoXModel', model);
 }

@@ -162,7 +162,7 @@ function defaultsOf(page: string): Map<string, string> {
 
 test('the table of the recipe has the defaults of the code', () => {
   const recipe: Record<string, unknown> = { ...resolveRecipe({}) };
-  const encoder = readFileSync(join(PACKAGE_ROOT, 'lib', 'prefix', 'encoder.ts'), 'utf8');
+  const encoder = readFileSync(join(PACKAGE_ROOT, 'lib', 'training', 'encoder.ts'), 'utf8');
   const documented = defaultsOf('docs/guides/training.md');
   for (const [name, value] of documented) {
     const expected =
@@ -183,7 +183,7 @@ function asWritten(value: unknown): string {
 test('the table of the generation options names them all, with the defaults of the code', () => {
   const names = tableRows('docs/guides/sampling.md').map(([name]) => plain(name));
   expect(names.sort()).toEqual([...GENERATE_OPTIONS].sort());
-  const code = ['sampling-options', 'generate', 'beam-search']
+  const code = ['sampling-options', 'request', 'beam-options']
     .map((name) => readFileSync(join(PACKAGE_ROOT, 'lib', 'generation', `${name}.ts`), 'utf8'))
     .join();
   const documented = defaultsOf('docs/guides/sampling.md');

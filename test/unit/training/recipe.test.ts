@@ -19,7 +19,7 @@ function documented(file: string, name: string): Map<string, string | undefined>
     found.members.map((member) => {
       const text = ts
         .getJSDocCommentsAndTags(member)
-        .map((doc) => doc.getText())
+        .map((doc) => doc.getText().replace(/\n\s*\*\s*/g, ' '))
         .join(' ');
       return [member.name?.getText() ?? '', /Defaults to `([^`]*)`/.exec(text)?.[1]];
     }),
@@ -73,7 +73,7 @@ describe('the defaults that docstrings state are those of the code', () => {
       4,
     ],
     ['training/evaluate.ts', 'SharedOptions', ['training/evaluate.ts'], 2],
-    ['export/ft-exporter.ts', 'ExportOptions', ['export/ft-exporter.ts'], 5],
+    ['export/exporter.ts', 'ExportOptions', ['export/exporter.ts'], 5],
     ['prefix/weights.ts', 'PrefixLoadOptions', ['prefix/weights.ts'], 2],
   ])('%s: %s', (file, name, code, least) => {
     const stated = [...documented(file, name)].filter(([, text]) => text !== undefined);
