@@ -8,7 +8,7 @@ import { NeoXPrefixError } from '../base/errors';
 import type { Checkpoint } from '../checkpoint/checkpoint';
 import type { ExportTask } from '../fastertransformer/folder';
 import { PrefixWeights } from '../prefix/weights';
-import { Tokenizer } from '../tokenizer/tokenizer';
+import { type Tokenizer } from '../tokenizer/tokenizer';
 
 /** The types that a base model can compute in. */
 export type ComputeDType = 'float32' | 'bfloat16' | 'float16';
@@ -271,7 +271,7 @@ export class LoadedModel {
   [inspect.custom](): string {
     const { numLayers, hiddenSize } = this.config;
     const state = this.disposed ? 'disposed' : `${this.dtype} on ${this.details.device}`;
-    return `LoadedModel(${this.checkpoint.directory}: ${numLayers} layers of ${hiddenSize}, ${state})`;
+    return `${this.constructor.name}(${this.checkpoint.directory}: ${numLayers} layers of ${hiddenSize}, ${state})`;
   }
 
   /** @internal */
