@@ -20,9 +20,9 @@ export { type SplitCounts, splitDataset } from './data/split';
 export type { DatasetStatistics } from './data/statistics';
 export { type FromSamplesOptions, TokenizedDataset } from './data/tokenized-dataset';
 export { type EngineStats, GenerationEngine } from './engine/engine';
-export type { EngineOptions } from './engine/options';
+export type { EngineOptions } from './engine/engine-options';
 export { PrefixStore, type PrefixStoreOptions, type StoredPrefix } from './engine/prefix-store';
-export type { EngineRequest } from './engine/request';
+export type { EngineRequest } from './engine/engine-request';
 export type { EngineStream } from './engine/stream';
 export { type ConvertOptions, type ConvertReport, convertPrefix } from './export/convert';
 export {
@@ -40,7 +40,7 @@ export type { DenseBiasRule } from './fastertransformer/file-plan';
 export type { ExportDType, ExportTask } from './fastertransformer/folder';
 export type { BeamOptions } from './generation/beam-options';
 export type { EmbedOptions } from './generation/embed';
-export type { OutputFormat } from './generation/format/format';
+export type { OutputFormat } from './generation/constraints/output-format';
 export type { Completion, FinishReason, GenerateResult, StreamPiece, Usage } from './generation/output';
 export type { GenerateOptions, Prompt, StreamOptions } from './generation/request';
 export type { SamplingOptions } from './generation/sampling-options';
@@ -82,7 +82,7 @@ export { PrefixEncoder, type PrefixEncoderOptions, type PrefixEncoderState, type
 export { type EvaluateOptions, type EvaluatePrefixesOptions, evaluate, evaluatePrefixes } from './training/evaluate';
 export type { GeneratedSample, GenerationMetric } from './training/generation-metrics';
 export { PrefixTrainer, type TrainOptions, type TrainingData } from './training/prefix-trainer';
-export type { EndReason, EpochMetrics } from './training/progress';
+export type { EndReason, EpochMetrics } from './training/run-position';
 export type { Recipe, Schedule, TrainerOptions } from './training/recipe';
 export {
   type SweepGrid,

@@ -8,9 +8,9 @@ import type { DatasetStatistics } from '../data/statistics';
 import type { TokenizedDataset } from '../data/tokenized-dataset';
 import { maxPositions } from '../model/rows';
 import type { Tokenizer } from '../tokenizer/tokenizer';
-import { UsageError } from './errors';
-import { formatCount, plural } from './format';
-import { collect, given, integer, option } from './options';
+import { UsageError } from './usage-errors';
+import { formatCount, plural } from './text-columns';
+import { collect, given, integer, option } from './flags';
 import type { Ui } from './ui';
 
 /** How files become samples. */

@@ -5,8 +5,8 @@ import { kindOf } from '../base/files';
 import type { LoadOptions } from '../model/load-options';
 import { NeoXModel } from '../neox-model';
 import { PrefixWeights } from '../prefix/weights';
-import { formatBytes, formatCount, formatSeconds } from './format';
-import { given, integer, option } from './options';
+import { formatBytes, formatCount, formatSeconds } from './text-columns';
+import { given, integer, option } from './flags';
 import type { Ui } from './ui';
 
 export interface ModelFlags {

@@ -12,9 +12,9 @@ import * as inspect from './commands/inspect';
 import * as report from './commands/report';
 import * as sweep from './commands/sweep';
 import * as train from './commands/train';
-import { reportError, USAGE } from './errors';
+import { reportError, USAGE } from './usage-errors';
 import type { CliIO } from './io';
-import { checkRequired, unwrap } from './options';
+import { checkRequired, unwrap } from './flags';
 import { Ui } from './ui';
 
 const DESCRIPTION = `Prefix-tunes GPT-NeoX models and puts the prefixes to use.

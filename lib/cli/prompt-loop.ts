@@ -1,6 +1,6 @@
 import { createInterface } from 'node:readline';
 import { isNeoXPrefixError } from '../base/errors';
-import { reportError } from './errors';
+import { reportError } from './usage-errors';
 import type { Ui } from './ui';
 
 const PROMPT = 'Prompt (Ctrl-D ends): ';

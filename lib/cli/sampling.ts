@@ -1,7 +1,7 @@
 import { InvalidArgumentError, type Option } from 'commander';
 import type { GenerateOptions } from '../generation/request';
-import { UsageError } from './errors';
-import { collect, given, integer, number, option } from './options';
+import { UsageError } from './usage-errors';
+import { collect, given, integer, number, option } from './flags';
 
 /** Flags of `generate` that choose tokens. */
 export interface SamplingFlags {

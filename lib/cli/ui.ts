@@ -1,5 +1,5 @@
 import { type CliIO, OutputLost, type OutputStream } from './io';
-import { Progress, type ProgressOptions } from './progress';
+import { Progress, type ProgressOptions } from './progress-bar';
 
 export interface UiOptions {
   /** Results as JSON on stdout. */

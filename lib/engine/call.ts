@@ -1,6 +1,6 @@
 import type * as Native from '../../types/native';
 import { native } from '../addon/addon';
-import { runNative } from '../addon/call';
+import { runNative } from '../addon/run-native';
 import { badArgument } from '../base/arguments';
 import {
   beamCompletions,

@@ -1,8 +1,8 @@
 import type * as Native from '../../types/native';
-import { startConstraint } from '../generation/format/compiler';
-import type { Constraint } from '../generation/format/constraint';
-import type { OutputFormat } from '../generation/format/format';
-import { formatDecoder } from '../generation/format/vocabulary';
+import { startConstraint } from '../generation/constraints/compiler';
+import type { Constraint } from '../generation/constraints/constraint';
+import type { OutputFormat } from '../generation/constraints/output-format';
+import { formatDecoder } from '../generation/constraints/vocabulary';
 import type { Completion, RowPiece } from '../generation/output';
 import { Output } from '../generation/output';
 import type { PreparedRequest } from '../generation/request';

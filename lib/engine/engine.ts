@@ -1,20 +1,20 @@
 import { badArgument } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import type { BeamOptions } from '../generation/beam-options';
-import { startConstraint } from '../generation/format/compiler';
-import { formatDecoder } from '../generation/format/vocabulary';
+import { startConstraint } from '../generation/constraints/compiler';
+import { formatDecoder } from '../generation/constraints/vocabulary';
 import { decoderFor, type GenerateResult, Output, resultOf } from '../generation/output';
 import { checkModel, type LoadedModel } from '../model/loaded-model';
 import { Collector } from './collector';
 import { Job, type Sink } from './job';
-import { bytesPerToken, type EngineOptions, type ResolvedOptions, resolveOptions } from './options';
+import { bytesPerToken, type EngineOptions, type ResolvedOptions, resolveOptions } from './engine-options';
 import {
   type EngineRequest,
   type PreparedEngineRequest,
   prepareRequest,
   REQUEST_KEYS,
   STREAM_REQUEST_KEYS,
-} from './request';
+} from './engine-request';
 import { Scheduler } from './scheduler';
 import { Channel, EngineStream } from './stream';
 

@@ -1,5 +1,5 @@
 import type * as Native from '../../types/native';
-import type { Constraint } from '../generation/format/constraint';
+import type { Constraint } from '../generation/constraints/constraint';
 import type { Completion, Output, StreamPiece, Usage } from '../generation/output';
 import type { Ticket } from './queue';
 

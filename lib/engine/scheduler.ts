@@ -1,11 +1,11 @@
 import type * as Native from '../../types/native';
 import { native } from '../addon/addon';
-import { fromNative } from '../addon/call';
+import { fromNative } from '../addon/run-native';
 import type { Completion } from '../generation/output';
 import { beamCompletions } from '../generation/output';
 import type { LoadedModel } from '../model/loaded-model';
 import type { Job, RowStart } from './job';
-import type { ResolvedOptions } from './options';
+import type { ResolvedOptions } from './engine-options';
 import { AdmissionQueue } from './queue';
 
 /** Native work between two looks at what JavaScript has new; one step where that takes longer. */

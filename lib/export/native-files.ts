@@ -1,5 +1,5 @@
 import type { NativeAddon } from '../addon/addon';
-import { runNative } from '../addon/call';
+import { runNative } from '../addon/run-native';
 import type { FilePlan } from '../fastertransformer/file-plan';
 import { BYTES_PER_ELEMENT, type ExportDType } from '../fastertransformer/folder';
 import type { PrefixWeights } from '../prefix/weights';

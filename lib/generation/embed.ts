@@ -1,5 +1,5 @@
 import { native } from '../addon/addon';
-import { runNative } from '../addon/call';
+import { runNative } from '../addon/run-native';
 import { badArgument, checkOneOf, checkOptions, checkSignal } from '../base/arguments';
 import { checkLayer, rowPrefixes } from '../model/forward';
 import type { LoadedModel } from '../model/loaded-model';

@@ -7,7 +7,7 @@ import type { LoadedModel } from '../model/loaded-model';
 import { checkIds, checkLength, isTokenIds, type TokenIds } from '../model/rows';
 import type { PrefixWeights } from '../prefix/weights';
 import { BEAM_OPTIONS, type BeamOptions, beamSettings } from './beam-options';
-import { checkFormat, type OutputFormat } from './format/format';
+import { checkFormat, type OutputFormat } from './constraints/output-format';
 import type { GenerateResult } from './output';
 import {
   checkCount,

@@ -1,5 +1,5 @@
 import { native } from '../addon/addon';
-import { runNative } from '../addon/call';
+import { runNative } from '../addon/run-native';
 import { badArgument, checkInteger, checkOptions, checkSignal } from '../base/arguments';
 import type { LoadedModel } from '../model/loaded-model';
 import { checkIds, checkLength, isTokenIds, maxPositions, packRows } from '../model/rows';

@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto';
 import type * as Native from '../../types/native';
 import { native } from '../addon/addon';
-import { runNativeNow } from '../addon/call';
+import { runNativeNow } from '../addon/run-native';
 import { badArgument, checkInteger, checkOptions } from '../base/arguments';
 import type { LoadedModel } from '../model/loaded-model';
 import { checkIds, isTokenIds, type TokenIds } from '../model/rows';

@@ -1,4 +1,4 @@
-import { runNative } from '../addon/call';
+import { runNative } from '../addon/run-native';
 import { badArgument, checkInteger, checkOneOf, checkOptions, checkSignal } from '../base/arguments';
 import { PrefixWeights } from '../prefix/weights';
 import { KVCache } from './kv-cache';

@@ -1,7 +1,7 @@
 import { inspect } from 'node:util';
 import type * as Native from '../../types/native';
 import { native } from '../addon/addon';
-import { runNative } from '../addon/call';
+import { runNative } from '../addon/run-native';
 import { badArgument, checkInteger } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import type { PrefixWeights } from '../prefix/weights';

@@ -1,5 +1,5 @@
 import { native } from '../addon/addon';
-import { runNative } from '../addon/call';
+import { runNative } from '../addon/run-native';
 import { withArithmetic } from '../architecture/arithmetic';
 import { checkFunction, checkInteger, checkOneOf, checkOptions, checkPath, checkSignal } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';

@@ -1,7 +1,7 @@
 import { inspect } from 'node:util';
 import type * as Native from '../../types/native';
 import { native } from '../addon/addon';
-import { runNative } from '../addon/call';
+import { runNative } from '../addon/run-native';
 import type { GPTNeoXConfig } from '../architecture/config';
 import { badArgument } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';

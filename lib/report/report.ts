@@ -8,7 +8,7 @@ import { heatMaps } from './drawing';
 import { historyOf } from './history';
 import { type Html, markup } from './html';
 import { curves, page } from './page';
-import { comparedSamples, samplePairs } from './samples';
+import { comparedSamples, samplePairs } from './sample-cards';
 import { progressTable, recipeComparison, runTable, statusOf, type TableRun, tiles, valueTable } from './tables';
 
 /** What {@link renderReport} shows of the base model. */

@@ -1,7 +1,7 @@
 import { basename } from 'node:path';
 import { inspect } from 'node:util';
 import type * as Native from '../../types/native';
-import { runNative } from '../addon/call';
+import { runNative } from '../addon/run-native';
 import {
   badArgument,
   checkBoolean,

@@ -1,4 +1,4 @@
-import { NOT_FINITE_HINT, runNative } from '../addon/call';
+import { NOT_FINITE_HINT, runNative } from '../addon/run-native';
 import { badArgument, checkBoolean, checkFunction, checkInteger, checkOptions, checkSignal } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import type { Sample } from '../data/sample';

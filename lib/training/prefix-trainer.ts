@@ -1,4 +1,4 @@
-import { runNative } from '../addon/call';
+import { runNative } from '../addon/run-native';
 import { badArgument, checkBoolean, checkFunction, checkOptions, checkPath, checkSignal } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import type { Sample } from '../data/sample';
@@ -11,12 +11,12 @@ import { checkMetrics, type GenerationMetric, generationMetrics } from './genera
 import { LossScale } from './loss-scale';
 import { affordsCopies } from './memory';
 import { chooseMicroBatch, type MicroBatch } from './micro-batch';
-import { startOfRun } from './progress';
+import { startOfRun } from './run-position';
 import { CHANGEABLE, type Recipe, resolveRecipe, type TrainerOptions } from './recipe';
 import { RowSource } from './row-source';
 import { type OpenedRun, RunFolder } from './run-folder';
 import type { RunIdentity, RunState } from './run-state';
-import { checkPrompts, promptsOf, writeSamples } from './samples';
+import { checkPrompts, promptsOf, writeSamples } from './example-texts';
 import { type RunParts, type TrainingResult, TrainingRun } from './training-run';
 
 export interface TrainingData {

@@ -5,7 +5,7 @@ import { get, isObject, parseJsonObject } from '../formats/json';
 import { readSafetensorsHeader, type TensorToWrite, writeSafetensors } from '../formats/safetensors';
 import { readTensor } from '../formats/values';
 import type { PrefixEncoderState } from './encoder';
-import type { Progress } from './progress';
+import type { Progress } from './run-position';
 
 /** What makes two runs the same one: plain data, compared field by field by {@link describeDifference}. */
 export type RunIdentity = Readonly<Record<string, Readonly<Record<string, unknown>>>>;

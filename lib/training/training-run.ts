@@ -1,6 +1,6 @@
 import { basename } from 'node:path';
 import type * as Native from '../../types/native';
-import { runNative } from '../addon/call';
+import { runNative } from '../addon/run-native';
 import { NeoXPrefixError } from '../base/errors';
 import { BatchPlan } from '../data/batch-plan';
 import type { LoadedModel } from '../model/loaded-model';
@@ -11,7 +11,7 @@ import type { PrefixEncoder } from './encoder';
 import { evaluateSource } from './evaluate';
 import { LossScale } from './loss-scale';
 import { meanNorms } from './prefix-norms';
-import type { EndReason, EpochMetrics, Progress } from './progress';
+import type { EndReason, EpochMetrics, Progress } from './run-position';
 import type { Recipe } from './recipe';
 import type { RowSource } from './row-source';
 import type { OpenedRun, RunFolder } from './run-folder';

@@ -1,5 +1,5 @@
 import { GenerationEngine } from '../../lib/engine/engine';
-import type { EngineRequest } from '../../lib/engine/request';
+import type { EngineRequest } from '../../lib/engine/engine-request';
 import type { GenerateOptions } from '../../lib/generation/request';
 import type { GenerateResult } from '../../lib/generation/output';
 import type { NeoXModel } from '../../lib/neox-model';

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
-import { Constraint } from '../../lib/generation/format/constraint';
-import type { OutputFormat } from '../../lib/generation/format/format';
+import { Constraint } from '../../lib/generation/constraints/constraint';
+import type { OutputFormat } from '../../lib/generation/constraints/output-format';
 import { PACKAGE_ROOT } from '../../lib/base/package';
 import type { NeoXModel } from '../../lib/neox-model';
 import { Tokenizer } from '../../lib/tokenizer/tokenizer';

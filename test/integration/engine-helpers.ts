@@ -2,7 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { GenerationEngine } from '../../lib/engine/engine';
-import type { EngineRequest } from '../../lib/engine/request';
+import type { EngineRequest } from '../../lib/engine/engine-request';
 import type { GenerateResult } from '../../lib/generation/output';
 import type { NeoXModel } from '../../lib/neox-model';
 import type { PrefixWeights } from '../../lib/prefix/weights';

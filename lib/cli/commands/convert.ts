@@ -3,8 +3,8 @@ import { NeoXPrefixError, isNeoXPrefixError } from '../../base/errors';
 import { openCheckpoint } from '../../checkpoint/open';
 import { type ConvertOptions, convertPrefix } from '../../export/convert';
 import type { Act } from '../command';
-import { UsageError } from '../errors';
-import { addOptions, given, integer, option, unwrap } from '../options';
+import { UsageError } from '../usage-errors';
+import { addOptions, given, integer, option, unwrap } from '../flags';
 import type { Ui } from '../ui';
 
 export interface ConvertFlags {

@@ -5,9 +5,9 @@ import { maxPositions } from '../../model/rows';
 import { Tokenizer } from '../../tokenizer/tokenizer';
 import type { Act } from '../command';
 import { checkData, type ReadingFlags, readingOptions, readSamples } from '../data';
-import { fields } from '../format';
+import { fields } from '../text-columns';
 import { MODEL_DIR, PREFIX_LENGTH } from '../model';
-import { addOptions, integer, option, unwrap } from '../options';
+import { addOptions, integer, option, unwrap } from '../flags';
 import type { Ui } from '../ui';
 
 export interface DataCommandFlags extends ReadingFlags {

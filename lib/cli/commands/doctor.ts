@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { doctor, formatDoctorReport } from '../../addon/doctor';
 import type { Act } from '../command';
-import { unwrap } from '../options';
+import { unwrap } from '../flags';
 import type { Ui } from '../ui';
 
 const DESCRIPTION = `Shows what this program found on this machine (Node, libtorch, the addon, backends, threads, CPU, CUDA, build tools) and, for what is missing, how

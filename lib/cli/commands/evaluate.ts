@@ -4,10 +4,10 @@ import type { EvaluationResult } from '../../runs/events';
 import { evaluatePrefixes } from '../../training/evaluate';
 import type { Act } from '../command';
 import { checkData, type DataFlags, dataOptions, readSamples } from '../data';
-import { UsageError } from '../errors';
-import { formatCount, formatNumber, table } from '../format';
+import { UsageError } from '../usage-errors';
+import { formatCount, formatNumber, table } from '../text-columns';
 import { checkPrefixes, loadModel, loadPrefixes, type ModelFlags, modelOptions, type PrefixFlags } from '../model';
-import { addOptions, collect, given, integer, option, unwrap } from '../options';
+import { addOptions, collect, given, integer, option, unwrap } from '../flags';
 import type { Ui } from '../ui';
 
 export interface EvaluateFlags extends ModelFlags, DataFlags, PrefixFlags {

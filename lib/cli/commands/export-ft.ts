@@ -8,10 +8,10 @@ import type { DenseBiasRule } from '../../fastertransformer/file-plan';
 import type { ExportDType } from '../../fastertransformer/folder';
 import { PrefixWeights } from '../../prefix/weights';
 import type { Act } from '../command';
-import { UsageError } from '../errors';
-import { formatBytes, plural } from '../format';
+import { UsageError } from '../usage-errors';
+import { formatBytes, plural } from '../text-columns';
 import { MODEL_DIR } from '../model';
-import { addOptions, collectTasks, given, integer, type NamedFile, option, unwrap } from '../options';
+import { addOptions, collectTasks, given, integer, type NamedFile, option, unwrap } from '../flags';
 import type { Ui } from '../ui';
 
 export interface ExportFtFlags {

@@ -3,8 +3,8 @@ import { kindOf } from '../../base/files';
 import { openCheckpoint } from '../../checkpoint/open';
 import { type PrefixFormat, PrefixWeights } from '../../prefix/weights';
 import type { Act } from '../command';
-import { UsageError } from '../errors';
-import { addOptions, given, integer, option } from '../options';
+import { UsageError } from '../usage-errors';
+import { addOptions, given, integer, option } from '../flags';
 import type { Ui } from '../ui';
 
 export interface ExportPrefixFlags {

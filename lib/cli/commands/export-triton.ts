@@ -4,9 +4,9 @@ import { exportTritonRepository, type TritonReport } from '../../export/triton-r
 import type { DenseBiasRule } from '../../fastertransformer/file-plan';
 import type { ExportDType } from '../../fastertransformer/folder';
 import type { Act } from '../command';
-import { formatBytes, plural } from '../format';
+import { formatBytes, plural } from '../text-columns';
 import { MODEL_DIR } from '../model';
-import { addOptions, given, integer, type NamedFile, option, unwrap } from '../options';
+import { addOptions, given, integer, type NamedFile, option, unwrap } from '../flags';
 import type { Ui } from '../ui';
 import { loadTasks, taskOptions } from './export-ft';
 

@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import type { Act } from '../command';
-import { unwrap } from '../options';
+import { unwrap } from '../flags';
 import * as ft from './export-ft';
 import * as prefix from './export-prefix';
 import * as triton from './export-triton';

@@ -4,7 +4,7 @@ import { fetchLibtorch, type FetchLibtorchOptions } from '../../addon/fetch-libt
 import { describe, LIBTORCH_VERSION } from '../../addon/libtorch';
 import { PACKAGE_ROOT } from '../../base/package';
 import type { Act } from '../command';
-import { addOptions, given, option, unwrap } from '../options';
+import { addOptions, given, option, unwrap } from '../flags';
 import type { Ui } from '../ui';
 
 export interface FetchFlags {

@@ -5,8 +5,8 @@ import type { GenerateResult } from '../../generation/output';
 import type { GenerateOptions } from '../../generation/request';
 import type { NeoXModel } from '../../neox-model';
 import type { Act } from '../command';
-import { UsageError } from '../errors';
-import { displayWidth, padEnd } from '../format';
+import { UsageError } from '../usage-errors';
+import { displayWidth, padEnd } from '../text-columns';
 import {
   checkPrefixes,
   loadModel,
@@ -16,7 +16,7 @@ import {
   type NamedPrefix,
   type PrefixFlags,
 } from '../model';
-import { addOptions, collect, integer, option, refuseOptions, unwrap } from '../options';
+import { addOptions, collect, integer, option, refuseOptions, unwrap } from '../flags';
 import { promptLoop } from '../prompt-loop';
 import { samplingFlags, type SamplingFlags, samplingOptions } from '../sampling';
 import type { Ui } from '../ui';

@@ -2,7 +2,7 @@ import { NeoXPrefixError } from '../../base/errors';
 import { openCheckpoint } from '../../checkpoint/open';
 import { DTYPE_BYTES, elementCount } from '../../formats/tensor';
 import { Tokenizer } from '../../tokenizer/tokenizer';
-import { fields, formatBytes, formatCount, table } from '../format';
+import { fields, formatBytes, formatCount, table } from '../text-columns';
 import type { Finding, InspectFlags } from './finding';
 
 export async function inspectCheckpoint(path: string, flags: InspectFlags): Promise<Finding> {

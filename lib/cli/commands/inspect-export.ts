@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { kindOf, listFolder, readSmallFile } from '../../base/files';
 import { type ExportFolder, openExport } from '../../fastertransformer/folder';
-import { fields, plural, table } from '../format';
+import { fields, plural, table } from '../text-columns';
 import type { Finding, InspectFlags } from './finding';
 
 export async function inspectExport(path: string, flags: InspectFlags): Promise<Finding> {

@@ -3,8 +3,8 @@ import { openCheckpoint } from '../../checkpoint/open';
 import { readSafetensorsHeader } from '../../formats/safetensors';
 import { readPrefixFile } from '../../prefix/formats/read';
 import { PrefixWeights } from '../../prefix/weights';
-import { fields, formatCount, formatNumber, inline, shellWord, table } from '../format';
-import { given } from '../options';
+import { fields, formatCount, formatNumber, inline, shellWord, table } from '../text-columns';
+import { given } from '../flags';
 import type { Finding, InspectFlags } from './finding';
 
 const FORMATS = {

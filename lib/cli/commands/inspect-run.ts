@@ -8,7 +8,7 @@ import { peakMemory, statusOf, throughput } from '../../report/tables';
 import { readEvents } from '../../runs/read-events';
 import { holderOf } from '../../runs/run-lock';
 import { LOCK, type ManifestEntry, newestState, readManifest } from '../../training/run-folder';
-import { fields, formatBytes, formatNumber, formatSeconds, inline, table } from '../format';
+import { fields, formatBytes, formatNumber, formatSeconds, inline, table } from '../text-columns';
 import type { Finding } from './finding';
 
 /** The folder that `train --out` made. */

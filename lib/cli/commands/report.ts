@@ -4,7 +4,7 @@ import { writeFileAtomic } from '../../base/files';
 import { renderComparison, renderReport } from '../../report/report';
 import { readRun } from '../../report/run';
 import type { Act } from '../command';
-import { addOptions, option, unwrap } from '../options';
+import { addOptions, option, unwrap } from '../flags';
 import type { Ui } from '../ui';
 
 export interface ReportFlags {

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import type { TrainingEvent } from '../../runs/events';
-import { formatBytes, formatCount, formatNumber, formatSeconds, plural, shellWord } from '../format';
-import type { Progress } from '../progress';
+import { formatBytes, formatCount, formatNumber, formatSeconds, plural, shellWord } from '../text-columns';
+import type { Progress } from '../progress-bar';
 import type { Ui } from '../ui';
 
 /** Shows the events of a run, and remembers what a summary needs. */

@@ -3,7 +3,7 @@ import { PREFIX_INITS, type PrefixInit } from '../../training/encoder';
 import { resolveRecipe, type Schedule, SCHEDULES, type TrainerOptions } from '../../training/recipe';
 import { dataOptions } from '../data';
 import { modelOptions, PREFIX_LENGTH } from '../model';
-import { addOptions, collect, given, integer, number, option, refuseOptions } from '../options';
+import { addOptions, collect, given, integer, number, option, refuseOptions } from '../flags';
 
 export interface TrainingFlags {
   validation?: string[];

@@ -5,10 +5,10 @@ import type { TokenizedDataset } from '../../data/tokenized-dataset';
 import type { NeoXModel } from '../../neox-model';
 import type { TrainingData, TrainOptions } from '../../training/prefix-trainer';
 import { checkData, type DataFlags, readSamples } from '../data';
-import { UsageError } from '../errors';
-import { plural } from '../format';
-import { given } from '../options';
-import type { Progress } from '../progress';
+import { UsageError } from '../usage-errors';
+import { plural } from '../text-columns';
+import { given } from '../flags';
+import type { Progress } from '../progress-bar';
 import type { Ui } from '../ui';
 import type { TrainingFlags } from './train-options';
 

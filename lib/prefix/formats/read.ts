@@ -9,7 +9,7 @@ import { elementCount, type TensorEntry } from '../../formats/tensor';
 import { readTorchFile } from '../../formats/torch-file';
 import { TorchTensor } from '../../formats/torch-objects';
 import { readTensor } from '../../formats/values';
-import { findTaskFolder, findTaskPrefix, type TaskKey } from './fastertransformer';
+import { findTaskFolder, findTaskPrefix, type TaskKey } from './fastertransformer-task';
 import { type GeometryHints, type PrefixGeometry, resolveGeometry } from './geometry';
 import { FORMAT_VERSION, metadataFromStrings, type PrefixMetadata } from './metadata';
 import { ADAPTER_TENSOR, findAdapterFolder, readAdapter } from './peft';

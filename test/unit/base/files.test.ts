@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { isNeoXPrefixError, type NeoXPrefixError } from '../../../lib/base/errors';
-import { fromNative } from '../../../lib/addon/call';
+import { fromNative } from '../../../lib/addon/run-native';
 import {
   fileError,
   FileReader,

@@ -8,8 +8,8 @@ import {
   inline,
   plural,
   table,
-} from '../../../lib/cli/format';
-import { Progress, type ProgressOptions } from '../../../lib/cli/progress';
+} from '../../../lib/cli/text-columns';
+import { Progress, type ProgressOptions } from '../../../lib/cli/progress-bar';
 import type { OutputStream } from '../../../lib/cli/io';
 import { Ui } from '../../../lib/cli/ui';
 import { fakeIO } from './cli-helpers';

@@ -1,6 +1,6 @@
-import { startConstraint } from '../../../lib/generation/format/compiler';
-import type { Constraint } from '../../../lib/generation/format/constraint';
-import type { OutputFormat } from '../../../lib/generation/format/format';
+import { startConstraint } from '../../../lib/generation/constraints/compiler';
+import type { Constraint } from '../../../lib/generation/constraints/constraint';
+import type { OutputFormat } from '../../../lib/generation/constraints/output-format';
 import { Random, wrong } from '../../helpers';
 
 /** The end of a text, behind the 256 bytes. */

@@ -1,5 +1,5 @@
-import { startConstraint } from '../../../lib/generation/format/compiler';
-import { checkFormat, type OutputFormat } from '../../../lib/generation/format/format';
+import { startConstraint } from '../../../lib/generation/constraints/compiler';
+import { checkFormat, type OutputFormat } from '../../../lib/generation/constraints/output-format';
 import { expectRefusal, type Refusal } from '../../helpers';
 import { byteModel, END } from './format-helpers';
 

@@ -1,7 +1,7 @@
-import type { Constraint } from '../../../lib/generation/format/constraint';
-import { startConstraint } from '../../../lib/generation/format/compiler';
-import type { OutputFormat } from '../../../lib/generation/format/format';
-import { XGrammar } from '../../../lib/generation/format/xgrammar';
+import type { Constraint } from '../../../lib/generation/constraints/constraint';
+import { startConstraint } from '../../../lib/generation/constraints/compiler';
+import type { OutputFormat } from '../../../lib/generation/constraints/output-format';
+import { XGrammar } from '../../../lib/generation/constraints/xgrammar';
 import { accepts, allowed, byteModel, drawTexts, END, pieceId, VOCABULARY } from './format-helpers';
 
 const model = byteModel();

@@ -1,7 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { isNeoXPrefixError } from '../base/errors';
 import { checkTaskName } from '../fastertransformer/config-ini';
-import { UsageError } from './errors';
+import { UsageError } from './usage-errors';
 
 /** Parsers of option values. commander puts the option's name in front of what they throw. */
 export function integer(min: number, max = Number.MAX_SAFE_INTEGER): (text: string) => number {

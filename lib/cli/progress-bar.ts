@@ -1,5 +1,5 @@
 import { SingleBar } from 'cli-progress';
-import { displayWidth, formatBytes, formatSeconds, plural } from './format';
+import { displayWidth, formatBytes, formatSeconds, plural } from './text-columns';
 import type { OutputStream } from './io';
 
 export interface ProgressOptions {

@@ -3,7 +3,7 @@ import { NeoXPrefixError } from '../../base/errors';
 import type { LoadedModel } from '../../model/loaded-model';
 import { byteLevelText } from '../../tokenizer/byte-level-bpe';
 import { Constraint } from './constraint';
-import type { OutputFormat } from './format';
+import type { OutputFormat } from './output-format';
 import { xgrammarSchema } from './json-schema';
 import { xgrammarRegex } from './regex';
 import { FormatVocabulary } from './vocabulary';
