@@ -8,7 +8,6 @@ import { checkIds, checkLength, isTokenIds, type TokenIds } from '../model/rows'
 import type { PrefixWeights } from '../prefix/weights';
 import { BEAM_OPTIONS, type BeamOptions, beamSettings } from './beam-options';
 import { checkFormat, type OutputFormat } from './constraints/output-format';
-import type { GenerateResult } from './output';
 import {
   checkCount,
   refusal,
