@@ -37,6 +37,8 @@ export interface SystemInfo {
 
 export interface TensorPiece {
   file: string;
+  /** FileReader.identity; absent: any. */
+  identity?: string;
   shape: readonly number[];
   stride?: readonly number[];
   offset: number;

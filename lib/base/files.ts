@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { constants } from 'node:fs';
+import { type BigIntStats, constants } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 
@@ -122,6 +122,21 @@ export async function removeEmptyFolders(from: string, last: string): Promise<vo
   }
 }
 
+/**
+ * Names a file and its content: device, inode, size, and the times of the last change of content and of status in
+ * nanoseconds. native/core/checkpoint/mapped_file.cc writes the same, so that what is mapped is what was read.
+ */
+function identityOf({ dev, ino, size, mtimeNs, ctimeNs }: BigIntStats): string {
+  return [dev, ino, size, mtimeNs, ctimeNs].join(':');
+}
+
+/** The {@link FileReader.identity} of a file that is not opened. */
+export async function fileIdentity(path: string): Promise<string> {
+  return identityOf(await attempt('read', path, () => stat(path, { bigint: true })));
+}
+
+const CHANGED_HINT = 'open it again once nobody writes to it; put a new version beside the old one and rename it';
+
 /** A regular file opened for reading at given places. */
 export class FileReader {
   private constructor(
@@ -129,21 +144,33 @@ export class FileReader {
     readonly path: string,
     /** Bytes in the file when it was opened. */
     readonly size: number,
+    /** Which file it is and which content it had when it was opened, see {@link identityOf}. */
+    readonly identity: string,
     private readonly handle: FileHandle,
   ) {}
 
-  /** Opens a file, calls `use` and closes the file whatever happens. */
-  static async use<T>(path: string, use: (reader: FileReader) => Promise<T>): Promise<T> {
+  /**
+   * Opens a file, calls `use` and closes the file whatever happens.
+   * @param identity what the file was when it was read before; another one is an error
+   */
+  static async use<T>(path: string, use: (reader: FileReader) => Promise<T>, identity?: string): Promise<T> {
     const absolute = resolve(path);
     // O_NONBLOCK: opening a named pipe must not wait for its writer.
     const handle = await attempt('read', absolute, () => open(absolute, constants.O_RDONLY | constants.O_NONBLOCK));
     try {
-      const found = await attempt('read', absolute, () => handle.stat());
+      const found = await attempt('read', absolute, () => handle.stat({ bigint: true }));
       if (!found.isFile()) {
         const kind = found.isDirectory() ? 'a folder' : 'not a regular file';
         throw new NeoXPrefixError('NEOX_IO', `Cannot read ${absolute}: it is ${kind}`, { path: absolute });
       }
-      return await use(new FileReader(absolute, found.size, handle));
+      if (identity !== undefined && identity !== identityOf(found)) {
+        throw new NeoXPrefixError(
+          'NEOX_IO',
+          `Cannot read ${absolute}: it was replaced or changed since its header was read`,
+          { path: absolute, hint: CHANGED_HINT },
+        );
+      }
+      return await use(new FileReader(absolute, Number(found.size), identityOf(found), handle));
     } finally {
       await handle.close();
     }

@@ -3,10 +3,11 @@ import { checkFiles, fileProblems, geometryOf, iniInteger, unusable } from '../f
 
 import type { GPTNeoXConfig } from '../architecture/config';
 import { expectedShapes } from '../architecture/names';
+import { fileIdentity } from '../base/files';
 import { type DenseBiasRule, type FilePlan, planBaseModel, planPrefix } from '../fastertransformer/file-plan';
 import { type ExportFolder, MAIN, openExport } from '../fastertransformer/folder';
 import { joinFiles } from '../fastertransformer/joined-tensors';
-import type { StorageDType, TensorEntry } from '../formats/tensor';
+import type { StorageDType, TensorEntry, TensorPiece } from '../formats/tensor';
 import { readTensor } from '../formats/values';
 import type { Checkpoint } from './checkpoint';
 import { fingerprintOf } from './fingerprint';
@@ -140,7 +141,24 @@ async function joinTensors(
     );
   }
   await checkFiles(folder, needed);
-  return tensors;
+  return withIdentities(tensors);
+}
+
+/** The same tensors of the files as they are now: these have no headers that were read before. */
+async function withIdentities(tensors: ReadonlyMap<string, TensorEntry>): Promise<Map<string, TensorEntry>> {
+  const known = new Map<string, string>();
+  const pinned = async <T extends TensorPiece>(piece: T): Promise<T> => {
+    const identity = known.get(piece.file) ?? (await fileIdentity(piece.file));
+    known.set(piece.file, identity);
+    return { ...piece, identity };
+  };
+  const result = new Map<string, TensorEntry>();
+  for (const [name, entry] of tensors) {
+    const { join } = entry;
+    if (join === undefined) result.set(name, await pinned(entry));
+    else result.set(name, { ...entry, join: { ...join, pieces: await Promise.all(join.pieces.map(pinned)) } });
+  }
+  return result;
 }
 
 /**

@@ -24,9 +24,10 @@ export async function fingerprintOf(config: GPTNeoXConfig, tensors: ReadonlyMap<
   }
   const samples = new Map<TensorEntry, Float32Array>();
   for (const [file, inFile] of files) {
-    await FileReader.use(file, async (reader) => {
+    const sampleAll = async (reader: FileReader): Promise<void> => {
       for (const entry of inFile) samples.set(entry, await sample(reader, entry));
-    });
+    };
+    await FileReader.use(file, sampleAll, inFile[0]?.identity);
   }
   for (const entry of entries) {
     if (entry.join !== undefined) samples.set(entry, await sampleJoined(entry, entry.join));
@@ -94,12 +95,13 @@ async function sampleJoined(entry: TensorEntry, join: NonNullable<TensorEntry['j
   for (const piece of join.pieces) {
     const inPiece = places.filter((place) => place.piece === piece);
     if (inPiece.length === 0) continue;
-    await FileReader.use(piece.file, async (reader) => {
+    const samplePiece = async (reader: FileReader): Promise<void> => {
       for (const { index, to } of inPiece) {
         const element = await reader.read(piece.offset + storagePosition(piece, index) * width, width);
         values[to] = toFloat32(entry, element)[0] as number;
       }
-    });
+    };
+    await FileReader.use(piece.file, samplePiece, piece.identity);
   }
   return values;
 }

@@ -66,15 +66,14 @@ export async function readSafetensorsHeader(path: string): Promise<SafetensorsHe
     const bytes = await reader.read(8, headerLength);
     if (bytes[0] !== 0x7b) throw bad("expected the header to start with '{'");
     const header = parseJsonObject(bytes, 'NEOX_BAD_CHECKPOINT', 'The header of safetensors file', reader.path);
-    return readEntries(header, reader.path, dataStart, reader.size - dataStart);
+    return readEntries(header, reader, dataStart);
   });
 }
 
 function readEntries(
   header: Readonly<Record<string, unknown>>,
-  path: string,
+  { path, identity, size }: FileReader,
   dataStart: number,
-  dataLength: number,
 ): SafetensorsHeader {
   const tensors = new Map<string, TensorEntry>();
   const unsupported = new Map<string, string>();
@@ -89,10 +88,10 @@ function readEntries(
     slots.push({ name, begin, end });
     const byteLength = end - begin;
     if (isStorageDType(dtype))
-      tensors.set(name, { name, file: path, dtype, shape, offset: dataStart + begin, byteLength });
+      tensors.set(name, { name, file: path, identity, dtype, shape, offset: dataStart + begin, byteLength });
     else unsupported.set(name, dtype);
   }
-  checkTiling(slots, path, dataLength);
+  checkTiling(slots, path, size - dataStart);
   return { path, metadata, tensors, unsupported };
 }
 

@@ -23,6 +23,8 @@ export type StorageDType = keyof typeof DTYPE_BYTES;
 export interface TensorPiece {
   /** Absolute path of the file. */
   readonly file: string;
+  /** What the file was when its header was read (FileReader.identity). Defaults to any. */
+  readonly identity?: string;
   readonly shape: readonly number[];
   /** Byte offset of the first element from the start of the file. */
   readonly offset: number;

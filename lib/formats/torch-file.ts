@@ -18,6 +18,8 @@ const LEGACY_PROTOCOL = 1001;
 export interface TorchFile {
   /** Absolute path. */
   readonly path: string;
+  /** FileReader.identity. */
+  readonly identity: string;
   readonly format: 'zip' | 'legacy';
   /** What was saved: tensors are TorchTensor; dictionaries, lists and tuples are those of pickle.ts. */
   readonly root: PickleValue;
@@ -57,10 +59,15 @@ export async function readStateDict(path: string): Promise<Map<string, TensorEnt
   }
   const tensors = new Map<string, TensorEntry>();
   for (const [name, value] of root.items) {
-    if (value instanceof TorchTensor) tensors.set(String(name), value.entry(String(name)));
+    if (value instanceof TorchTensor) tensors.set(String(name), entryOf(value, String(name), file));
   }
   if (tensors.size === 0) throw badFile(file.path, 'it holds no tensors');
   return tensors;
+}
+
+/** Where a tensor of a file lies. */
+export function entryOf(tensor: TorchTensor, name: string, { identity }: TorchFile): TensorEntry {
+  return { ...tensor.entry(name), identity };
 }
 
 async function readZipFile(reader: FileReader): Promise<TorchFile> {
@@ -92,7 +99,7 @@ async function readZipFile(reader: FileReader): Promise<TorchFile> {
     if (entry === undefined) throw badFile(reader.path, `the storage ${storage.key} is not in the archive`);
     storage.place(await zip.dataOffset(entry), entry.size);
   }
-  return { path: reader.path, format: 'zip', root };
+  return { path: reader.path, identity: reader.identity, format: 'zip', root };
 }
 
 /**
@@ -115,7 +122,7 @@ async function readLegacyFile(reader: FileReader): Promise<TorchFile> {
   for (const storage of storages.all()) {
     if (!storage.isPlaced) throw badFile(reader.path, `the storage ${storage.key} is not in the file`);
   }
-  return { path: reader.path, format: 'legacy', root };
+  return { path: reader.path, identity: reader.identity, format: 'legacy', root };
 }
 
 interface LegacyPickles {

@@ -27,7 +27,7 @@ async function readPiece(entry: TensorEntry, piece: TensorPiece): Promise<Float3
     const values = new Float32Array(elementCount(entry.name, piece.shape, piece.file));
     copyStrided(values, stored, piece.shape, piece.stride);
     return values;
-  });
+  }, piece.identity);
 }
 
 async function readJoined(

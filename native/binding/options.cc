@@ -54,6 +54,7 @@ TypedArray to_typed(const Napi::Value& value, const char* key, napi_typedarray_t
 // The part of a tensor that lies in one file.
 void place(TensorEntry& entry, const Napi::Object& object) {
   entry.file = get_string(object, "file");
+  if (has_value(object, "identity")) entry.identity = get_string(object, "identity");
   entry.shape = get_int_list(object, "shape");
   if (has_value(object, "stride")) entry.stride = get_int_list(object, "stride");
   entry.offset = static_cast<uint64_t>(get_int(object, "offset"));

@@ -6,7 +6,7 @@ import { FileReader, kindOf } from '../../base/files';
 import { PickleDict } from '../../formats/pickle';
 import { readSafetensorsHeader } from '../../formats/safetensors';
 import { elementCount, type TensorEntry } from '../../formats/tensor';
-import { readTorchFile } from '../../formats/torch-file';
+import { entryOf, readTorchFile } from '../../formats/torch-file';
 import { TorchTensor } from '../../formats/torch-objects';
 import { readTensor } from '../../formats/values';
 import { findTaskFolder, findTaskPrefix, type TaskKey } from './fastertransformer-task';
@@ -113,11 +113,12 @@ async function isTorchFile(path: string): Promise<boolean> {
 }
 
 async function findInTorchFile(path: string): Promise<FoundTensor> {
-  const { root } = await readTorchFile(path);
-  if (root instanceof TorchTensor) return { format: 'rinna', entry: root.entry(PREFIX_TENSOR), metadata: NO_METADATA };
+  const file = await readTorchFile(path);
+  const { root } = file;
+  if (root instanceof TorchTensor) return { format: 'rinna', entry: entryOf(root, PREFIX_TENSOR, file), metadata: NO_METADATA };
   if (!(root instanceof PickleDict)) throw noPrefix(path, 'it holds no tensor');
   const entries: TensorEntry[] = [];
-  for (const [name, value] of root.items) if (value instanceof TorchTensor) entries.push(value.entry(String(name)));
+  for (const [name, value] of root.items) if (value instanceof TorchTensor) entries.push(entryOf(value, String(name), file));
   return { ...pickTensor(entries, path), metadata: NO_METADATA };
 }
 

@@ -10,9 +10,12 @@
 
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <utility>
 
 #include "core/error.h"
 
@@ -25,59 +28,91 @@ constexpr int kPopulateRead = 22;  // MADV_POPULATE_READ of Linux 5.14, which ol
   throw CoreError("NEOX_IO", std::string("Could not ") + what + " " + path + ": " + std::strerror(errno));
 }
 
+// Which file it is, and which content: lib/base/files.ts writes the same. The change time is in it because the
+// modification time can be set back.
+std::string identity_of(const struct stat& status) {
+  const auto nanoseconds = [](const timespec& time) {
+    return std::to_string(static_cast<int64_t>(time.tv_sec) * 1'000'000'000 + time.tv_nsec);
+  };
+  return std::to_string(status.st_dev) + ':' + std::to_string(status.st_ino) + ':' + std::to_string(status.st_size) +
+         ':' + nanoseconds(status.st_mtim) + ':' + nanoseconds(status.st_ctim);
+}
+
+class MappedFile;
+
+std::mutex open_files_mutex;
+// By identity: a checkpoint that was renamed over another one of the same size once gave the weights of the old one,
+// because the mapping was looked up by its path.
+std::map<std::string, std::weak_ptr<MappedFile>> open_files;
+std::map<uintptr_t, uintptr_t> mapped_ranges;  // begin and end
+
 class MappedFile {
  public:
-  explicit MappedFile(const std::string& path) : path_(path) {
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0) fail_io(path, "open");
-    struct stat status {};
-    if (::fstat(fd, &status) != 0) {
-      ::close(fd);
-      fail_io(path, "read the size of");
-    }
-    size_ = static_cast<uint64_t>(status.st_size);
-    if (size_ > 0) {
-      // Private and read-only: a write to the file by somebody else is theirs, ours cannot happen.
-      void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
-      if (address == MAP_FAILED) {
-        ::close(fd);
-        fail_io(path, "map");
-      }
-      data_ = static_cast<const char*>(address);
-    }
-    ::close(fd);
+  MappedFile(int fd, const std::string& path, std::string identity, uint64_t size)
+      : identity_(std::move(identity)), size_(size) {
+    if (size_ == 0) return;
+    // Private and read-only: a write to the file by somebody else is theirs, ours cannot happen.
+    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (address == MAP_FAILED) fail_io(path, "map");
+    data_ = static_cast<const char*>(address);
   }
   ~MappedFile() {
-    if (data_ != nullptr) ::munmap(const_cast<char*>(data_), size_);
+    std::lock_guard<std::mutex> lock(open_files_mutex);
+    // Another thread may have mapped the same file since the last reference went.
+    const auto own = open_files.find(identity_);
+    if (own != open_files.end() && own->second.expired()) open_files.erase(own);
+    if (data_ == nullptr) return;
+    mapped_ranges.erase(reinterpret_cast<uintptr_t>(data_));
+    ::munmap(const_cast<char*>(data_), size_);
   }
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
-  const std::string& path() const { return path_; }
   const char* data() const { return data_; }
   uint64_t size() const { return size_; }
 
  private:
-  std::string path_;
+  std::string identity_;
   const char* data_ = nullptr;
   uint64_t size_ = 0;
 };
 
-std::mutex open_files_mutex;
-std::map<std::string, std::weak_ptr<MappedFile>> open_files;
+class Descriptor {
+ public:
+  // O_NONBLOCK: opening a named pipe must not wait for its writer.
+  explicit Descriptor(const std::string& path) : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+    if (fd_ < 0) fail_io(path, "open");
+  }
+  ~Descriptor() { ::close(fd_); }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
 
 // One mapping per file, shared by all tensors in it and dropped with the last of them.
-std::shared_ptr<MappedFile> open_mapped(const std::string& path) {
-  std::lock_guard<std::mutex> lock(open_files_mutex);
-  auto& slot = open_files[path];
-  if (auto file = slot.lock()) {
-    struct stat status {};
-    // A file that was replaced under the same name has another size or another inode; only the size is cheap to compare
-    // here, and a replaced file keeps its old mapping valid, so a stale mapping is at worst the old content.
-    if (::stat(path.c_str(), &status) == 0 && static_cast<uint64_t>(status.st_size) == file->size()) return file;
+std::shared_ptr<MappedFile> open_mapped(const TensorEntry& entry) {
+  const Descriptor descriptor(entry.file);
+  struct stat status {};
+  if (::fstat(descriptor.get(), &status) != 0) fail_io(entry.file, "read the size of");
+  if (!S_ISREG(status.st_mode)) {
+    throw CoreError("NEOX_IO", "Could not map " + entry.file + ": it is not a regular file");
   }
-  auto file = std::make_shared<MappedFile>(path);
-  slot = file;
+  const std::string identity = identity_of(status);
+  if (!entry.identity.empty() && entry.identity != identity) {
+    throw CoreError("NEOX_IO", "Could not map " + entry.file + ": it was replaced or changed since its header was read");
+  }
+  std::shared_ptr<MappedFile> file;
+  std::lock_guard<std::mutex> lock(open_files_mutex);
+  const auto known = open_files.find(identity);
+  if (known != open_files.end()) file = known->second.lock();
+  if (file) return file;
+  file = std::make_shared<MappedFile>(descriptor.get(), entry.file, identity, static_cast<uint64_t>(status.st_size));
+  open_files[identity] = file;
+  const auto begin = reinterpret_cast<uintptr_t>(file->data());
+  if (file->size() > 0) mapped_ranges[begin] = begin + file->size();
   return file;
 }
 
@@ -107,7 +142,7 @@ std::vector<int64_t> row_major(const std::vector<int64_t>& shape) {
 }  // namespace
 
 at::Tensor map_tensor(const TensorEntry& entry) {
-  const auto file = open_mapped(entry.file);
+  const auto file = open_mapped(entry);
   const std::vector<int64_t> stride = entry.stride.empty() ? row_major(entry.shape) : entry.stride;
   const auto item = static_cast<uint64_t>(c10::elementSize(entry.dtype));
   const int64_t span = stride.size() == entry.shape.size() ? span_of(entry.shape, stride) : -1;
@@ -152,15 +187,9 @@ void release_pages(const at::Tensor& mapped) {
   if (last <= first) return;
   // MADV_DONTNEED on anonymous memory would zero it, so only memory that lies in one of our mappings is touched.
   std::lock_guard<std::mutex> lock(open_files_mutex);
-  for (const auto& [path, weak] : open_files) {
-    const auto file = weak.lock();
-    if (!file) continue;
-    const auto base = reinterpret_cast<uintptr_t>(file->data());
-    if (first >= base && last <= base + file->size()) {
-      ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
-      return;
-    }
-  }
+  const auto after = mapped_ranges.upper_bound(first);
+  if (after == mapped_ranges.begin() || last > std::prev(after)->second) return;
+  ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }
 
 }  // namespace neox

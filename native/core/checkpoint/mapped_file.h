@@ -14,6 +14,7 @@ namespace neox {
 struct TensorEntry {
   std::string name;
   std::string file;
+  std::string identity;         // of the file when its header was read; empty: any will do
   at::ScalarType dtype = at::kFloat;
   std::vector<int64_t> shape;
   std::vector<int64_t> stride;  // in elements; empty: row-major
@@ -28,7 +29,8 @@ struct TensorEntry {
 };
 
 // The tensor as it lies on disk, mapped where its alignment allows and copied where it does not.
-// Throws CoreError(bad_checkpoint) when the entry reaches outside of its file or its shape does not fit its bytes.
+// Throws CoreError: NEOX_BAD_CHECKPOINT when the entry reaches outside of its file or its shape does not fit its bytes,
+// NEOX_IO when the file cannot be read or is not the one whose header was read.
 // For entries that are neither joined nor scaled; read_tensor() takes all.
 at::Tensor map_tensor(const TensorEntry& entry);
 

@@ -208,7 +208,7 @@ describe('export', () => {
 
   it('leaves nothing behind when the checkpoint cannot be read', async () => {
     await truncate(join(root, 'model', 'model.safetensors'), 4096);
-    await expect(exporter.export(out)).rejects.toMatchObject({ name: 'NeoXPrefixError', code: 'NEOX_BAD_CHECKPOINT' });
+    await expect(exporter.export(out)).rejects.toMatchObject({ name: 'NeoXPrefixError', code: 'NEOX_IO' });
     expect(await readdir(root)).toEqual(['model']);
   });
 
