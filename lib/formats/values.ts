@@ -21,13 +21,17 @@ export async function readTensor(entry: TensorEntry): Promise<Float32Array> {
 }
 
 async function readPiece(entry: TensorEntry, piece: TensorPiece): Promise<Float32Array> {
-  return FileReader.use(piece.file, async (reader) => {
-    const stored = toFloat32(entry, await reader.read(piece.offset, piece.byteLength));
-    if (piece.stride === undefined) return stored;
-    const values = new Float32Array(elementCount(entry.name, piece.shape, piece.file));
-    copyStrided(values, stored, piece.shape, piece.stride);
-    return values;
-  }, piece.identity);
+  return FileReader.use(
+    piece.file,
+    async (reader) => {
+      const stored = toFloat32(entry, await reader.read(piece.offset, piece.byteLength));
+      if (piece.stride === undefined) return stored;
+      const values = new Float32Array(elementCount(entry.name, piece.shape, piece.file));
+      copyStrided(values, stored, piece.shape, piece.stride);
+      return values;
+    },
+    piece.identity,
+  );
 }
 
 async function readJoined(

@@ -66,23 +66,28 @@ test('so has an export of it, and one of the old model is an error', async () =>
   });
 });
 
-test.each(['safetensors', 'pytorch', 'fastertransformer'])('values are read of the file of the header: %s', async (format) => {
-  const place = await written(`values ${format}`, 1);
-  let source = place;
-  if (format === 'pytorch') source = folder.join('pickled');
-  if (format === 'pytorch') cpSync(FIXTURE, source, { recursive: true });
-  if (format === 'fastertransformer') {
-    const exporter = new FTExporter({ checkpoint: await openCheckpoint(place) });
-    source = (await exporter.export(folder.join('ft'), { tensorParallel: 2 })).directory;
-  }
-  const { tensors } = await openCheckpoint(source);
-  const entry = tensors.get('gpt_neox.layers.0.attention.query_key_value.weight') as TensorEntry;
-  const { file } = entry.join?.pieces[1] ?? entry;
-  await expect(readTensor(entry)).resolves.toBeInstanceOf(Float32Array);
-  copyFileSync(file, `${file}.new`);
-  renameSync(`${file}.new`, file);
-  await expect(readTensor(entry)).rejects.toMatchObject({
-    code: 'NEOX_IO',
-    message: expect.stringMatching(/: it was replaced or changed since its header was read\nHint: open it again/) as string,
-  });
-});
+test.each(['safetensors', 'pytorch', 'fastertransformer'])(
+  'values are read of the file of the header: %s',
+  async (format) => {
+    const place = await written(`values ${format}`, 1);
+    let source = place;
+    if (format === 'pytorch') source = folder.join('pickled');
+    if (format === 'pytorch') cpSync(FIXTURE, source, { recursive: true });
+    if (format === 'fastertransformer') {
+      const exporter = new FTExporter({ checkpoint: await openCheckpoint(place) });
+      source = (await exporter.export(folder.join('ft'), { tensorParallel: 2 })).directory;
+    }
+    const { tensors } = await openCheckpoint(source);
+    const entry = tensors.get('gpt_neox.layers.0.attention.query_key_value.weight') as TensorEntry;
+    const { file } = entry.join?.pieces[1] ?? entry;
+    await expect(readTensor(entry)).resolves.toBeInstanceOf(Float32Array);
+    copyFileSync(file, `${file}.new`);
+    renameSync(`${file}.new`, file);
+    await expect(readTensor(entry)).rejects.toMatchObject({
+      code: 'NEOX_IO',
+      message: expect.stringMatching(
+        /: it was replaced or changed since its header was read\nHint: open it again/,
+      ) as string,
+    });
+  },
+);

@@ -115,10 +115,12 @@ async function isTorchFile(path: string): Promise<boolean> {
 async function findInTorchFile(path: string): Promise<FoundTensor> {
   const file = await readTorchFile(path);
   const { root } = file;
-  if (root instanceof TorchTensor) return { format: 'rinna', entry: entryOf(root, PREFIX_TENSOR, file), metadata: NO_METADATA };
+  if (root instanceof TorchTensor)
+    return { format: 'rinna', entry: entryOf(root, PREFIX_TENSOR, file), metadata: NO_METADATA };
   if (!(root instanceof PickleDict)) throw noPrefix(path, 'it holds no tensor');
   const entries: TensorEntry[] = [];
-  for (const [name, value] of root.items) if (value instanceof TorchTensor) entries.push(entryOf(value, String(name), file));
+  for (const [name, value] of root.items)
+    if (value instanceof TorchTensor) entries.push(entryOf(value, String(name), file));
   return { ...pickTensor(entries, path), metadata: NO_METADATA };
 }
 
