@@ -102,7 +102,8 @@ std::shared_ptr<MappedFile> open_mapped(const TensorEntry& entry) {
   }
   const std::string identity = identity_of(status);
   if (!entry.identity.empty() && entry.identity != identity) {
-    throw CoreError("NEOX_IO", "Could not map " + entry.file + ": it was replaced or changed since its header was read");
+    throw CoreError("NEOX_IO",
+                    "Could not map " + entry.file + ": it was replaced or changed since its header was read");
   }
   std::shared_ptr<MappedFile> file;
   std::lock_guard<std::mutex> lock(open_files_mutex);
