@@ -6,6 +6,16 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
+// glibc 2.34 moved these from libdl into libc under a new version. The old version is there in both, so that an addon
+// linked on a new Linux runs on an old one (native/compat).
+#if defined(__x86_64__)
+__asm__(".symver dlopen,dlopen@GLIBC_2.2.5");
+__asm__(".symver dlerror,dlerror@GLIBC_2.2.5");
+#else
+__asm__(".symver dlopen,dlopen@GLIBC_2.17");
+__asm__(".symver dlerror,dlerror@GLIBC_2.17");
+#endif
+
 // libgomp's threads spin for up to 300,000 turns (several milliseconds) at the end of each parallel region before they
 // sleep. Alone that costs nothing, but beside another busy process each turn is taken from the thread that is waited
 // for: two trainings at once on two cores took 48 s each, with 2,000 turns 13 s (and 5.2 s alone, either way). libgomp
