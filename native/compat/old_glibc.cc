@@ -1,6 +1,6 @@
 // What lets an addon that was linked on a new Linux run on an old one (glibc 2.28, the libstdc++ of GCC 8), which is
-// what libtorch's own wheels ask for. A linker takes the newest version of each symbol that it finds; here the few newer
-// ones are replaced, by older versions of the same symbol or by a few lines. CMakeLists.txt sends the calls here
+// what libtorch's own wheels ask for. A linker takes the newest version of each symbol that it finds; here the few
+// newer ones are replaced, by older versions of the same symbol or by a few lines. CMakeLists.txt sends the calls here
 // (`--wrap`), and scripts/prebuilds.mjs refuses an addon that asks for anything newer.
 #include <fcntl.h>
 #include <pthread.h>
@@ -20,8 +20,8 @@
 
 extern "C" {
 
-// std::shared_ptr reads this flag of glibc 2.32 to leave out atomic operations while a process has one thread. Ours never
-// has: false is always right.
+// std::shared_ptr reads this flag of glibc 2.32 to leave out atomic operations while a process has one thread. Ours
+// never has: false is always right.
 char __libc_single_threaded = 0;
 
 // log and pow of glibc 2.29 differ from their elders only in that they do not look for a handler of errors (SVID).
