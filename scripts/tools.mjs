@@ -27,7 +27,7 @@ export function checkTools({ python = false } = {}) {
   }
   if (!hasNinja() && output('make', ['--version']) === undefined)
     missing.push({ what: 'neither ninja nor make was found', apt: ['ninja-build'] });
-  if (python && output('python3', ['-m', 'pip', '--version']) === undefined) {
+  if (python && output('python3', ['-I', '-m', 'pip', '--version']) === undefined) {
     const what = output('python3', ['--version']) === undefined ? 'python3 was not found' : 'python3 has no pip';
     missing.push({ what: `${what} (it downloads libtorch)`, apt: ['python3', 'python3-pip'] });
   }

@@ -1,11 +1,12 @@
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { isNeoXPrefixError } from '../base/errors';
 import { PACKAGE_ROOT, packageVersion } from '../base/package';
 import { loadAddon, type NativeAddon } from './addon';
 import { findLibtorch, type Libtorch } from './libtorch';
+import { ISOLATED, TOOLS_FOLDER } from './python';
 
 /** One line of the report. */
 export interface DoctorCheck {
@@ -160,8 +161,8 @@ async function checkTools(report: DoctorReport, add: Add): Promise<void> {
   const absent = report.addon === undefined ? 'missing' : 'optional';
   const [cmake, compiler, python] = await Promise.all([
     firstLine('cmake', ['--version']),
-    firstLine(process.env['CXX'] ?? 'c++', ['--version']),
-    firstLine('python3', ['-m', 'pip', '--version']),
+    firstLine(compilerCommand(), ['--version']),
+    firstLine('python3', [ISOLATED, '-m', 'pip', '--version']),
   ]);
   const found = (text: string | undefined): [DoctorCheck['status'], string] =>
     text === undefined ? [absent, 'not found'] : ['ok', text];
@@ -172,9 +173,19 @@ async function checkTools(report: DoctorReport, add: Add): Promise<void> {
   add('python3, pip', pip, python ?? 'not found', `${APT} python3 python3-pip\` (needed to fetch libtorch)`);
 }
 
+/** CXX may be a path from the current folder, where it is not started. */
+function compilerCommand(): string {
+  const command = process.env['CXX'] ?? 'c++';
+  return command.includes('/') ? resolve(command) : command;
+}
+
 async function firstLine(command: string, args: string[]): Promise<string | undefined> {
   try {
-    const { stdout } = await promisify(execFile)(command, args, { timeout: 20_000, env: process.env });
+    const { stdout } = await promisify(execFile)(command, args, {
+      timeout: 20_000,
+      env: process.env,
+      cwd: TOOLS_FOLDER,
+    });
     return stdout.split('\n')[0]?.trim();
   } catch {
     return undefined;

@@ -7,6 +7,7 @@ import { NeoXPrefixError } from '../base/errors';
 import { makeFolder } from '../base/files';
 import { PACKAGE_ROOT } from '../base/package';
 import { describe, type Libtorch, LIBTORCH_VERSION } from './libtorch';
+import { ISOLATED, TOOLS_FOLDER } from './python';
 
 /** Progress in bytes. `total` is 0 while it is not known. */
 export interface FetchProgress {
@@ -87,13 +88,13 @@ export async function fetchLibtorch(options: FetchLibtorchOptions = {}): Promise
 async function findPython(signal: AbortSignal | undefined): Promise<string> {
   let executable = '';
   const onLine = (line: string): void => void (executable = line.trim());
-  const python = await run('python3', ['-c', 'import sys; print(sys.executable)'], { signal, onLine });
+  const python = await run('python3', [ISOLATED, '-c', 'import sys; print(sys.executable)'], { signal, onLine });
   if (python.status !== 0 || executable === '') {
     throw new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', 'python3, whose pip downloads libtorch, was not found', {
       hint: 'on Debian or Ubuntu run `apt-get install python3 python3-pip`, or set NEOX_PREFIX_LIBTORCH to a folder with libtorch',
     });
   }
-  const pip = await run(executable, ['-m', 'pip', '--version'], { signal });
+  const pip = await run(executable, [ISOLATED, '-m', 'pip', '--version'], { signal });
   if (pip.status !== 0) {
     throw new NeoXPrefixError(
       'NEOX_LIBTORCH_NOT_FOUND',
@@ -147,6 +148,7 @@ async function download(
   for (const requirement of [`torch==${version}+cpu`, `torch==${version}`]) {
     for (const platform of [[], anyPython]) {
       const args = [
+        ISOLATED,
         '-m',
         'pip',
         'download',
@@ -226,7 +228,7 @@ async function unpack(
     if (word === 'progress') onProgress({ phase: 'unpack', done: Number(first), total: Number(second) });
     if (word === 'version') version = first ?? '';
   };
-  const result = await run(python, [join(PACKAGE_ROOT, 'scripts', 'unpack-wheel.py'), wheel, folder], {
+  const result = await run(python, [ISOLATED, join(PACKAGE_ROOT, 'scripts', 'unpack-wheel.py'), wheel, folder], {
     signal,
     onLine,
   });
@@ -268,7 +270,11 @@ interface RunOptions {
 async function run(command: string, args: string[], options: RunOptions): Promise<{ status: number; errors: string }> {
   options.signal?.throwIfAborted();
   return await new Promise((fulfil, reject) => {
-    const child = spawn(command, args, { env: options.env ?? process.env, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(command, args, {
+      env: options.env ?? process.env,
+      stdio: ['ignore', 'pipe', 'pipe'],
+      cwd: TOOLS_FOLDER,
+    });
     const abort = (): void => void child.kill('SIGTERM');
     options.signal?.addEventListener('abort', abort, { once: true });
     let errors = '';

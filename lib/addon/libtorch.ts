@@ -1,8 +1,9 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, readdirSync } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
+import { existsSync, readFileSync, readdirSync, realpathSync } from 'node:fs';
+import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { NeoXPrefixError } from '../base/errors';
 import { PACKAGE_ROOT } from '../base/package';
+import { ISOLATED, TOOLS_FOLDER } from './python';
 
 /** The libtorch that the package is built and tested with. `fetch-libtorch` takes this one. */
 export const LIBTORCH_VERSION = '2.13.0';
@@ -128,13 +129,42 @@ function read(path: string): string {
   }
 }
 
+/**
+ * Prints where torch is and the folders that are Python's own. -I leaves out the user's site-packages, which
+ * `pip install --user` fills: outside of a virtual environment they are looked at.
+ */
+const FIND_TORCH = `
+import importlib.util, site, sys
+own = [sys.prefix]
+if sys.prefix == sys.base_prefix:
+    site.addsitedir(site.getusersitepackages())
+    own.append(site.getusersitepackages())
+spec = importlib.util.find_spec('torch')
+print(*[spec and spec.origin or ''] + own, sep='\\t')`;
+
 /** The folder of python3's torch, without importing it (which would take seconds). */
 function pythonTorch(env: NodeJS.ProcessEnv): { root?: string; reason?: string } {
-  const program = "import importlib.util as u; s = u.find_spec('torch'); print(s.origin if s else '')";
-  const result = spawnSync('python3', ['-c', program], { encoding: 'utf8', env, timeout: 20_000 });
+  const result = spawnSync('python3', [ISOLATED, '-c', FIND_TORCH], {
+    encoding: 'utf8',
+    env,
+    timeout: 20_000,
+    cwd: TOOLS_FOLDER,
+  });
   if (result.error !== undefined) return { reason: 'python3 did not run' };
-  const origin = result.stdout.trim().split('\n').at(-1) ?? '';
-  return origin === '' ? { reason: 'no torch installed' } : { root: dirname(origin) };
+  const [origin = '', ...own] = (result.stdout.trim().split('\n').at(-1) ?? '').split('\t');
+  if (!isAbsolute(origin)) return { reason: 'no torch installed' };
+  // However it came to be found: what lies around in the current folder is not opened. A virtual environment may be
+  // there.
+  if (isUnder(origin, process.cwd()) && !own.some((folder) => isUnder(origin, folder))) {
+    return { reason: `${origin} is in the current folder, which is not trusted` };
+  }
+  return { root: dirname(origin) };
+}
+
+function isUnder(path: string, folder: string): boolean {
+  const real = (name: string): string => (existsSync(name) ? realpathSync(name) : name);
+  const way = relative(real(folder), real(path));
+  return way !== '' && !way.startsWith('..') && !isAbsolute(way);
 }
 
 /** A library to open before the addon. A missing optional one is passed over. */

@@ -63,8 +63,8 @@ function fakePip(download: string, pipVersion = 'echo pip'): void {
 echo "$*" >> '${folder}/calls'
 case "$*" in
   *'sys.executable'*) echo '${bin}/python3';;
-  '-m pip --version') ${pipVersion};;
-  '-m pip download'*) while [ "$1" != --dest ]; do shift; done; dest=$2; ${download};;
+  '-I -m pip --version') ${pipVersion};;
+  '-I -m pip download'*) while [ "$1" != --dest ]; do shift; done; dest=$2; ${download};;
   *) exec '${python}' "$@";;
 esac
 `;
