@@ -1,4 +1,4 @@
-import { Ui } from './ui';
+import { type Ui } from './ui';
 
 /** A command: takes its options (and the arguments that are no options, as `args`), returns the exit code. */
 type Run = (flags: never, ui: Ui) => Promise<number>;

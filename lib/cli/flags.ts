@@ -1,5 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { isNeoXPrefixError } from '../base/errors';
+import type { OptionEntry, ValueForm } from '../base/options';
 import { checkTaskName } from '../fastertransformer/config-ini';
 import { UsageError } from './usage-errors';
 
@@ -14,14 +15,14 @@ export function integer(min: number, max = Number.MAX_SAFE_INTEGER): (text: stri
   };
 }
 
-/** A number in [min, max]. */
-export function number(min: number, max = Infinity): (text: string) => number {
+/** A number in [min, max]; `above` leaves out min itself. */
+export function number(min: number, max = Infinity, above = false): (text: string) => number {
+  const from = above ? `above ${min}` : max === Infinity ? `of at least ${min}` : `from ${min}`;
   return (text) => {
     const value = text.trim() === '' ? NaN : Number(text);
-    if (Number.isFinite(value) && value >= min && value <= max) return value;
-    throw new InvalidArgumentError(
-      `Expected a number ${max === Infinity ? `of at least ${min}` : `from ${min} to ${max}`}.`,
-    );
+    if (Number.isFinite(value) && (above ? value > min : value >= min) && value <= max) return value;
+    const to = max === Infinity ? '' : above ? ` and at most ${max}` : ` to ${max}`;
+    throw new InvalidArgumentError(`Expected a number ${from}${to}.`);
   };
 }
 
@@ -83,6 +84,52 @@ export function option<T = string>(flags: string, description: string, details: 
   if (details.required === true) REQUIRED.add(result);
   if (details.conflicts !== undefined) result.conflicts(details.conflicts);
   return result;
+}
+
+/** The parser of a value that the library describes; undefined where commander needs none. */
+function parserOf(form: ValueForm): ((text: string) => unknown) | undefined {
+  switch (form.kind) {
+    case 'integer': {
+      const { min, max, words = [] } = form;
+      const parse = integer(min, max);
+      return (text) => words.find((word) => word === text) ?? parse(text);
+    }
+    case 'number':
+      return number(form.min, form.max, form.above);
+    default:
+      return undefined;
+  }
+}
+
+/** What the command line says otherwise than the library's table of options. */
+export interface Otherwise extends Omit<Details<never>, 'parse' | 'choices'> {
+  /** Its flag, where that is not the option's name in kebab case. */
+  flags?: string;
+  help?: string;
+  parse?: (text: string, before: never) => unknown;
+}
+
+/** An option of the library as one of the command line: its value, default and explanation are those of the table. */
+export function optionOf(name: string, entry: OptionEntry<unknown>, otherwise: Otherwise = {}): Option {
+  const { form } = entry;
+  const {
+    flags = `--${kebab(name)}${entry.symbol === '' ? '' : ` <${entry.symbol}>`}`,
+    help,
+    parse,
+    ...details
+  } = otherwise;
+  const parser = parse ?? parserOf(form);
+  const fallback = form.kind === 'boolean' ? undefined : (entry.default as string | number | undefined);
+  return option<unknown>(flags, help ?? entry.help, {
+    ...(parser !== undefined && { parse: parser as (text: string) => unknown }),
+    ...(form.kind === 'choice' && { choices: form.choices }),
+    ...(fallback !== undefined && { default: fallback }),
+    ...details,
+  });
+}
+
+export function kebab(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 }
 
 /** A description as it is written in the source: single line breaks are there for the source only. */

@@ -1,4 +1,5 @@
 import { checkOptions, checkSignal } from '../base/arguments';
+import { namesOf } from '../base/options';
 import type { RowPiece } from '../generation/output';
 import { type StreamPiece } from '../generation/output';
 import { prepare, type PreparedRequest, type Prompt, STREAM_OPTIONS, type StreamOptions } from '../generation/request';
@@ -11,11 +12,11 @@ export function stream(
   prompt: Prompt,
   options: StreamOptions,
 ): AsyncGenerator<StreamPiece, void, void> {
-  checkOptions('options', options, STREAM_OPTIONS);
+  checkOptions('options', options, namesOf(STREAM_OPTIONS));
   const outer = checkSignal('signal', options.signal);
   const left = new AbortController();
   const signal = outer === undefined ? left.signal : AbortSignal.any([outer, left.signal]);
-  return pieces(model, prepare(model, [prompt], { ...options, signal }, STREAM_OPTIONS), left);
+  return pieces(model, prepare(model, [prompt], { ...options, signal }, namesOf(STREAM_OPTIONS)), left);
 }
 
 /** @param left aborted when nobody listens any more */

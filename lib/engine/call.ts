@@ -2,6 +2,7 @@ import type * as Native from '../../types/native';
 import { native } from '../addon/addon';
 import { runNative } from '../addon/run-native';
 import { badArgument } from '../base/arguments';
+import { namesOf } from '../base/options';
 import {
   beamCompletions,
   type Completion,
@@ -171,7 +172,7 @@ export async function generate(
     typeof prompts === 'string' || (isTokenIds(prompts) && !(Array.isArray(prompts) && prompts.length === 0));
   const list: readonly Prompt[] = single ? [prompts] : prompts;
   if (!Array.isArray(list)) throw badArgument('prompt', 'a string, token ids, or an array of them', prompts);
-  const request = prepare(model, list, options, GENERATE_OPTIONS);
+  const request = prepare(model, list, options, namesOf(GENERATE_OPTIONS));
   const results = await model.track(
     request.beams === undefined ? run(model, request) : beamSearch(model, request, request.beams),
   );

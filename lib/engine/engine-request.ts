@@ -1,8 +1,9 @@
-import { badArgument, checkInteger, checkOptions } from '../base/arguments';
+import { badArgument, checkOptions } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
+import { completed, integer, namesOf, type OptionTable, pick, special } from '../base/options';
 import { BEAM_OPTIONS, type BeamOptions } from '../generation/beam-options';
 import {
-  type GenerateOptions,
+  GENERATE_OPTIONS,
   prepare,
   type PreparedRequest,
   type Prompt,
@@ -35,18 +36,19 @@ export interface EngineRequest extends Omit<StreamOptions, 'prefix'>, BeamOption
   priority?: number;
 }
 
-const PREPARED_KEYS = [...STREAM_OPTIONS, 'n', ...BEAM_OPTIONS] as const satisfies readonly (keyof GenerateOptions)[];
+const PREPARED_OPTIONS = { ...STREAM_OPTIONS, n: GENERATE_OPTIONS.n, ...BEAM_OPTIONS };
+export const REQUEST_OPTIONS = {
+  prompt: special<Prompt>({ help: 'text, or token ids' }),
+  ...PREPARED_OPTIONS,
+  prefix: special<PrefixWeights | string>({ help: "a prefix, or its name in the engine's store" }),
+  priority: integer({
+    ...{ min: 0, max: HIGHEST_PRIORITY, default: 0 },
+    help: 'ahead of up to 16 n requests that came before and still wait',
+  }),
+} satisfies OptionTable<EngineRequest>;
 /** What a stream takes; one that gives several texts is refused by their number. */
-export const STREAM_REQUEST_KEYS = [
-  ...STREAM_OPTIONS,
-  'n',
-  'prompt',
-  'priority',
-] as const satisfies readonly (keyof EngineRequest)[];
-export const REQUEST_KEYS = [
-  ...STREAM_REQUEST_KEYS,
-  ...BEAM_OPTIONS,
-] as const satisfies readonly (keyof EngineRequest)[];
+export const STREAM_REQUEST_KEYS = namesOf(REQUEST_OPTIONS).filter((name) => !(name in BEAM_OPTIONS));
+export const REQUEST_KEYS = namesOf(REQUEST_OPTIONS);
 
 /** A checked request. */
 export interface PreparedEngineRequest extends PreparedRequest {
@@ -63,7 +65,7 @@ export interface PreparedEngineRequest extends PreparedRequest {
 export function prepareRequest(
   model: LoadedModel,
   request: EngineRequest,
-  keys: readonly (keyof EngineRequest)[],
+  keys: readonly string[],
   prefixes: PrefixStore | undefined,
   budget: number,
 ): PreparedEngineRequest {
@@ -76,7 +78,7 @@ export function prepareRequest(
     model,
     [prompt],
     given === undefined ? options : { ...options, prefix: given },
-    PREPARED_KEYS,
+    namesOf(PREPARED_OPTIONS),
   );
   const [own] = prepared.prefixes;
   const held = named ?? (own && { prefixLength: own.prefixLength, load: () => model.prefixHandle(own) });
@@ -97,7 +99,7 @@ export function prepareRequest(
   }
   return {
     ...prepared,
-    priority: checkInteger('priority', priority ?? 0, 0, HIGHEST_PRIORITY),
+    ...completed(pick(REQUEST_OPTIONS, 'priority'), { priority }),
     prefix: held,
     cost,
   };

@@ -1,5 +1,6 @@
 import type * as Native from '../../types/native';
-import { badArgument, checkInteger, checkNumber } from '../base/arguments';
+import { checkInteger } from '../base/arguments';
+import { booleanOr, completed, integer, namesOf, number, type OptionTable } from '../base/options';
 import { refusal } from './sampling-options';
 
 /**
@@ -23,37 +24,35 @@ export interface BeamOptions {
   numReturnSequences?: number;
 }
 
-export const BEAM_OPTIONS = [
-  'numBeams',
-  'lengthPenalty',
-  'earlyStopping',
-  'numReturnSequences',
-] as const satisfies readonly (keyof BeamOptions)[];
-
 const MOST_BEAMS = 256;
 
-/** What a beam search, which does not sample, has no use for. */
-const SAMPLING_ONLY = [
-  'topK',
-  'topP',
-  'topPRule',
-  'minP',
-  'typicalP',
-  'seed',
-  'n',
-  'stop',
-  'logprobs',
-  'promptLogprobs',
-  'format',
-] as const;
+export const BEAM_OPTIONS = {
+  numBeams: integer({
+    ...{ min: 1, max: MOST_BEAMS, default: 1 },
+    help: 'beam search with n beams, instead of drawing',
+  }),
+  lengthPenalty: number({
+    ...{ min: -100, max: 100, default: 1 },
+    help: 'above 0 longer texts gain, below 0 shorter ones',
+  }),
+  earlyStopping: booleanOr('never', {
+    default: false,
+    help: 'stop once n texts are finished; never: once no better one can come',
+  }),
+  numReturnSequences: integer({ min: 1, default: 1, help: 'texts to give of each search' }),
+} satisfies OptionTable<BeamOptions>;
 
-/** Checks and completes; undefined where no beam search is asked for. */
+/**
+ * Checks and completes; undefined where no beam search is asked for.
+ * @param samplingOnly names of options that a beam search, which does not sample, has no use for
+ */
 export function beamSettings(
-  options: BeamOptions & Readonly<Partial<Record<(typeof SAMPLING_ONLY)[number] | 'temperature', unknown>>>,
+  options: BeamOptions & { readonly temperature?: number },
+  samplingOnly: readonly string[],
 ): Native.BeamSettings | undefined {
-  const numBeams = checkInteger('numBeams', options.numBeams ?? 1, 1, MOST_BEAMS);
+  const numBeams = BEAM_OPTIONS.numBeams.check('numBeams', options.numBeams ?? BEAM_OPTIONS.numBeams.default);
   if (numBeams === 1) {
-    for (const name of BEAM_OPTIONS) {
+    for (const name of namesOf(BEAM_OPTIONS)) {
       if (name !== 'numBeams' && options[name] !== undefined) {
         throw refusal(
           `${name} is an option of beam search`,
@@ -63,8 +62,8 @@ export function beamSettings(
     }
     return undefined;
   }
-  for (const name of SAMPLING_ONLY) {
-    if (options[name] !== undefined)
+  for (const name of samplingOnly) {
+    if ((options as Readonly<Record<string, unknown>>)[name] !== undefined)
       throw refusal(`${name} and numBeams: ${numBeams} do not go together`, 'a beam search does not sample');
   }
   if ((options.temperature ?? 0) !== 0) {
@@ -73,13 +72,11 @@ export function beamSettings(
       'leave temperature out: a beam search does not sample',
     );
   }
-  const early = options.earlyStopping ?? false;
-  if (typeof early !== 'boolean' && early !== 'never')
-    throw badArgument('earlyStopping', "true, false or 'never'", early);
+  const { earlyStopping, lengthPenalty, numReturnSequences } = completed(BEAM_OPTIONS, options);
   return {
     numBeams,
-    lengthPenalty: checkNumber('lengthPenalty', options.lengthPenalty ?? 1, -100, 100),
-    earlyStopping: early === 'never' ? 'never' : early ? 'yes' : 'no',
-    numReturnSequences: checkInteger('numReturnSequences', options.numReturnSequences ?? 1, 1, numBeams),
+    lengthPenalty,
+    earlyStopping: earlyStopping === 'never' ? 'never' : earlyStopping ? 'yes' : 'no',
+    numReturnSequences: checkInteger('numReturnSequences', numReturnSequences, 1, numBeams),
   };
 }

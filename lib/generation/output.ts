@@ -1,5 +1,5 @@
 import type * as Native from '../../types/native';
-import { LoadedModel } from '../model/loaded-model';
+import { type LoadedModel } from '../model/loaded-model';
 import type { TokenDecoder } from '../tokenizer/tokenizer';
 
 import { RowText } from './stop-strings';

@@ -1,7 +1,8 @@
 import { randomInt } from 'node:crypto';
 import type * as Native from '../../types/native';
-import { badArgument, checkInteger, checkOptions, checkSignal } from '../base/arguments';
+import { badArgument, checkOptions, checkSignal } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
+import { completed, integer, namesOf, type OptionTable, pick, special } from '../base/options';
 import { rowPrefixes } from '../model/forward';
 import type { LoadedModel } from '../model/loaded-model';
 import { checkIds, checkLength, isTokenIds, type TokenIds } from '../model/rows';
@@ -9,7 +10,7 @@ import type { PrefixWeights } from '../prefix/weights';
 import { BEAM_OPTIONS, type BeamOptions, beamSettings } from './beam-options';
 import { checkFormat, type OutputFormat } from './constraints/output-format';
 import {
-  checkCount,
+  MOST_LIKELY,
   refusal,
   SAMPLING_OPTIONS,
   type SamplingOptions,
@@ -50,16 +51,36 @@ export interface GenerateOptions extends SamplingOptions, BeamOptions {
   signal?: AbortSignal;
 }
 
-export const GENERATE_OPTIONS = [
+const MOST_COMPLETIONS = 1024;
+
+/** What a request for one text and one for several have in common, beside the sampling. */
+const COMMON_OPTIONS = {
+  format: special<OutputFormat>({ notWith: 'numBeams', otherwise: 'any text', help: 'what the text must be' }),
+  signal: special<AbortSignal>({
+    check: checkSignal as (name: string, value: unknown) => AbortSignal,
+    help: 'stops within a token',
+  }),
+};
+
+const SEED = {
+  form: { kind: 'integer', min: 0, max: Number.MAX_SAFE_INTEGER },
+  ...{ symbol: 'n', notWith: 'numBeams', otherwise: 'a random one' },
+} as const;
+
+export const GENERATE_OPTIONS = {
   ...SAMPLING_OPTIONS,
-  'prefix',
-  'seed',
-  'n',
-  'promptLogprobs',
-  'format',
+  promptLogprobs: integer({ ...MOST_LIKELY, notWith: 'numBeams', help: 'the same for the prompt' }),
+  n: integer({ min: 1, max: MOST_COMPLETIONS, default: 1, notWith: 'numBeams', help: 'texts for each prompt' }),
+  seed: special<number | readonly number[]>({ ...SEED, help: 'seed of the draws; one for all prompts, or an array' }),
   ...BEAM_OPTIONS,
-  'signal',
-] as const satisfies readonly (keyof GenerateOptions)[];
+  prefix: special<PrefixWeights | readonly (PrefixWeights | undefined)[]>({ help: 'one for all prompts, or an array' }),
+  ...COMMON_OPTIONS,
+} satisfies OptionTable<GenerateOptions>;
+
+/** Those of them that say which rows there are. */
+const ROW_OPTIONS = pick(GENERATE_OPTIONS, 'n', 'promptLogprobs');
+
+const SAMPLING_ONLY = namesOf(GENERATE_OPTIONS).filter((name) => GENERATE_OPTIONS[name].notWith === 'numBeams');
 
 /** A checked request. */
 export interface PreparedRequest {
@@ -76,21 +97,22 @@ export interface PreparedRequest {
   signal: AbortSignal | undefined;
 }
 
-const MOST_COMPLETIONS = 1024;
-
-/** Checks and completes. */
+/**
+ * Checks and completes.
+ * @param allowed names of the options that may be given
+ */
 export function prepare(
   model: LoadedModel,
   prompts: readonly Prompt[],
   options: GenerateOptions,
-  allowed: readonly (keyof GenerateOptions)[],
+  allowed: readonly string[],
 ): PreparedRequest {
   checkOptions('options', options, allowed);
   const signal = checkSignal('signal', options.signal);
   const prefixes = rowPrefixes('prefix', options.prefix, prompts.length);
   for (const prefix of prefixes) if (prefix !== undefined) model.checkPrefix(prefix);
   const settings = samplingSettings(model, options);
-  const beams = beamSettings(options);
+  const beams = beamSettings(options, SAMPLING_ONLY);
   const format = options.format === undefined ? undefined : textFormat(model, options, settings);
   const ids = prompts.map((prompt, i) => promptIds(model, prompt, prompts.length === 1 ? 'prompt' : `prompt[${i}]`));
   ids.forEach((prompt, i) => {
@@ -102,9 +124,7 @@ export function prepare(
     seeds: rowSeeds(options.seed, prompts.length),
     settings,
     stops: stopStrings(model, options.stop),
-    n: checkInteger('n', options.n ?? 1, 1, MOST_COMPLETIONS),
-    promptLogprobs:
-      options.promptLogprobs === undefined ? undefined : checkCount('promptLogprobs', options.promptLogprobs),
+    ...completed(ROW_OPTIONS, options),
     beams,
     format,
     signal,
@@ -173,10 +193,9 @@ export interface StreamOptions extends SamplingOptions {
   signal?: AbortSignal;
 }
 
-export const STREAM_OPTIONS = [
+export const STREAM_OPTIONS = {
   ...SAMPLING_OPTIONS,
-  'prefix',
-  'seed',
-  'format',
-  'signal',
-] as const satisfies readonly (keyof StreamOptions & keyof GenerateOptions)[];
+  prefix: special<PrefixWeights>({ help: 'the prefix' }),
+  seed: special<number>({ ...SEED, help: 'seed of the draws' }),
+  ...COMMON_OPTIONS,
+} satisfies OptionTable<StreamOptions>;

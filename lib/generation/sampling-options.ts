@@ -1,6 +1,7 @@
 import type * as Native from '../../types/native';
-import { badArgument, checkBoolean, checkInteger, checkNumber, checkOneOf, show } from '../base/arguments';
+import { badArgument, show } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
+import { boolean, choice, completed, integer, number, type OptionTable, special, without } from '../base/options';
 import type { LoadedModel } from '../model/loaded-model';
 import { checkIds, isTokenIds, type TokenIds } from '../model/rows';
 
@@ -66,63 +67,85 @@ export interface SamplingOptions {
   logprobs?: number;
 }
 
-export const SAMPLING_OPTIONS = [
-  'maxNewTokens',
-  'minNewTokens',
-  'temperature',
-  'topK',
-  'topP',
-  'topPRule',
-  'minP',
-  'typicalP',
-  'repetitionPenalty',
-  'presencePenalty',
-  'frequencyPenalty',
-  'noRepeatNgramSize',
-  'logitBias',
-  'badWords',
-  'eosTokenIds',
-  'ignoreEos',
-  'stop',
-  'logprobs',
-] as const satisfies readonly (keyof SamplingOptions)[];
-
 /** The most likely tokens that can be asked for beside each. */
 const MOST_LOGPROBS = 100;
+
+/** Number of the most likely tokens. */
+export const MOST_LIKELY = { min: 0, max: MOST_LOGPROBS, symbol: 'k' };
+
+export const SAMPLING_OPTIONS = {
+  maxNewTokens: integer({ min: 0, default: 128, help: 'most tokens to generate' }),
+  minNewTokens: integer({ min: 0, default: 0, help: 'no end before so many tokens' }),
+  temperature: number({ min: 0, max: 1e4, default: 1, symbol: 't', help: 'divides the logits; 0: greedy' }),
+  topK: integer({
+    ...{ min: 0, default: 0, symbol: 'k', notWith: 'numBeams' },
+    help: 'draw from the k most likely tokens; 0: from all',
+  }),
+  topP: number({
+    ...{ above: 0, max: 1, default: 1, symbol: 'p', notWith: 'numBeams' },
+    help: 'draw from the most likely tokens that reach this probability',
+  }),
+  topPRule: choice(['huggingface', 'rinna'], {
+    ...{ default: 'huggingface', symbol: 'rule', notWith: 'numBeams' },
+    help: "whether the token that crosses p is among them: Hugging Face's rule keeps it, rinna's does not",
+  }),
+  minP: number({
+    ...{ min: 0, max: 1, default: 0, symbol: 'p', notWith: 'numBeams' },
+    help: 'draw from tokens at least this fraction as likely as the most likely one',
+  }),
+  typicalP: number({
+    ...{ above: 0, max: 1, default: 1, symbol: 'p', notWith: 'numBeams' },
+    help: 'locally typical sampling',
+  }),
+  repetitionPenalty: number({
+    ...{ above: 0, max: 1e4, default: 1 },
+    help: 'above 1: tokens of the prompt and the text become less likely',
+  }),
+  presencePenalty: number({
+    ...{ min: -1e4, max: 1e4, default: 0 },
+    help: 'subtracted from the logits of generated tokens',
+  }),
+  frequencyPenalty: number({
+    ...{ min: -1e4, max: 1e4, default: 0 },
+    help: 'subtracted for each time that a token was generated',
+  }),
+  noRepeatNgramSize: integer({ min: 0, default: 0, help: 'sequences of n tokens come only once; 0: any' }),
+  logitBias: special<NonNullable<SamplingOptions['logitBias']>>({
+    help: 'added to the logits of tokens, by id; -Infinity bans a token',
+  }),
+  badWords: special<readonly (string | TokenIds)[]>({ help: 'words that must not come, as text or token ids' }),
+  eosTokenIds: special<TokenIds>({ otherwise: "the model's", help: 'tokens that end the text' }),
+  ignoreEos: boolean({ default: false, help: 'go on at the end-of-sequence token' }),
+  stop: special<string | readonly string[]>({
+    notWith: 'numBeams',
+    help: 'a text, or several; the text ends before the first that comes',
+  }),
+  logprobs: integer({
+    ...{ ...MOST_LIKELY, notWith: 'numBeams' },
+    help: 'log-probabilities of the tokens, and of the k most likely ones',
+  }),
+} satisfies OptionTable<SamplingOptions>;
+
+/** Those that choose tokens: a stop string is looked for in the text. */
+const TOKEN_OPTIONS = without(SAMPLING_OPTIONS, 'stop');
 
 /** What a row's settings are but for its seed. */
 export type SharedSettings = Omit<Native.GenerateRowSettings, 'seed' | 'stream' | 'stop'>;
 
 /** Checks and completes. */
 export function samplingSettings(model: LoadedModel, options: SamplingOptions): SharedSettings {
-  const maxNewTokens = checkInteger('maxNewTokens', options.maxNewTokens ?? 128, 0);
-  const minNewTokens = checkInteger('minNewTokens', options.minNewTokens ?? 0, 0);
+  const { logitBias, badWords, eosTokenIds, ignoreEos, logprobs, ...settings } = completed(TOKEN_OPTIONS, options);
+  const { minNewTokens, maxNewTokens } = settings;
   if (minNewTokens > maxNewTokens)
     throw refusal(`minNewTokens (${minNewTokens}) is larger than maxNewTokens (${maxNewTokens})`);
-  const endIds = endTokens(model, options);
+  const endIds = endTokens(model, eosTokenIds, ignoreEos);
   return {
-    maxNewTokens,
-    minNewTokens,
+    ...settings,
     endIds,
-    temperature: checkNumber('temperature', options.temperature ?? 1, 0, 1e4),
-    topK: checkInteger('topK', options.topK ?? 0, 0),
-    topP: checkNumber('topP', options.topP ?? 1, 0, 1, true),
-    topPRule: checkOneOf('topPRule', options.topPRule ?? 'huggingface', ['huggingface', 'rinna']),
-    minP: checkNumber('minP', options.minP ?? 0, 0, 1),
-    typicalP: checkNumber('typicalP', options.typicalP ?? 1, 0, 1, true),
-    repetitionPenalty: checkNumber('repetitionPenalty', options.repetitionPenalty ?? 1, 0, 1e4, true),
-    presencePenalty: checkNumber('presencePenalty', options.presencePenalty ?? 0, -1e4, 1e4),
-    frequencyPenalty: checkNumber('frequencyPenalty', options.frequencyPenalty ?? 0, -1e4, 1e4),
-    noRepeatNgramSize: checkInteger('noRepeatNgramSize', options.noRepeatNgramSize ?? 0, 0),
-    ...biases(model, options.logitBias),
-    badWords: badWords(model, options.badWords, endIds),
-    logprobs: options.logprobs === undefined ? -1 : checkCount('logprobs', options.logprobs),
+    ...biases(model, logitBias),
+    badWords: bannedWords(model, badWords, endIds),
+    logprobs: logprobs ?? -1,
   };
-}
-
-/** A number of most likely tokens. */
-export function checkCount(name: string, value: unknown): number {
-  return checkInteger(name, value, 0, MOST_LOGPROBS);
 }
 
 /** Options that cannot go together, or one that has nothing to work on. */
@@ -141,9 +164,8 @@ export function stopStrings(model: LoadedModel, stop: unknown): string[] {
   return texts;
 }
 
-function endTokens(model: LoadedModel, options: SamplingOptions): Int32Array {
-  const { eosTokenIds } = options;
-  if (checkBoolean('ignoreEos', options.ignoreEos ?? false)) {
+function endTokens(model: LoadedModel, eosTokenIds: unknown, ignoreEos: boolean): Int32Array {
+  if (ignoreEos) {
     if (eosTokenIds !== undefined)
       throw refusal('ignoreEos: true and eosTokenIds contradict each other', 'give one of them');
     return new Int32Array(0);
@@ -176,7 +198,7 @@ function biases(model: LoadedModel, logitBias: unknown): { biasedIds: Int32Array
  * Token sequences, each once, without those that are nothing but an end token: as Hugging Face has it, badWords cannot
  * ban the end.
  */
-function badWords(model: LoadedModel, words: unknown, endIds: Int32Array): Int32Array[] {
+function bannedWords(model: LoadedModel, words: unknown, endIds: Int32Array): Int32Array[] {
   if (words === undefined) return [];
   if (!Array.isArray(words) || typeof words[0] === 'number')
     throw badArgument('badWords', 'an array of strings and of token ids', words);

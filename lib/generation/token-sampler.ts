@@ -3,6 +3,7 @@ import type * as Native from '../../types/native';
 import { native } from '../addon/addon';
 import { runNativeNow } from '../addon/run-native';
 import { badArgument, checkInteger, checkOptions } from '../base/arguments';
+import { namesOf } from '../base/options';
 import type { LoadedModel } from '../model/loaded-model';
 import { checkIds, isTokenIds, type TokenIds } from '../model/rows';
 import { SAMPLING_OPTIONS, type SamplingOptions, samplingSettings } from './sampling-options';
@@ -15,9 +16,9 @@ export interface TokenSamplerOptions extends Omit<SamplingOptions, 'maxNewTokens
 }
 
 const TOKEN_SAMPLER_OPTIONS = [
-  ...SAMPLING_OPTIONS.filter((name) => name !== 'maxNewTokens' && name !== 'stop'),
+  ...namesOf(SAMPLING_OPTIONS).filter((name) => name !== 'maxNewTokens' && name !== 'stop'),
   'seed',
-] as const satisfies readonly (keyof TokenSamplerOptions)[];
+];
 
 /** A token that was chosen. */
 export interface TokenChoice {

@@ -13,6 +13,7 @@ import { dirname, join, resolve } from 'node:path';
 import ts from 'typescript';
 import * as api from '../../lib';
 import { ERROR_CODES } from '../../lib/base/errors';
+import type { AnyTable, OptionEntry } from '../../lib/base/options';
 import { GENERATE_OPTIONS } from '../../lib/generation/request';
 import { PACKAGE_ROOT } from '../../lib/base/package';
 import { resolveRecipe, TRAINER_OPTIONS } from '../../lib/training/recipe';
@@ -180,16 +181,40 @@ function asWritten(value: unknown): string {
   return typeof value !== 'boolean' && Number.isFinite(number) ? String(number) : String(value);
 }
 
-test('the table of the generation options names them all, with the defaults of the code', () => {
-  const names = tableRows('docs/guides/sampling.md').map(([name]) => plain(name));
-  expect(names.sort()).toEqual([...GENERATE_OPTIONS].sort());
-  const code = ['sampling-options', 'request', 'beam-options']
-    .map((name) => readFileSync(join(PACKAGE_ROOT, 'lib', 'generation', `${name}.ts`), 'utf8'))
-    .join();
-  const documented = defaultsOf('docs/guides/sampling.md');
-  expect(documented.size).toBeGreaterThan(15);
-  for (const [name, value] of documented) {
-    const written = new RegExp(`(?:options\\.|'ignoreEos', )${name} \\?\\? ([^,);]+)`).exec(code)?.[1];
-    expect(`${name} ${value}`).toBe(`${name} ${written}`);
+/** The tables of options, where the guides show them, and the interfaces that document them in docs/api.md. */
+const TABLES: [page: string, table: AnyTable, interfaces: string[]][] = [
+  ['docs/guides/sampling.md', GENERATE_OPTIONS, ['SamplingOptions', 'BeamOptions', 'GenerateOptions']],
+];
+
+/** A default as the documents write it. */
+const written = ({ default: value, otherwise }: OptionEntry<unknown>): string =>
+  value === undefined ? otherwise : typeof value === 'string' ? `\`'${value}'\`` : `\`${asWritten(value)}\``;
+
+test.each(TABLES)('%s has the table of options of the code', (page, table) => {
+  const rows = tableRows(page).map(([name, value, what]) => [
+    plain(name),
+    value,
+    what?.replace(/\[(.+?)\]\(.+?\)/g, '$1'),
+  ]);
+  const entries = Object.entries(table);
+  expect(rows).toEqual(entries.map(([name, entry]) => [name, written(entry), entry.help]));
+});
+
+test.each(TABLES)('the comments of the options of %s say the defaults of the code', (_, table, interfaces) => {
+  const api = read('docs/api.md');
+  const documented = interfaces.flatMap((name) => {
+    const section = api.split(/^### /m).find((part) => part.startsWith(`${name}\n`)) ?? '';
+    return [...section.matchAll(/^\| `(\w+)\??` \|.*\| (.*) \|$/gm)].map(([, option = '', text = '']) => [
+      option,
+      text,
+    ]);
+  });
+  const entries = Object.entries(table);
+  expect(documented.map(([name]) => name).sort()).toEqual(entries.map(([name]) => name).sort());
+  for (const [name = '', text = ''] of documented) {
+    const entry = entries.find(([other]) => other === name)?.[1] as OptionEntry<unknown>;
+    const said = /Defaults to ([^.`]*(?:`[^`]*`)?)/.exec(text)?.[1];
+    if (entry.default !== undefined) expect(`${name} ${said}`).toBe(`${name} ${written(entry)}`);
+    else expect(`${name} ${said}`).not.toContain(`${name} \``);
   }
 });

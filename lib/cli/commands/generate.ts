@@ -62,20 +62,19 @@ export function register(program: Command, act: Act): void {
     option<string[]>('--prompt <text>', 'a prompt; may be repeated', { parse: collect }),
     option('--prompts-file <file>', 'a prompt a line; empty lines are left out', { conflicts: ['prompt'] }),
   ]);
-  const flags = samplingFlags();
   addOptions(command, 'Generation', [
-    ...flags.generation,
+    ...samplingFlags('Generation'),
     option('--seed <n>', 'seed of the draws; prompt i (from 0) takes seed + i', {
       parse: integer(0, 2 ** 47),
       default: 'a random one, which is told',
     }),
   ]);
-  addOptions(command, 'Penalties', flags.penalties);
-  addOptions(command, 'Beam search', flags.beams);
+  addOptions(command, 'Penalties', samplingFlags('Penalties'));
+  addOptions(command, 'Beam search', samplingFlags('Beam search'));
   addOptions(command, 'Output', [
     option('--stream', 'print the text as it comes', { default: 'on a terminal, with one prompt or the prompt loop' }),
     option('--no-stream', 'print the text when it is complete'),
-    ...flags.scores,
+    ...samplingFlags('Output'),
     option('--batch-size <n>', 'prompts that go through the model together', {
       parse: integer(1),
       default: BATCH_SIZE,
