@@ -9,7 +9,7 @@
 #include "binding/napi_setup.h"
 #include "binding/system_binding.h"
 #include "binding/training_binding.h"
-#include "core/worker_thread.h"
+#include "core/base/worker_thread.h"
 
 namespace {
 

@@ -6,7 +6,7 @@
 #include "binding/generation_options.h"
 #include "binding/model_handle.h"
 #include "binding/options.h"
-#include "core/error.h"
+#include "core/base/error.h"
 
 namespace neox::binding {
 
@@ -17,7 +17,7 @@ EngineRequest parse_request(const Napi::Object& o) {
   added.slot = get_int(o, "slot");
   GenerationRequest& request = added.request;
   request.prompt = get_ids(o, "prompt");
-  if (has_value(o, "prefix")) request.past.prefix = get_handle<Prefix>(o.Get("prefix"));
+  if (has_value(o, "prefix")) request.past.block = get_handle<KeyValueBlock>(o.Get("prefix"));
   const auto settings = get_object(o, "settings");
   request.sampling = parse_sampling(settings);
   request.max_new_tokens = get_int(settings, "maxNewTokens");

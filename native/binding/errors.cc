@@ -4,7 +4,7 @@
 
 #include <new>
 
-#include "core/error.h"
+#include "core/base/error.h"
 
 namespace neox::binding {
 

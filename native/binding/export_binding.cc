@@ -12,8 +12,8 @@
 #include "binding/model_handle.h"
 #include "binding/options.h"
 #include "binding/promise_worker.h"
-#include "core/checkpoint/fastertransformer.h"
-#include "core/error.h"
+#include "core/base/error.h"
+#include "core/fastertransformer/files.h"
 
 namespace neox::binding {
 namespace {

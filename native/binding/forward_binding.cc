@@ -7,7 +7,7 @@
 #include "binding/generation_options.h"
 #include "binding/model_handle.h"
 #include "binding/options.h"
-#include "core/error.h"
+#include "core/base/error.h"
 #include "core/generation/batch.h"
 
 namespace neox::binding {
@@ -55,15 +55,15 @@ class ForwardWorker final : public ModelWorker {
 // Keys and values of one row in prefix order.
 class ReadCacheWorker final : public ModelWorker {
  public:
-  ReadCacheWorker(const std::shared_ptr<ModelHandle>& handle, RowCache row)
+  ReadCacheWorker(const std::shared_ptr<ModelHandle>& handle, Past row)
       : ModelWorker(handle, nullptr), row_(std::move(row)) {}
 
  protected:
-  void Work() override { data_ = row_.read(model().config()); }
+  void Work() override { data_ = row_.read(model().kv_shape()); }
   Napi::Value Result(Napi::Env env) override { return to_float_array(env, data_); }
 
  private:
-  RowCache row_;
+  Past row_;
   at::Tensor data_;
 };
 
@@ -77,7 +77,7 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
 Napi::Value cache_lengths(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     std::vector<int64_t> lengths;
-    for (const RowCache& row : get_handle<CacheHandle>(info[0])->rows) lengths.push_back(row.length);
+    for (const Past& row : get_handle<CacheHandle>(info[0])->rows) lengths.push_back(row.length);
     return to_int_array(info.Env(), lengths);
   });
 }
@@ -97,7 +97,7 @@ Napi::Value fork_cache(const Napi::CallbackInfo& info) {
     const auto lengths = to_ids(info[2], "lengths");
     auto fork = std::make_shared<CacheHandle>();
     for (size_t i = 0; i < rows.size(); ++i) {
-      RowCache row = source->rows.at(static_cast<size_t>(rows[i]));
+      Past row = source->rows.at(static_cast<size_t>(rows[i]));
       if (lengths.at(i) < 0 || lengths[i] > row.length) throw CoreError("NEOX_BAD_ARGUMENT", "Bad lengths of a fork");
       row.length = lengths[i];
       if (row.length == 0) row.storage = nullptr;

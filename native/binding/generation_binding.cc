@@ -8,7 +8,7 @@
 #include "binding/generation_options.h"
 #include "binding/model_handle.h"
 #include "binding/options.h"
-#include "core/error.h"
+#include "core/base/error.h"
 #include "core/generation/beam_search.h"
 #include "core/generation/score.h"
 
@@ -122,7 +122,7 @@ class ScoreWorker final : public ModelWorker {
   void Work() override {
     scores_ = score(model(), rows_, top_, keep_ != "nothing", cancel());
     for (ScoreRow& row : rows_) {
-      if (keep_ == "blocks") row.cache = row.cache.as_prefix();
+      if (keep_ == "blocks") row.cache = row.cache.as_block();
     }
   }
 

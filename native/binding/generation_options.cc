@@ -5,7 +5,7 @@
 
 #include "binding/model_handle.h"
 #include "binding/options.h"
-#include "core/error.h"
+#include "core/base/error.h"
 
 namespace neox::binding {
 
@@ -22,18 +22,18 @@ std::vector<std::vector<int64_t>> parse_rows(const Napi::Object& options, int64_
   return rows;
 }
 
-std::vector<RowCache> parse_past(const Napi::Object& options, size_t rows) {
+std::vector<Past> parse_past(const Napi::Object& options, size_t rows) {
   if (has_value(options, "cache")) {
-    std::vector<RowCache> past =
+    std::vector<Past> past =
         get_handle<CacheHandle>(options.Get("cache"))->rows;  // copies: the caller's stays as it is
     if (past.size() != rows) throw CoreError("NEOX_BAD_ARGUMENT", "The cache has another number of rows");
     return past;
   }
-  std::vector<RowCache> past(rows);
+  std::vector<Past> past(rows);
   const auto prefixes = get_array(options, "prefixes");
   for (uint32_t i = 0; i < rows; ++i) {
     const Napi::Value value = prefixes.Get(i);
-    if (!value.IsNull() && !value.IsUndefined()) past[i].prefix = get_handle<Prefix>(value);
+    if (!value.IsNull() && !value.IsUndefined()) past[i].block = get_handle<KeyValueBlock>(value);
   }
   return past;
 }

@@ -9,7 +9,7 @@
 #include "core/generation/beams.h"
 #include "core/generation/logprobs.h"
 #include "core/generation/sampling_options.h"
-#include "core/model/rows.h"
+#include "core/kv/past.h"
 
 namespace neox::binding {
 
@@ -18,7 +18,7 @@ std::vector<std::vector<int64_t>> parse_rows(const Napi::Object& options, int64_
 
 // What stands in front of each row: the rows of options.cache, or, without one, options.prefixes, a prefix or null for
 // each.
-std::vector<RowCache> parse_past(const Napi::Object& options, size_t rows);
+std::vector<Past> parse_past(const Napi::Object& options, size_t rows);
 
 // The sampling part of GenerateRowSettings.
 SamplingOptions parse_sampling(const Napi::Object& settings);

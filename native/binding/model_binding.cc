@@ -11,8 +11,8 @@
 
 #include "binding/model_handle.h"
 #include "binding/options.h"
-#include "core/error.h"
-#include "core/heap.h"
+#include "core/base/error.h"
+#include "core/base/heap.h"
 #include "core/kernels/kernels.h"
 #include "core/model/native_weights.h"
 
@@ -154,17 +154,16 @@ class PrefixWorker final : public ModelWorker {
  protected:
   void Work() override {
     prefix_ =
-        make_prefix(model().config(), at::from_blob(data_.data(), {static_cast<int64_t>(data_.size())}, at::kFloat),
-                    model().tensor_options());
+        make_block(model().kv_shape(), at::from_blob(data_.data(), {static_cast<int64_t>(data_.size())}, at::kFloat));
   }
   Napi::Value Result(Napi::Env env) override {
-    return make_handle(env, std::const_pointer_cast<Prefix>(prefix_),
+    return make_handle(env, std::const_pointer_cast<KeyValueBlock>(prefix_),
                        static_cast<int64_t>(prefix_->keys_values.nbytes()));
   }
 
  private:
   std::vector<float> data_;
-  std::shared_ptr<const Prefix> prefix_;
+  std::shared_ptr<const KeyValueBlock> prefix_;
 };
 
 Napi::Value load_model(const Napi::CallbackInfo& info) {

@@ -6,14 +6,14 @@
 #include <utility>
 
 #include "binding/options.h"
-#include "core/error.h"
+#include "core/base/error.h"
 
 namespace neox::binding {
 
 int64_t CacheHandle::bytes() const {
-  std::set<const CacheStorage*> seen;
+  std::set<const KeyValueStorage*> seen;
   int64_t bytes = 0;
-  for (const RowCache& row : rows) {
+  for (const Past& row : rows) {
     if (row.storage && seen.insert(row.storage.get()).second)
       bytes += static_cast<int64_t>(row.storage->keys_values.nbytes());
   }

@@ -5,11 +5,11 @@
 
 #include "binding/handles.h"
 #include "binding/promise_worker.h"
+#include "core/base/worker_thread.h"
 #include "core/generation/engine.h"
 #include "core/generation/generate.h"
 #include "core/model/gpt_neox.h"
 #include "core/training/trainer.h"
-#include "core/worker_thread.h"
 
 namespace neox::binding {
 
@@ -20,7 +20,7 @@ struct ModelHandle {
 
 // The caches of a batch of rows, as forward() returns them.
 struct CacheHandle {
-  std::vector<RowCache> rows;
+  std::vector<Past> rows;
 
   // Of the storages that the rows are in, each counted once, with the room to grow.
   int64_t bytes() const;
@@ -33,7 +33,7 @@ struct EngineHandle {
 };
 
 NEOX_HANDLE(ModelHandle, "model", 0x8d1d3f6a2c5b4e10, 0x9a7e61c04fd2b385);
-NEOX_HANDLE(Prefix, "prefix", 0x1b0c7a94e2f84d57, 0x8c3352a1d96be40f);
+NEOX_HANDLE(KeyValueBlock, "prefix", 0x1b0c7a94e2f84d57, 0x8c3352a1d96be40f);
 NEOX_HANDLE(CacheHandle, "cache", 0x5e92d0b7731c4fa8, 0xb41f08c6e7a93d62);
 NEOX_HANDLE(Sampler, "sampler", 0xe1a59b3c7d0648f2, 0xa3c4178e5fb20d96);
 NEOX_HANDLE(EngineHandle, "engine", 0x89a150b43bae4fd0, 0xb28661dc28e132e9);

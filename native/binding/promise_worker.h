@@ -17,8 +17,8 @@
 
 #include "binding/errors.h"
 #include "binding/napi_setup.h"
-#include "core/cancel.h"
-#include "core/worker_thread.h"
+#include "core/base/cancel.h"
+#include "core/base/worker_thread.h"
 
 namespace neox::binding {
 

@@ -15,9 +15,9 @@
 
 #include "binding/errors.h"
 #include "binding/options.h"
+#include "core/base/worker_thread.h"
 #include "core/kernels/kernels.h"
 #include "core/model/linear.h"
-#include "core/worker_thread.h"
 
 namespace neox::binding {
 namespace {

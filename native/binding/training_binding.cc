@@ -10,7 +10,7 @@
 
 #include "binding/model_handle.h"
 #include "binding/options.h"
-#include "core/error.h"
+#include "core/base/error.h"
 
 namespace neox::binding {
 namespace {
@@ -279,7 +279,8 @@ Napi::Value evaluate(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const auto o = info[1].As<Napi::Object>();
     const auto batch = std::make_shared<TrainingBatch>(parse_batch(o));
-    const std::shared_ptr<const Prefix> prefix = has_value(o, "prefix") ? get_handle<Prefix>(o.Get("prefix")) : nullptr;
+    const std::shared_ptr<const KeyValueBlock> prefix =
+        has_value(o, "prefix") ? get_handle<KeyValueBlock>(o.Get("prefix")) : nullptr;
     return queue<LossSum>(
         info, get_cancel(o),
         [prefix, batch](GPTNeoX& model, const CancelFlag& cancel) {

@@ -14,11 +14,11 @@
 #include <string>
 #include <vector>
 
+#include "core/base/error.h"
+#include "core/base/worker_thread.h"
 #include "core/checkpoint/joined_tensor.h"
 #include "core/checkpoint/mapped_file.h"
-#include "core/error.h"
 #include "core/kernels/kernels.h"
-#include "core/worker_thread.h"
 #include "tests.h"
 
 namespace {

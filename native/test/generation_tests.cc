@@ -184,27 +184,23 @@ void test_draws() {
 
 // What an engine reserves for a search: each beam's memory is its own and for no more tokens than it may come to have.
 void test_room_of_beams() {
-  neox::NeoXConfig config;
-  config.vocab_size = 32;
-  config.num_layers = config.num_heads = config.head_size = 1;
-  config.max_positions = 1000;
-  const auto options = at::TensorOptions().dtype(at::kFloat);
+  const neox::KeyValueShape shape = {1, 1, 1, 1000, at::kFloat};
   neox::GenerationRequest row;
   row.prompt = {1};
   row.max_new_tokens = 40;
-  neox::BeamSearch search(config, row, {3, 1.0, neox::EarlyStopping::kNo, 1});
+  neox::BeamSearch search(shape, row, {3, 1.0, neox::EarlyStopping::kNo, 1});
   int64_t steps = 0;
   for (; !search.done(); ++steps) {
-    search.make_room(config, options);
-    search.make_room(config, options);  // a forward pass that failed is tried again
-    std::vector<const neox::CacheStorage*> storages;
+    search.make_room(shape);
+    search.make_room(shape);  // a forward pass that failed is tried again
+    std::vector<const neox::KeyValueStorage*> storages;
     for (neox::Beam& beam : search.running()) {
-      const neox::CacheStorage* storage = beam.cache.storage.get();
+      const neox::KeyValueStorage* storage = beam.cache.storage.get();
       check(storage->used == steps && storage->capacity > steps, "a beam has room for its next token");
       check(storage->capacity <= 40, "and for no more than it may come to have");
       check(std::find(storages.begin(), storages.end(), storage) == storages.end(), "and it is its own");
       storages.push_back(storage);
-      beam.cache.claim(config, 1, options);  // as the forward pass does
+      beam.cache.claim(shape, 1);  // as the forward pass does
       check(beam.cache.storage.get() == storage, "which the forward pass takes");
       beam.cache.length += 1;
     }

@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "core/model/tensor_pool.h"
+#include "core/base/tensor_pool.h"
 #include "tests.h"
 
 namespace {

@@ -13,7 +13,7 @@
 #include <immintrin.h>
 #endif
 
-#include "core/error.h"
+#include "core/base/error.h"
 
 namespace neox {
 namespace {

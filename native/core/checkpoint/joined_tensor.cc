@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/error.h"
 #include "core/checkpoint/convert_elements.h"
-#include "core/error.h"
 
 namespace neox {
 namespace {

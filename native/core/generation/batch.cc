@@ -24,7 +24,7 @@ at::Tensor hidden_states(const GPTNeoX& model, const std::vector<RowInput>& rows
   std::vector<int64_t> ids;
   std::vector<Row> batch;
   for (const RowInput& row : rows) {
-    batch.push_back({static_cast<int64_t>(ids.size()), count_of(row), row.cache->prefix.get(), row.cache});
+    batch.push_back({static_cast<int64_t>(ids.size()), count_of(row), row.cache->block.get(), row.cache});
     ids.insert(ids.end(), row.tokens->begin(), row.tokens->end());
   }
   const at::Tensor id_tensor = at::from_blob(ids.data(), {static_cast<int64_t>(ids.size())}, at::kLong);

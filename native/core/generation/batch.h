@@ -7,15 +7,15 @@
 #include <string>
 #include <vector>
 
-#include "core/cancel.h"
-#include "core/error.h"
+#include "core/base/cancel.h"
+#include "core/base/error.h"
 #include "core/model/gpt_neox.h"
 
 namespace neox {
 
 // Tokens to take through the model behind a row's cache, which grows by them. At least one.
 struct RowInput {
-  RowCache* cache = nullptr;
+  Past* cache = nullptr;
   const std::vector<int64_t>* tokens = nullptr;
 };
 

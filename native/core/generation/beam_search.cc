@@ -11,7 +11,7 @@ std::vector<std::vector<BeamResult>> beam_search(const GPTNeoX& model, const std
   const int64_t vocab = model.config().vocab_size;
   std::vector<BeamSearch> searches;
   searches.reserve(requests.size());
-  for (const BeamRequest& request : requests) searches.emplace_back(model.config(), request.row, request.beams);
+  for (const BeamRequest& request : requests) searches.emplace_back(model.kv_shape(), request.row, request.beams);
   for (;;) {
     cancel.check();
     std::vector<RowInput> inputs;

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "core/cancel.h"
+#include "core/base/cancel.h"
 #include "core/generation/beams.h"
 #include "core/model/gpt_neox.h"
 

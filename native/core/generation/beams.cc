@@ -16,11 +16,11 @@ bool better(const T& a, const T& b) {
 
 }  // namespace
 
-BeamSearch::BeamSearch(const NeoXConfig& config, const GenerationRequest& row, const BeamSettings& settings)
+BeamSearch::BeamSearch(const KeyValueShape& shape, const GenerationRequest& row, const BeamSettings& settings)
     : settings_(settings),
       options_(std::make_shared<const SamplingOptions>(row.sampling)),
       // The last token needs no position: nothing is computed from it.
-      longest_(std::min(row.max_new_tokens, config.max_positions - row.past.positions() -
+      longest_(std::min(row.max_new_tokens, shape.max_positions - row.past.positions() -
                                                 (static_cast<int64_t>(row.prompt.size()) - row.past_tokens) + 1)),
       room_(row.past.length + static_cast<int64_t>(row.prompt.size()) - row.past_tokens + longest_ - 1) {
   running_.push_back({row.past, LogitsProcessors(options_, row.prompt), {}, {}, 0.0F});
@@ -28,10 +28,10 @@ BeamSearch::BeamSearch(const NeoXConfig& config, const GenerationRequest& row, c
   done_ = longest_ <= 0;
 }
 
-void BeamSearch::make_room(const NeoXConfig& config, const at::TensorOptions& options) {
-  NeoXConfig bounded = config;
+void BeamSearch::make_room(const KeyValueShape& shape) {
+  KeyValueShape bounded = shape;
   bounded.max_positions = room_;
-  for (Beam& beam : running_) beam.cache.claim(bounded, static_cast<int64_t>(beam.input.size()), options);
+  for (Beam& beam : running_) beam.cache.claim(bounded, static_cast<int64_t>(beam.input.size()));
   // Each has a storage of its own now, and takes its room in the forward pass.
   for (Beam& beam : running_) beam.cache.storage->used = beam.cache.length;
 }

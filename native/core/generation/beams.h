@@ -31,7 +31,7 @@ struct BeamResult {
 };
 
 struct Beam {
-  RowCache cache;
+  Past cache;
   LogitsProcessors processors;
   std::vector<int64_t> tokens;  // generated
   std::vector<int64_t> input;   // what goes through the model next
@@ -42,14 +42,14 @@ struct Beam {
 class BeamSearch {
  public:
   // Of the row's sampling options, the processors and end_ids count.
-  BeamSearch(const NeoXConfig& config, const GenerationRequest& row, const BeamSettings& settings);
+  BeamSearch(const KeyValueShape& shape, const GenerationRequest& row, const BeamSettings& settings);
 
   bool done() const { return done_; }
   // The beams whose inputs go through the model next.
   std::vector<Beam>& running() { return running_; }
   // Makes the memory that the running beams need for their inputs, so that no forward pass fails for the want of it. A
   // beam's memory is never for more tokens than it may come to have.
-  void make_room(const NeoXConfig& config, const at::TensorOptions& options);
+  void make_room(const KeyValueShape& shape);
   // Goes one token on, from the logits [beams, V] of the running beams, which it changes.
   // Throws NEOX_NOT_FINITE for logits with NaN or +infinity, and NEOX_BAD_ARGUMENT when the processors leave no token.
   void step(float* logits, int64_t vocab);

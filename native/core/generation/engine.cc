@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "core/error.h"
+#include "core/base/error.h"
 #include "core/generation/batch.h"
 
 namespace neox {
@@ -51,7 +51,7 @@ void Engine::apply(const GPTNeoX& model, EngineCommands& commands, EngineReport&
       // Beams have their own.
       const int64_t room = config.max_positions - row->cache.positions();
       const int64_t wanted = row->prompt_left() + (row->beams ? 0 : row->request.max_new_tokens);
-      row->cache.reserve(config, std::min(room, wanted), model.tensor_options());
+      row->cache.reserve(model.kv_shape(), std::min(room, wanted));
       rows_.push_back(std::move(row));
     } catch (...) {
       end(*row, FinishReason::kLength, std::current_exception(), report);
@@ -106,17 +106,17 @@ std::vector<Engine::Part> Engine::plan(const GPTNeoX& model, EngineReport& repor
 
 // The search begins: its prompt becomes a block that all beams share.
 void Engine::begin_search(const GPTNeoX& model, ActiveRow& row, EngineReport& report) {
-  row.request.past = row.cache.as_prefix();
+  row.request.past = row.cache.as_block();
   row.request.past_tokens = row.prompted;
   row.cache = {};
-  row.search = std::make_unique<BeamSearch>(model.config(), row.request, *row.beams);
+  row.search = std::make_unique<BeamSearch>(model.kv_shape(), row.request, *row.beams);
   ++report.prompt_tokens;  // the last one
 }
 
 void Engine::plan_search(const GPTNeoX& model, ActiveRow& row, std::vector<Part>& parts, EngineReport& report) {
   try {
     if (!row.search) begin_search(model, row, report);
-    row.search->make_room(model.config(), model.tensor_options());
+    row.search->make_room(model.kv_shape());
     for (Beam& beam : row.search->running()) parts.push_back({&row, &beam.cache, beam.input});
   } catch (...) {
     end(row, FinishReason::kLength, std::current_exception(), report);

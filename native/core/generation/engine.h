@@ -17,7 +17,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/cancel.h"
+#include "core/base/cancel.h"
 #include "core/generation/beams.h"
 #include "core/generation/generate.h"
 #include "core/generation/prompt_cache.h"
@@ -102,7 +102,7 @@ class Engine {
     int64_t slot;
     GenerationRequest request;
     std::optional<BeamSettings> beams;
-    RowCache cache;
+    Past cache;
     Sampler sampler;
     int64_t granted = 0;
     std::vector<uint32_t> mask;  // of the last grant
@@ -121,7 +121,7 @@ class Engine {
   // together and in order.
   struct Part {
     ActiveRow* row = nullptr;
-    RowCache* cache = nullptr;
+    Past* cache = nullptr;
     std::vector<int64_t> tokens;
   };
   // A token for a row, or why there is none; a step of a beam search.

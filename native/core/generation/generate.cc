@@ -9,19 +9,18 @@ namespace {
 
 struct ActiveRow {
   size_t request = 0;
-  RowCache cache;
+  Past cache;
   Sampler sampler;
   std::vector<int64_t> input;  // what goes through the model next
 };
 
-ActiveRow start(const NeoXConfig& config, const GenerationRequest& request, size_t index,
-                const at::TensorOptions& options) {
+ActiveRow start(const KeyValueShape& shape, const GenerationRequest& request, size_t index) {
   const std::vector<int64_t>& prompt = request.prompt;
   ActiveRow row{index, request.past, Sampler(request.sampling, prompt), {}};
   row.input.assign(prompt.begin() + request.past_tokens, prompt.end());
   // The whole of what the row may need, so that its cache is not copied as it grows.
-  const int64_t room = config.max_positions - row.cache.positions();
-  row.cache.reserve(config, std::min(room, static_cast<int64_t>(row.input.size()) + request.max_new_tokens), options);
+  const int64_t room = shape.max_positions - row.cache.positions();
+  row.cache.reserve(shape, std::min(room, static_cast<int64_t>(row.input.size()) + request.max_new_tokens));
   return row;
 }
 
@@ -34,7 +33,7 @@ std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<G
   std::vector<GenerationResult> results(requests.size());
   std::vector<ActiveRow> active;
   for (size_t i = 0; i < requests.size(); ++i) {
-    if (requests[i].max_new_tokens > 0) active.push_back(start(config, requests[i], i, model.tensor_options()));
+    if (requests[i].max_new_tokens > 0) active.push_back(start(model.kv_shape(), requests[i], i));
   }
 
   // Takes one token for a row from its logits; true where the row goes on.

@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/cancel.h"
+#include "core/base/cancel.h"
 #include "core/generation/logprobs.h"
 #include "core/generation/sampler.h"
 #include "core/model/gpt_neox.h"
@@ -15,7 +15,7 @@ namespace neox {
 
 struct GenerationRequest {
   std::vector<int64_t> prompt;
-  RowCache past;            // the row's prefix, and the keys and values of the first `past_tokens` tokens of the prompt
+  Past past;                // the row's prefix, and the keys and values of the first `past_tokens` tokens of the prompt
   int64_t past_tokens = 0;  // fewer than the prompt has
   SamplingOptions sampling;  // its end_ids end the row and are no part of its tokens
   int64_t max_new_tokens = 0;

@@ -4,7 +4,7 @@
 #include <limits>
 #include <utility>
 
-#include "core/error.h"
+#include "core/base/error.h"
 
 namespace neox {
 namespace {

@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kBlock = 16;
 constexpr int64_t kNodeOverhead = 256;  // bytes beside the tensor, roughly
 
-bool same_numbers(const Prefix& a, const Prefix& b) {
+bool same_numbers(const KeyValueBlock& a, const KeyValueBlock& b) {
   // As bytes: -0 and 0 are different keys, and a NaN is itself.
   return a.keys_values.sizes() == b.keys_values.sizes() &&
          at::equal(a.keys_values.view(at::kByte), b.keys_values.view(at::kByte));
@@ -28,7 +28,7 @@ int64_t matching(const std::vector<int64_t>& node, const std::vector<int64_t>& t
 
 }  // namespace
 
-PromptCache::Tree* PromptCache::find(const std::shared_ptr<const Prefix>& prefix) {
+PromptCache::Tree* PromptCache::find(const std::shared_ptr<const KeyValueBlock>& prefix) {
   for (const auto& tree : trees_) {
     if (tree->with_prefix == (prefix != nullptr) && tree->prefix.lock() == prefix) return tree.get();
   }
@@ -47,8 +47,8 @@ void PromptCache::touch(Node* node) {
   for (; node->parent != nullptr; node = node->parent) recent_.splice(recent_.begin(), recent_, node->place);
 }
 
-int64_t PromptCache::load(const std::vector<int64_t>& tokens, int64_t limit, RowCache& row) {
-  Tree* tree = find(row.prefix);
+int64_t PromptCache::load(const std::vector<int64_t>& tokens, int64_t limit, Past& row) {
+  Tree* tree = find(row.block);
   if (tree == nullptr) return 0;
   Node* node = &tree->root;
   int64_t at = 0;
@@ -73,14 +73,14 @@ int64_t PromptCache::load(const std::vector<int64_t>& tokens, int64_t limit, Row
   return at;
 }
 
-void PromptCache::store(const std::vector<int64_t>& tokens, const RowCache& row) {
+void PromptCache::store(const std::vector<int64_t>& tokens, const Past& row) {
   drop_dead_trees();
-  Tree* tree = find(row.prefix);
+  Tree* tree = find(row.block);
   if (tree == nullptr) {
     trees_.push_back(std::make_unique<Tree>());
     tree = trees_.back().get();
-    tree->with_prefix = row.prefix != nullptr;
-    tree->prefix = row.prefix;
+    tree->with_prefix = row.block != nullptr;
+    tree->prefix = row.block;
   }
   Node* node = &tree->root;
   const int64_t end = std::min(static_cast<int64_t>(tokens.size()), row.length);

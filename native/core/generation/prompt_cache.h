@@ -10,7 +10,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/model/rows.h"
+#include "core/kv/past.h"
 
 namespace neox {
 
@@ -20,10 +20,10 @@ class PromptCache {
 
   // Copies the keys and values of the longest known beginning of `tokens`, at most `limit` tokens of it, into an empty
   // row that has room for them. Returns how many tokens that were.
-  int64_t load(const std::vector<int64_t>& tokens, int64_t limit, RowCache& row);
+  int64_t load(const std::vector<int64_t>& tokens, int64_t limit, Past& row);
 
   // Keeps copies of what `row` holds of `tokens`, which are its first ones. What was used least recently goes.
-  void store(const std::vector<int64_t>& tokens, const RowCache& row);
+  void store(const std::vector<int64_t>& tokens, const Past& row);
 
   int64_t bytes() const { return bytes_; }
 
@@ -39,11 +39,11 @@ class PromptCache {
   struct Tree {
     bool with_prefix = false;
     // Not kept alive by its tree: the tree of a prefix that nobody has any more goes at the next store.
-    std::weak_ptr<const Prefix> prefix;
+    std::weak_ptr<const KeyValueBlock> prefix;
     Node root;
   };
 
-  Tree* find(const std::shared_ptr<const Prefix>& prefix);
+  Tree* find(const std::shared_ptr<const KeyValueBlock>& prefix);
   void drop_dead_trees();
   void drop(Node& node);  // with all below it
   void touch(Node* node);

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/cancel.h"
+#include "core/base/cancel.h"
 #include "core/generation/logprobs.h"
 #include "core/model/gpt_neox.h"
 
@@ -13,7 +13,7 @@ namespace neox {
 struct ScoreRow {
   std::vector<int64_t> tokens;   // may be empty
   std::vector<int64_t> targets;  // parallel to tokens: what is scored as the next token there; -1: nothing
-  RowCache cache;                // what stands in front; grows by the tokens
+  Past cache;                    // what stands in front; grows by the tokens
 };
 
 struct RowScores {

@@ -3,7 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "core/error.h"
+#include "core/base/error.h"
 #include "core/kernels/kernels.h"
 
 namespace neox::kernels {

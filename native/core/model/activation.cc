@@ -11,7 +11,7 @@
 #include <ATen/ops/silu_backward.h>
 #include <ATen/ops/threshold_backward.h>
 
-#include "core/error.h"
+#include "core/base/error.h"
 #include "core/kernels/element.h"
 
 namespace neox {

@@ -42,9 +42,9 @@ AttentionTask task_of(const NeoXConfig& c, const at::Tensor& qkv, const Row& row
   task.queries = base;
   task.query_stride = c.num_heads * 3 * c.head_size;
   task.tokens = row.tokens;
-  if (row.prefix != nullptr) task.prefix = span_of(row.prefix->keys_values, layer, head, row.prefix->length);
-  if (row.cache != nullptr) {
-    task.text = span_of(row.cache->storage->keys_values, layer, head, row.cache->length + row.tokens);
+  if (row.block != nullptr) task.prefix = span_of(row.block->keys_values, layer, head, row.block->length);
+  if (row.past != nullptr) {
+    task.text = span_of(row.past->storage->keys_values, layer, head, row.past->length + row.tokens);
   } else {
     task.text = {base + c.head_size * item, base + 2 * c.head_size * item, task.query_stride, row.tokens};
   }
@@ -60,8 +60,8 @@ float* scratch_memory(int64_t floats) {
 
 // [heads, P + length, D] of the keys or the values that a row without kernels sees.
 at::Tensor joined(const at::Tensor& text, const Row& row, int64_t layer, int64_t which) {
-  if (row.prefix == nullptr) return text;
-  return at::cat({row.prefix->keys_values[layer][which], text}, 1);
+  if (row.block == nullptr) return text;
+  return at::cat({row.block->keys_values[layer][which], text}, 1);
 }
 
 struct RowViews {
@@ -71,9 +71,9 @@ struct RowViews {
 RowViews views_of(const at::Tensor& qkv, const Row& row, int64_t layer) {
   const at::Tensor own = qkv.narrow(0, row.first, row.tokens);  // [T, N, 3, D]
   const auto part = [&](int64_t which) { return own.select(2, which).transpose(0, 1); };
-  if (row.cache == nullptr) return {part(0), joined(part(1), row, layer, 0), joined(part(2), row, layer, 1)};
+  if (row.past == nullptr) return {part(0), joined(part(1), row, layer, 0), joined(part(2), row, layer, 1)};
   const at::Tensor cached =
-      row.cache->storage->keys_values[layer].narrow(2, 0, row.cache->length + row.tokens);  // [2, N, S, D]
+      row.past->storage->keys_values[layer].narrow(2, 0, row.past->length + row.tokens);  // [2, N, S, D]
   return {part(0), joined(cached[0], row, layer, 0), joined(cached[1], row, layer, 1)};
 }
 
@@ -108,23 +108,21 @@ void Attention::rotate(at::Tensor& qkv, const std::vector<Row>& rows, bool inver
 void Attention::rotate_and_store(at::Tensor& qkv, const std::vector<Row>& rows, int64_t layer) const {
   rotate(qkv, rows, false);
   for (const Row& row : rows) {
-    if (row.cache == nullptr) continue;
+    if (row.past == nullptr) continue;
     // [T, N, 2, D] -> [2, N, T, D]
     const at::Tensor fresh = qkv.narrow(0, row.first, row.tokens).narrow(2, 1, 2);
     if (!use_kernels_) {
-      row.cache->storage->keys_values[layer]
-          .narrow(2, row.cache->length, row.tokens)
-          .copy_(fresh.permute({2, 1, 0, 3}));
+      row.past->storage->keys_values[layer].narrow(2, row.past->length, row.tokens).copy_(fresh.permute({2, 1, 0, 3}));
       continue;
     }
-    const at::Tensor& store = row.cache->storage->keys_values;
+    const at::Tensor& store = row.past->storage->keys_values;
     const int64_t bytes = config_.head_size * qkv.element_size();
     const auto* source = static_cast<const char*>(fresh.const_data_ptr());
     at::parallel_for(0, row.tokens, 16, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         for (int64_t head = 0; head < config_.num_heads; ++head) {
           for (int64_t which = 0; which < 2; ++which) {
-            char* slot = const_cast<char*>(head_of(store, layer, which, head)) + (row.cache->length + t) * bytes;
+            char* slot = const_cast<char*>(head_of(store, layer, which, head)) + (row.past->length + t) * bytes;
             std::memcpy(slot, source + ((t * config_.num_heads + head) * 3 + which) * bytes,
                         static_cast<size_t>(bytes));
           }
@@ -166,7 +164,7 @@ Attention::Gradients Attention::backward(const at::Tensor& grad_out, const at::T
                                          const std::vector<Row>& rows, int64_t layer, bool prefix_only) const {
   const int64_t heads = config_.num_heads;
   const int64_t dim = config_.head_size;
-  const int64_t prefix_length = rows.empty() || rows[0].prefix == nullptr ? 0 : rows[0].prefix->length;
+  const int64_t prefix_length = rows.empty() || rows[0].block == nullptr ? 0 : rows[0].block->length;
   Gradients result;
   if (!prefix_only) result.qkv = at::empty_like(qkv);
   if (!use_kernels_) {

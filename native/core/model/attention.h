@@ -10,9 +10,9 @@
 
 #include <vector>
 
+#include "core/kv/past.h"
 #include "core/model/config.h"
 #include "core/model/rotary.h"
-#include "core/model/rows.h"
 
 namespace neox {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-#include "core/error.h"
+#include "core/base/error.h"
 #include "core/model/activation.h"
 
 namespace neox {
@@ -25,7 +25,10 @@ at::Tensor last_of(const at::Tensor& x, const std::vector<Row>& rows) {
 
 GPTNeoX::GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSource>& weights,
                  const ModelOptions& options, const CancelFlag& cancel, const std::function<void(double)>& progress)
-    : config_(config), options_(options) {
+    : config_(config),
+      options_(options),
+      shape_{config.num_layers, config.num_heads, config.head_size, config.max_positions,
+             at::TensorOptions().dtype(options.dtype).device(options.device)} {
   const auto norm = [&](const std::string& name) {
     return LayerNorm{weights->get(name + ".weight").clone(), weights->get(name + ".bias").clone()};
   };
@@ -93,12 +96,12 @@ at::Tensor GPTNeoX::block_forward(const Block& block, const at::Tensor& x, const
     return block_rest(block, attention_->forward(qkv, rows, layer), x);
   // Each row's last token, which all others are the past of.
   std::vector<Row> ends;
-  std::vector<RowCache> pasts(rows.size());
+  std::vector<Past> pasts(rows.size());
   for (size_t i = 0; i < rows.size(); ++i) {
     const Row& row = rows[i];
-    pasts[i] = *row.cache;
+    pasts[i] = *row.past;
     pasts[i].length += row.tokens - 1;
-    ends.push_back({row.first + row.tokens - 1, 1, row.prefix, &pasts[i]});
+    ends.push_back({row.first + row.tokens - 1, 1, row.block, &pasts[i]});
   }
   return block_rest(block, last_of(attention_->forward(qkv, ends, layer), rows), last_of(x, rows));
 }
@@ -122,7 +125,7 @@ at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, Wante
                             HiddenLayer* layer) const {
   check_positions(rows);
   for (const Row& row : rows) {
-    if (row.cache != nullptr) row.cache->claim(config_, row.tokens, tensor_options());
+    if (row.past != nullptr) row.past->claim(shape_, row.tokens);
   }
   at::Tensor x = embed(ids);
   // What the layer behind the last block has is of all tokens.
@@ -135,7 +138,7 @@ at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, Wante
   }
   if (whole) layer->states = norm(x, final_norm_);
   for (const Row& row : rows) {
-    if (row.cache != nullptr) row.cache->length += row.tokens;
+    if (row.past != nullptr) row.past->length += row.tokens;
   }
   if (whole && wanted == Wanted::kLast) return last_of(x, rows);
   return x;

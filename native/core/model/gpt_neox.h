@@ -8,13 +8,13 @@
 #include <memory>
 #include <vector>
 
-#include "core/cancel.h"
+#include "core/base/cancel.h"
+#include "core/base/tensor_pool.h"
+#include "core/checkpoint/weights.h"
+#include "core/kv/past.h"
 #include "core/model/attention.h"
 #include "core/model/config.h"
 #include "core/model/linear.h"
-#include "core/model/rows.h"
-#include "core/model/tensor_pool.h"
-#include "core/model/weights.h"
 
 namespace neox {
 
@@ -69,7 +69,7 @@ class GPTNeoX {
 
   const NeoXConfig& config() const { return config_; }
   const ModelOptions& options() const { return options_; }
-  at::TensorOptions tensor_options() const { return at::TensorOptions().dtype(options_.dtype).device(options_.device); }
+  const KeyValueShape& kv_shape() const { return shape_; }
   int64_t weight_bytes() const;
 
   // Hidden states [M, H], or [rows, H] of the last tokens, behind the last block, before the final layer norm. `ids`
@@ -134,6 +134,7 @@ class GPTNeoX {
 
   NeoXConfig config_;
   ModelOptions options_;
+  KeyValueShape shape_;
   at::Tensor embedding_;  // [V, H]; beside int8 matrices as it is stored
   std::vector<Block> blocks_;
   LayerNorm final_norm_;

@@ -207,9 +207,9 @@ GPTNeoX::LossAndGradient GPTNeoX::loss_and_gradient(const at::Tensor& ids, const
   LossAndGradient result;
   result.sum = output_loss(x, targets, scale, &dy, cancel);
   x.reset();
-  const int64_t prefix_length = rows.at(0).prefix->length;
+  const int64_t prefix_length = rows.at(0).block->length;
   at::Tensor grad_prefix = at::empty({config_.num_layers, 2, config_.num_heads, prefix_length, config_.head_size},
-                                     tensor_options().dtype(at::kFloat));
+                                     shape_.options.dtype(at::kFloat));
   for (int64_t layer = config_.num_layers; layer-- > 0;) {
     cancel.check();
     const auto i = static_cast<size_t>(layer);

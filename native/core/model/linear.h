@@ -14,7 +14,7 @@
 #include <optional>
 #include <string>
 
-#include "core/model/weights.h"
+#include "core/checkpoint/weights.h"
 
 namespace neox {
 

@@ -6,7 +6,7 @@
 
 #include <string_view>
 
-#include "core/error.h"
+#include "core/base/error.h"
 #include "core/kernels/kernels.h"
 #include "core/model/native_weights.h"
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <utility>
 
-#include "core/one_thread.h"
+#include "core/base/one_thread.h"
 
 namespace neox {
 

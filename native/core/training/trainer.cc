@@ -8,14 +8,14 @@
 #include <string>
 #include <utility>
 
-#include "core/error.h"
+#include "core/base/error.h"
 
 namespace neox {
 namespace {
 
 [[noreturn]] void refuse(const std::string& message) { throw CoreError("NEOX_BAD_ARGUMENT", message); }
 
-std::vector<Row> rows_of(const TrainingBatch& batch, const GPTNeoX& model, const Prefix* prefix) {
+std::vector<Row> rows_of(const TrainingBatch& batch, const GPTNeoX& model, const KeyValueBlock* prefix) {
   const int64_t vocab = model.config().vocab_size;
   for (const int64_t id : batch.ids) {
     if (id < 0 || id >= vocab) refuse("The token id " + std::to_string(id) + " is not in the vocabulary");
@@ -51,7 +51,7 @@ std::vector<std::pair<int64_t, int64_t>> decayed(PrefixEncoder& encoder, bool bi
 
 }  // namespace
 
-LossSum evaluate_batch(const GPTNeoX& model, const Prefix* prefix, const TrainingBatch& batch,
+LossSum evaluate_batch(const GPTNeoX& model, const KeyValueBlock* prefix, const TrainingBatch& batch,
                        const CancelFlag& cancel) {
   auto rows = rows_of(batch, model, prefix);
   return model.loss(ids_of(batch, model), batch.targets, rows, cancel);
@@ -75,7 +75,7 @@ const PrefixEncoder::Pass& Trainer::pass() {
 
 LossSum Trainer::accumulate(const GPTNeoX& model, const TrainingBatch& batch, double loss_scale,
                             const CancelFlag& cancel) {
-  if (!prefix_) prefix_ = make_prefix(model.config(), pass().output, model.tensor_options());
+  if (!prefix_) prefix_ = make_block(model.kv_shape(), pass().output);
   auto rows = rows_of(batch, model, prefix_.get());
   const auto result =
       model.loss_and_gradient(ids_of(batch, model), batch.targets, rows, {loss_scale, options_.checkpointing}, cancel);

@@ -8,10 +8,10 @@
 #include <optional>
 #include <vector>
 
-#include "core/cancel.h"
+#include "core/base/cancel.h"
 #include "core/model/gpt_neox.h"
-#include "core/prefix/encoder.h"
 #include "core/training/adamw.h"
+#include "core/training/encoder.h"
 
 namespace neox {
 
@@ -22,7 +22,7 @@ struct TrainingBatch {
   std::vector<int64_t> lengths;  // of the rows
 };
 
-LossSum evaluate_batch(const GPTNeoX& model, const Prefix* prefix, const TrainingBatch& batch,
+LossSum evaluate_batch(const GPTNeoX& model, const KeyValueBlock* prefix, const TrainingBatch& batch,
                        const CancelFlag& cancel);
 
 struct TrainerOptions {
@@ -85,7 +85,7 @@ class Trainer {
   std::shared_ptr<TensorPool> pool_;  // the model's
   // Of the step in progress.
   std::optional<PrefixEncoder::Pass> pass_;
-  std::shared_ptr<const Prefix> prefix_;
+  std::shared_ptr<const KeyValueBlock> prefix_;
   at::Tensor prefix_grad_;  // [L, 2, N, P, D] float32, of the sum of losses
   double loss_ = 0.0;
   int64_t tokens_ = 0;

@@ -17,9 +17,9 @@
 #include <string>
 #include <vector>
 
+#include "core/base/error.h"
 #include "core/checkpoint/joined_tensor.h"
 #include "core/checkpoint/mapped_file.h"
-#include "core/error.h"
 
 namespace {
 

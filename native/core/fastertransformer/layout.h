@@ -7,7 +7,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -44,26 +43,20 @@ struct FtCounts {
   int64_t non_finite = 0;  // infinite or NaN in the source
 };
 
-struct FtComparison {
-  bool missing = false;
-  uint64_t expected_bytes = 0;
-  uint64_t actual_bytes = 0;
-  int64_t differing = 0;            // elements, counted only when the sizes agree
-  double max_abs_difference = 0.0;  // infinity when a number stands against an infinity or a NaN
+// A file as a gather from its source: element (j, c) is source[offsets[j] + c] for c < length. The file holds
+// [offsets, length], or [length, offsets] when transposed.
+struct Gather {
+  at::Tensor source;  // contiguous
+  std::vector<int64_t> offsets;
+  int64_t length = 0;
+  bool transposed = false;
+
+  int64_t elements() const { return static_cast<int64_t>(offsets.size()) * length; }
 };
 
-// Called between pieces of a few megabytes with the bytes done since the last call. What it throws comes out unchanged,
-// so that it may poll a CancelFlag.
-using FtProgress = std::function<void(uint64_t bytes)>;
-
-// Writes one file; it must not exist. dtype is at::kHalf or at::kFloat. Conversion rounds to nearest even and overflows
-// to infinity, as numpy's astype does. Memory beyond the mapped source stays within a few tens of megabytes.
-FtCounts write_ft_file(const FtFile& file, at::ScalarType dtype, const FtProgress& progress);
-
-// Reads one file back and compares it bit by bit with what write_ft_file would write.
-FtComparison compare_ft_file(const FtFile& file, at::ScalarType dtype, const FtProgress& progress);
-
-// Waits until the files and the folder that holds them are on the disk.
-void sync_ft_files(const std::vector<std::string>& paths, const std::string& directory);
+// The gather of a file's layout, of as many elements as the file has. A bias is summed in the file's dtype, and what
+// its sources lost in the conversion is added to `counts`.
+// Throws NEOX_BAD_CHECKPOINT for a source of another shape.
+Gather checked_gather(const FtFile& file, at::ScalarType dtype, FtCounts& counts);
 
 }  // namespace neox

@@ -1,4 +1,4 @@
-#include "core/model/tensor_pool.h"
+#include "core/base/tensor_pool.h"
 
 #include <c10/core/CPUAllocator.h>
 #include <sys/mman.h>

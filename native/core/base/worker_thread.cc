@@ -1,10 +1,10 @@
-#include "core/worker_thread.h"
+#include "core/base/worker_thread.h"
 
 #include <chrono>
 #include <utility>
 #include <vector>
 
-#include "core/cancel.h"
+#include "core/base/cancel.h"
 
 namespace neox {
 

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <memory>
 
-#include "core/error.h"
+#include "core/base/error.h"
 
 namespace neox {
 

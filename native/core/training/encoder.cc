@@ -1,4 +1,4 @@
-#include "core/prefix/encoder.h"
+#include "core/training/encoder.h"
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
@@ -11,7 +11,7 @@
 
 #include <cmath>
 
-#include "core/one_thread.h"
+#include "core/base/one_thread.h"
 
 namespace neox {
 namespace {

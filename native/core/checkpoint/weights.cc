@@ -1,7 +1,7 @@
-#include "core/model/weights.h"
+#include "core/checkpoint/weights.h"
 
+#include "core/base/error.h"
 #include "core/checkpoint/joined_tensor.h"
-#include "core/error.h"
 
 namespace neox {
 
