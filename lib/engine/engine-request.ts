@@ -13,7 +13,8 @@ import {
 import type { LoadedModel } from '../model/loaded-model';
 import { checkLength, maxPositions } from '../model/rows';
 import type { PrefixWeights } from '../prefix/weights';
-import type { HeldPrefix, PrefixStore } from './prefix-store';
+import type { PrefixStore } from './prefix-store';
+import type { HeldPrefix } from './resident-prefixes';
 
 const HIGHEST_PRIORITY = 100;
 

@@ -1,13 +1,10 @@
-import { randomBytes } from 'node:crypto';
-import { rm } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
-import type * as Native from '../../types/native';
+import { resolve } from 'node:path';
 import { badArgument, checkInteger, checkOptions, checkPath, checkString, nearest } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
-import { makeFolder } from '../base/files';
 import { checkModel, type LoadedModel } from '../model/loaded-model';
 import { checkLength } from '../model/rows';
 import { PrefixWeights } from '../prefix/weights';
+import { type Entry, type HeldPrefix, ResidentPrefixes } from './resident-prefixes';
 
 /** How much a {@link PrefixStore} keeps in memory, and where the rest goes. */
 export interface PrefixStoreOptions {
@@ -45,33 +42,6 @@ export interface StoredPrefix {
   readonly path?: string;
 }
 
-/** A prefix as it was when somebody asked for it: what becomes of its name later does not change it. */
-export interface HeldPrefix {
-  readonly prefixLength: number;
-  /** The form that attention reads. */
-  load(): Promise<Native.Prefix>;
-}
-
-interface Entry extends HeldPrefix {
-  readonly name: string;
-  readonly hash: string;
-  /** How many numbers it is. */
-  readonly size: number;
-  readonly path: string | undefined;
-  pinned: boolean;
-  /** The form that attention reads, if it is in memory. */
-  handle: Native.Prefix | undefined;
-  /** Its values, for as long as it is in memory and no file has them. */
-  values: PrefixWeights | undefined;
-  /** What the two take. */
-  bytes: number;
-  /** Its values, for as long as somebody else has them. */
-  given: WeakRef<PrefixWeights> | undefined;
-  reading: Promise<PrefixWeights> | undefined;
-  /** Its file in the spill folder, once that is written. */
-  spilled: string | undefined;
-}
-
 const MAX_NAME = 256;
 
 /**
@@ -91,16 +61,10 @@ const MAX_NAME = 256;
  * In memory is the form that attention reads; the float32 values besides only for as long as no file has them.
  */
 export class PrefixStore {
-  private readonly maxBytes: number;
-  private readonly spillFolder: string | undefined;
+  private readonly resident: ResidentPrefixes;
   private readonly entries = new Map<string, Entry>();
   /** Names whose prefix is being read. */
   private readonly arriving = new Set<string>();
-  /** What is in memory, least recently used first. */
-  private readonly resident = new Set<Entry>();
-  private bytes = 0;
-  /** The end of the last shrinking: one at a time. */
-  private shrinking: Promise<void> = Promise.resolve();
   /**
    * The end of the last exchange: one at a time. A name that two gave another prefix, neither of which fits, has to
    * have its old one again.
@@ -115,10 +79,16 @@ export class PrefixStore {
   ) {
     checkModel(model);
     checkOptions('options', options, ['maxBytes', 'spillFolder']);
-    this.maxBytes = options.maxBytes === undefined ? Infinity : checkInteger('maxBytes', options.maxBytes, 1);
+    const maxBytes = options.maxBytes === undefined ? Infinity : checkInteger('maxBytes', options.maxBytes, 1);
     // Absolute, as the paths of files: they are read when a prefix has left memory, wherever the process is by then.
-    this.spillFolder =
+    const spillFolder =
       options.spillFolder === undefined ? undefined : resolve(checkPath('spillFolder', options.spillFolder));
+    this.resident = new ResidentPrefixes(
+      model,
+      maxBytes,
+      spillFolder,
+      (entry) => this.entries.get(entry.name) === entry,
+    );
   }
 
   /**
@@ -158,7 +128,7 @@ export class PrefixStore {
    *   PrefixWeights.load throws; NEOX_DISPOSED when the store is, or it has left memory and the model is
    */
   async get(name: string): Promise<PrefixWeights> {
-    return this.weights(this.entry(name));
+    return this.resident.weights(this.entry(name));
   }
 
   /** Whether there is a prefix of this name. */
@@ -178,7 +148,7 @@ export class PrefixStore {
   async remove(name: string): Promise<void> {
     const entry = this.entry(name);
     this.entries.delete(name);
-    await this.discard(entry);
+    await this.resident.discard(entry);
   }
 
   /**
@@ -200,7 +170,7 @@ export class PrefixStore {
   /** Lets a prefix leave memory again. */
   async unpin(name: string): Promise<void> {
     this.entry(name).pinned = false;
-    await this.shrink();
+    await this.resident.shrink();
   }
 
   /**
@@ -251,20 +221,17 @@ export class PrefixStore {
     // From here on the name means the new one; should it not fit, the old one again.
     const old = this.entries.get(name);
     const kept = old && { handle: old.handle, values: old.values };
-    if (old !== undefined) this.drop(old);
+    if (old !== undefined) this.resident.drop(old);
     entry.pinned = old?.pinned ?? false;
     this.entries.set(name, entry);
     try {
-      this.note(entry, entry.handle, entry.values);
-      await this.shrink();
-      // It may have left memory again; where it could not, and nothing else could, there is no room for it.
-      if (this.bytes > this.maxBytes && this.resident.has(entry)) throw this.fullError(entry);
+      await this.resident.admit(entry, entry.values);
       this.checkAlive();
     } catch (error) {
       await this.undo(entry, old, kept);
       throw error;
     }
-    if (old !== undefined) await this.discard(old);
+    if (old !== undefined) await this.resident.discard(old);
     return this.describe(entry);
   }
 
@@ -292,7 +259,7 @@ export class PrefixStore {
       given: own && new WeakRef(own),
       reading: undefined,
       spilled: undefined,
-      load: () => this.load(entry),
+      load: () => this.resident.load(entry),
     };
     return entry;
   }
@@ -310,139 +277,15 @@ export class PrefixStore {
       this.entries.delete(entry.name);
     } else {
       this.entries.set(entry.name, old);
-      this.note(old, kept?.handle, kept?.values);
+      this.resident.note(old, kept?.handle, kept?.values);
     }
-    for (const other of others) await this.discard(other);
-  }
-
-  private fullError({ name, bytes }: Entry): NeoXPrefixError {
-    const left = Math.max(0, this.maxBytes - this.bytes + bytes);
-    return new NeoXPrefixError(
-      'NEOX_OUT_OF_MEMORY',
-      `The prefix '${name}' takes ${bytes} bytes, and the store has ${left} of ${this.maxBytes} left`,
-      { hint: 'raise maxBytes, unpin some, or give the store a spillFolder' },
-    );
-  }
-
-  private async load(entry: Entry): Promise<Native.Prefix> {
-    if (entry.handle === undefined) return this.model.prefixHandle(await this.weights(entry));
-    this.touch(entry);
-    return entry.handle;
-  }
-
-  /** The values of a prefix, which is in memory then; the model knows the form of them. */
-  private weights(entry: Entry): Promise<PrefixWeights> {
-    const known = entry.values ?? entry.given?.deref();
-    if (known !== undefined && entry.handle !== undefined) {
-      this.touch(entry);
-      return Promise.resolve(known);
-    }
-    entry.reading ??= this.read(entry, known).finally(() => (entry.reading = undefined));
-    return entry.reading;
-  }
-
-  private async read(entry: Entry, known: PrefixWeights | undefined): Promise<PrefixWeights> {
-    const weights = known ?? (await this.readFile(entry));
-    // One form for all objects that have the same values.
-    if (entry.handle !== undefined) this.model.adoptPrefixHandle(weights, entry.handle);
-    const handle = await this.model.prefixHandle(weights);
-    if (this.entries.get(entry.name) === entry) {
-      this.note(entry, handle);
-      this.touch(entry);
-      // Who asked for a prefix has it, wherever others can be written.
-      await this.shrink().catch(() => undefined);
-    }
-    return weights;
-  }
-
-  private async readFile(entry: Entry): Promise<PrefixWeights> {
-    const path = fileOf(entry) ?? '';
-    // It was found to fit when it was added, and must be what it was then.
-    const weights = await PrefixWeights.load(path, { config: this.model, allowFingerprintMismatch: true });
-    if (weights.hash !== entry.hash) {
-      throw new NeoXPrefixError(
-        'NEOX_BAD_PREFIX',
-        `${path} is not the prefix '${entry.name}' any more: its values have changed`,
-        {
-          path,
-          hint: 'replace() takes the file as it is now',
-        },
-      );
-    }
-    entry.given = new WeakRef(weights);
-    return weights;
-  }
-
-  /** Notes what of a prefix is in memory from now on, and counts it. Values that a file has are not kept. */
-  private note(entry: Entry, handle: Native.Prefix | undefined, values?: PrefixWeights): void {
-    this.bytes -= entry.bytes;
-    entry.handle = handle;
-    entry.values = fileOf(entry) === undefined ? values : undefined;
-    const perNumber = this.model.computeDtype === 'float32' ? 4 : 2;
-    entry.bytes = entry.size * ((handle === undefined ? 0 : perNumber) + (entry.values === undefined ? 0 : 4));
-    this.bytes += entry.bytes;
-    if (handle === undefined) this.resident.delete(entry);
-    else this.resident.add(entry);
-  }
-
-  /** Notes that a prefix that is in memory was used now. */
-  private touch(entry: Entry): void {
-    if (this.resident.delete(entry)) this.resident.add(entry);
-  }
-
-  private drop(entry: Entry): void {
-    this.note(entry, undefined);
-  }
-
-  private shrink(): Promise<void> {
-    this.shrinking = this.shrinking.then(() => this.shrinkNow());
-    const done = this.shrinking;
-    // What failed is told to whoever asked; the next one tries again.
-    this.shrinking = done.catch(() => undefined);
-    return done;
-  }
-
-  private async shrinkNow(): Promise<void> {
-    const writing = this.spillValues();
-    await writing.catch(() => undefined);
-    for (const entry of this.resident) {
-      if (this.bytes <= this.maxBytes) return;
-      if (!entry.pinned && entry.values === undefined) this.drop(entry);
-    }
-    // That the folder cannot be written matters where there is no room without it.
-    if (this.bytes > this.maxBytes) await writing;
-  }
-
-  /** Those of pinned prefixes and of prefixes that come meanwhile too: requests need none. */
-  private async spillValues(): Promise<void> {
-    for (const entry of this.resident) {
-      if (this.bytes <= this.maxBytes || this.spillFolder === undefined) return;
-      if (entry.values !== undefined) await this.spill(entry, entry.values, this.spillFolder);
-    }
-  }
-
-  private async spill(entry: Entry, values: PrefixWeights, folder: string): Promise<void> {
-    // A name of its own: nobody else deletes the file.
-    const path = join(folder, `${entry.hash.slice(0, 32)}-${randomBytes(4).toString('hex')}.safetensors`);
-    await makeFolder(folder);
-    await values.save(path);
-    entry.spilled = path;
-    // It may have been taken out meanwhile: what is in memory of it now stays.
-    this.note(entry, entry.handle);
-  }
-
-  /** Forgets a prefix that no name means any more, and its file, behind whoever reads that. */
-  private async discard(entry: Entry): Promise<void> {
-    this.drop(entry);
-    await this.shrinking;
-    await entry.reading?.catch(() => undefined);
-    if (entry.spilled !== undefined) await rm(entry.spilled, { force: true });
+    for (const other of others) await this.resident.discard(other);
   }
 
   private async release(): Promise<void> {
     const all = [...this.entries.values()];
     this.entries.clear();
-    for (const entry of all) await this.discard(entry);
+    for (const entry of all) await this.resident.discard(entry);
   }
 
   private describe({ name, hash, prefixLength, bytes, path, pinned, handle }: Entry): StoredPrefix {
@@ -477,11 +320,6 @@ export class PrefixStore {
   private checkAlive(): void {
     if (this.disposing !== undefined) throw new NeoXPrefixError('NEOX_DISPOSED', 'This prefix store is disposed');
   }
-}
-
-/** The file that has its values, if one has them. */
-function fileOf({ path, spilled }: Entry): string | undefined {
-  return path ?? spilled;
 }
 
 function checkName(name: unknown): void {
