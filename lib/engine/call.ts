@@ -19,6 +19,7 @@ import { GENERATE_OPTIONS, type GenerateOptions, prepare, type Prompt } from '..
 import { type ScoredToken, scoredTokens } from '../generation/token-scores';
 import type { LoadedModel } from '../model/loaded-model';
 import { isTokenIds, packRows } from '../model/rows';
+import { NO_CONTEXT, type TextContext } from '../tokenizer/backend';
 import { generateConstrained } from './constrained';
 
 /** The rows of a request: n for each prompt, one behind the other. */
@@ -75,7 +76,10 @@ async function generateFreely(
   });
   const scored = settings.logprobs >= 0;
   const isHeard = onPiece !== undefined || stopFlags !== undefined;
-  const outputs = isHeard ? rows.prompts.map(() => new Output(decoderFor(model), stops, scored)) : undefined;
+  const contextOf = (row: number): TextContext => request.contexts[Math.floor(row / n)] ?? NO_CONTEXT;
+  const outputs = isHeard
+    ? rows.prompts.map((_, row) => new Output(model, decoderFor(model, contextOf(row)), stops, scored))
+    : undefined;
   const listener =
     outputs &&
     (([row, token, scores]: [number, number, Native.TokenScores?]): void => {
@@ -98,7 +102,7 @@ async function generateFreely(
   ).finally(() => cache && native().freeCache(cache));
   return results.map((result, row) => {
     const output = outputs?.[row];
-    if (output === undefined) return completionOf(model, result, scored);
+    if (output === undefined) return completionOf(model, contextOf(row), result, scored);
     const { rest, completion } = output.end(output.stop === undefined ? result.finishReason : 'stop');
     onPiece?.(row, { text: rest, finishReason: completion.finishReason });
     return completion;
@@ -150,11 +154,12 @@ function repeated(cache: Native.Cache, rows: number, n: number): Native.Cache {
 /** What a row has said that nobody heard while it ran. */
 function completionOf(
   model: LoadedModel,
+  context: TextContext,
   { tokens, finishReason, scores }: Native.GenerateResult,
   scored: boolean,
 ): Completion {
   return {
-    text: decode(model, tokens),
+    text: decode(model, context, tokens),
     tokens: Array.from(tokens),
     finishReason,
     ...(scored && { logprobs: scoredTokens(tokens, scores).slice(0, tokens.length) }),
@@ -201,5 +206,7 @@ export async function beamSearch(
       cancel,
     }),
   ).finally(() => native().freeCache(cache));
-  return results.map((sequences, i) => resultOf(usageOf(request, i), beamCompletions(model, sequences)));
+  return results.map((sequences, i) =>
+    resultOf(usageOf(request, i), beamCompletions(model, request.contexts[i] ?? NO_CONTEXT, sequences)),
+  );
 }

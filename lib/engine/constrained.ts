@@ -42,7 +42,7 @@ export async function generateConstrained(
       const [source, stream] = [Math.floor(row / n), row % n];
       const prompt = prompts[source] as Int32Array;
       const collector = new Collector(onPiece && ((piece) => onPiece(row, piece)));
-      const output = new Output(formatDecoder(model.tokenizer), [], settings.logprobs >= 0);
+      const output = new Output(model, formatDecoder(model.tokenizer), [], settings.logprobs >= 0);
       const job = new Job(row, 0, 0, prompt.length, 0, output, collector);
       scheduler.add(job, signal);
       const own = { ...settings, seed: seeds[source] as number, stream };

@@ -7,6 +7,7 @@ import { decoderFor, type GenerateResult, Output, resultOf } from '../generation
 import { checkModel, type LoadedModel } from '../model/loaded-model';
 import { Collector } from './collector';
 import { Job, type Sink } from './job';
+import { NO_CONTEXT } from '../tokenizer/backend';
 import { bytesPerToken, type EngineOptions, type ResolvedOptions, resolveOptions } from './engine-options';
 import {
   type EngineRequest,
@@ -171,8 +172,9 @@ export class GenerationEngine {
   private newJob(prepared: PreparedEngineRequest, sink: Sink): Job {
     const { scheduler } = this;
     const { prompts, priority, prefix, cost, stops, settings, format, signal } = prepared;
-    const decoder = format === undefined ? decoderFor(this.model) : formatDecoder(this.model.tokenizer);
-    const output = new Output(decoder, stops, settings.logprobs >= 0);
+    const context = prepared.contexts[0] ?? NO_CONTEXT;
+    const decoder = format === undefined ? decoderFor(this.model, context) : formatDecoder(this.model.tokenizer);
+    const output = new Output(this.model, decoder, stops, settings.logprobs >= 0);
     const promptTokens = (prompts[0] as Int32Array).length;
     const job = new Job(this.arrivals++, priority, cost, promptTokens, prefix?.prefixLength ?? 0, output, sink);
     scheduler.add(job, signal);
@@ -181,14 +183,21 @@ export class GenerationEngine {
 
   /** Makes jobs ready once their prefix is in the form that attention reads and their format is compiled. */
   private async enter(jobs: readonly Job[], prepared: PreparedEngineRequest): Promise<void> {
-    const { prompts, seeds, settings, beams, format } = prepared;
+    const { prompts, contexts, seeds, settings, beams, format } = prepared;
     try {
       const prefix = (await prepared.prefix?.load()) ?? null;
       const shared = { ...settings, seed: seeds[0] as number };
       for (const [stream, job] of jobs.entries()) {
         const constraint = format && (await startConstraint(this.model, format, settings.endIds));
         const own = { ...shared, stream };
-        this.scheduler.ready(job, { prompt: prompts[0] as Int32Array, prefix, settings: own, beams, constraint });
+        this.scheduler.ready(job, {
+          prompt: prompts[0] as Int32Array,
+          context: contexts[0],
+          prefix,
+          settings: own,
+          beams,
+          constraint,
+        });
       }
     } catch (error) {
       for (const job of jobs) this.scheduler.fail(job, error);

@@ -1,6 +1,7 @@
 import type * as Native from '../../types/native';
 import type { Constraint } from '../generation/constraints/constraint';
 import type { Completion, Output, StreamPiece, Usage } from '../generation/output';
+import type { TextContext } from '../tokenizer/backend';
 import type { Ticket } from './queue';
 
 /** Where what a row says goes. */
@@ -22,6 +23,8 @@ export interface Sink {
 /** What the addon needs to begin a row. */
 export interface RowStart {
   prompt: Int32Array;
+  /** What the texts of a beam search are read behind. */
+  context?: TextContext | undefined;
   prefix: Native.Prefix | null;
   settings: Native.GenerateRowSettings;
   /** A beam search. */

@@ -4,6 +4,7 @@ import { fromNative } from '../addon/run-native';
 import type { Completion } from '../generation/output';
 import { beamCompletions } from '../generation/output';
 import type { LoadedModel } from '../model/loaded-model';
+import { NO_CONTEXT } from '../tokenizer/backend';
 import type { Job, RowStart } from './job';
 import type { ResolvedOptions } from './engine-options';
 import { AdmissionQueue } from './queue';
@@ -137,7 +138,7 @@ export class Scheduler {
   ): void {
     this.counts.completed++;
     const { rest, completion } = job.output.end(finishReason);
-    const completions = sequences === undefined ? [completion] : beamCompletions(this.model, sequences);
+    const completions = sequences === undefined ? [completion] : beamCompletions(this.model, job.row?.context ?? NO_CONTEXT, sequences);
     this.leave(job, () => job.sink.end(rest, completions as [Completion, ...Completion[]], job.usage), rowIsGone);
   }
 

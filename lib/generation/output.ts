@@ -1,6 +1,6 @@
 import type * as Native from '../../types/native';
 import { type LoadedModel } from '../model/loaded-model';
-import type { TokenDecoder } from '../tokenizer/tokenizer';
+import type { TextContext, TextStream } from '../tokenizer/backend';
 
 import { RowText } from './stop-strings';
 
@@ -13,11 +13,13 @@ export class Output {
   private readonly row: RowText | undefined;
 
   constructor(
-    decoder: TokenDecoder | undefined,
+    model: LoadedModel,
+    decoder: TextStream | undefined,
     stops: readonly string[],
     private readonly scored: boolean,
   ) {
-    this.row = decoder === undefined ? undefined : new RowText(decoder, stops);
+    const tokenizer = stops.length > 0 ? model.tokenizer : undefined;
+    this.row = decoder === undefined ? undefined : new RowText(decoder, stops, tokenizer);
   }
 
   get length(): number {
@@ -66,7 +68,10 @@ export interface Usage {
 
 /** One text for a prompt. */
 export interface Completion {
-  /** The new text, without special tokens, and without a stop string. Empty when the model has no tokenizer. */
+  /**
+   * The new text, without special tokens, and without a stop string: what the new tokens add to the text of the
+   * prompt's (see {@link SamplingOptions.decodeAlone}). Empty when the model has no tokenizer.
+   */
   text: string;
   /** The new token ids, without the end-of-sequence token; up to the one that completes a stop string. */
   tokens: number[];
@@ -111,19 +116,33 @@ export function resultOf(usage: Omit<Usage, 'completionTokens'>, completions: Co
   };
 }
 
-export function decode(model: LoadedModel, tokens: Int32Array): string {
-  return model.hasTokenizer ? model.tokenizer.decode(tokens, { skipSpecialTokens: true }) : '';
+/**
+ * Decodes the tokens of a row; undefined without a tokenizer.
+ * @param context what stands in front of them: the prompt, or nothing
+ */
+export function decoderFor(model: LoadedModel, context: TextContext): TextStream | undefined {
+  return model.hasTokenizer ? model.tokenizer.textStream(true, context) : undefined;
 }
 
-/** Decodes the tokens of a row; undefined without a tokenizer. */
-export function decoderFor(model: LoadedModel): TokenDecoder | undefined {
-  return model.hasTokenizer ? model.tokenizer.createDecoder({ skipSpecialTokens: true }) : undefined;
+export function decode(model: LoadedModel, context: TextContext, tokens: Int32Array): string {
+  const decoder = decoderFor(model, context);
+  if (decoder === undefined) return '';
+  let text = '';
+  for (const token of tokens) text += decoder.push(token);
+  return text + decoder.end();
 }
 
-/** The texts of a search that has ended. */
-export function beamCompletions(model: LoadedModel, sequences: readonly Native.BeamResult[]): Completion[] {
+/**
+ * The texts of a search that has ended.
+ * @param context as for {@link decoderFor}
+ */
+export function beamCompletions(
+  model: LoadedModel,
+  context: TextContext,
+  sequences: readonly Native.BeamResult[],
+): Completion[] {
   return sequences.map(({ tokens, finishReason, score }) => ({
-    text: decode(model, tokens),
+    text: decode(model, context, tokens),
     tokens: Array.from(tokens),
     finishReason,
     score,

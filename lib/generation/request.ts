@@ -7,6 +7,8 @@ import { rowPrefixes } from '../model/forward';
 import type { LoadedModel } from '../model/loaded-model';
 import { checkIds, checkLength, isTokenIds, type TokenIds } from '../model/rows';
 import type { PrefixWeights } from '../prefix/weights';
+import { NO_CONTEXT, type TextContext } from '../tokenizer/backend';
+import { trimEndAsPython } from '../tokenizer/streams';
 import { BEAM_OPTIONS, type BeamOptions, beamSettings } from './beam-options';
 import { checkFormat, type OutputFormat } from './constraints/output-format';
 import {
@@ -79,6 +81,8 @@ export const GENERATE_OPTIONS = {
 
 /** Those of them that say which rows there are. */
 const ROW_OPTIONS = pick(GENERATE_OPTIONS, 'n', 'promptLogprobs');
+/** Those that say how the text is read. */
+const TEXT_OPTIONS = pick(GENERATE_OPTIONS, 'decodeAlone');
 
 const SAMPLING_ONLY = namesOf(GENERATE_OPTIONS).filter((name) => GENERATE_OPTIONS[name].notWith === 'numBeams');
 
@@ -90,6 +94,8 @@ export interface PreparedRequest {
   /** Of all rows. */
   settings: SharedSettings;
   stops: string[];
+  /** What the text of the new tokens is read behind, for each prompt. */
+  contexts: TextContext[];
   n: number;
   promptLogprobs: number | undefined;
   beams: Native.BeamSettings | undefined;
@@ -124,6 +130,9 @@ export function prepare(
     seeds: rowSeeds(options.seed, prompts.length),
     settings,
     stops: stopStrings(model, options.stop),
+    contexts: completed(TEXT_OPTIONS, options).decodeAlone
+      ? ids.map(() => NO_CONTEXT)
+      : ids.map((prompt, i) => ({ ids: prompt, spaces: spacesAtEnd(prompts[i]) })),
     ...completed(ROW_OPTIONS, options),
     beams,
     format,
@@ -164,6 +173,11 @@ export function promptIds(model: LoadedModel, prompt: unknown, name: string): In
     );
   }
   return Int32Array.of(bos);
+}
+
+/** The white space that a text ends in is there already, whether its tokens have it or not. */
+function spacesAtEnd(prompt: Prompt | undefined): number {
+  return typeof prompt === 'string' ? prompt.length - trimEndAsPython(prompt).length : 0;
 }
 
 function rowSeeds(seed: unknown, rows: number): number[] {

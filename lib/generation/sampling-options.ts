@@ -57,9 +57,15 @@ export interface SamplingOptions {
   /** Goes on at the end-of-sequence token. Defaults to `false`. */
   ignoreEos?: boolean;
   /**
-   * A text, or several, that ends the text and is no part of it, also across the borders of tokens. Defaults to none.
+   * A text, or several, that ends the text and is no part of it, also across the borders of tokens. It may be, or
+   * hold, what special tokens are written as. Defaults to none.
    */
   stop?: string | readonly string[];
+  /**
+   * Decodes the new tokens by themselves, as rinna's script does, where a SentencePiece tokenizer takes the space from
+   * the first of them. Otherwise the text is what they add to that of the prompt's tokens. Defaults to `false`.
+   */
+  decodeAlone?: boolean;
   /**
    * Gives each token's log-probability, and this many of the most likely tokens beside it (0 to 100), under the model's
    * own distribution: before temperature, penalties and all else. Defaults to none.
@@ -120,14 +126,15 @@ export const SAMPLING_OPTIONS = {
     notWith: 'numBeams',
     help: 'a text, or several; the text ends before the first that comes',
   }),
+  decodeAlone: boolean({ default: false, help: 'decode the new tokens by themselves: no space in front' }),
   logprobs: integer({
     ...{ ...MOST_LIKELY, notWith: 'numBeams' },
     help: 'log-probabilities of the tokens, and of the k most likely ones',
   }),
 } satisfies OptionTable<SamplingOptions>;
 
-/** Those that choose tokens: a stop string is looked for in the text. */
-const TOKEN_OPTIONS = without(SAMPLING_OPTIONS, 'stop');
+/** Those that choose tokens: the others are about the text. */
+const TOKEN_OPTIONS = without(SAMPLING_OPTIONS, 'stop', 'decodeAlone');
 
 /** What a row's settings are but for its seed. */
 export type SharedSettings = Omit<Native.GenerateRowSettings, 'seed' | 'stream' | 'stop'>;

@@ -3,20 +3,20 @@ import type * as Native from '../../types/native';
 import { native } from '../addon/addon';
 import { runNativeNow } from '../addon/run-native';
 import { badArgument, checkInteger, checkOptions } from '../base/arguments';
-import { namesOf } from '../base/options';
+import { namesOf, without } from '../base/options';
 import type { LoadedModel } from '../model/loaded-model';
 import { checkIds, isTokenIds, type TokenIds } from '../model/rows';
 import { SAMPLING_OPTIONS, type SamplingOptions, samplingSettings } from './sampling-options';
 import { type ScoredToken, scoredTokens } from './token-scores';
 
 /** {@link SamplingOptions} but for those that are no matter of a single token. */
-export interface TokenSamplerOptions extends Omit<SamplingOptions, 'maxNewTokens' | 'stop'> {
+export interface TokenSamplerOptions extends Omit<SamplingOptions, 'maxNewTokens' | 'stop' | 'decodeAlone'> {
   /** Seed of the draws, an integer from 0 to 2^53 - 1. Defaults to a random one. */
   seed?: number;
 }
 
 const TOKEN_SAMPLER_OPTIONS = [
-  ...namesOf(SAMPLING_OPTIONS).filter((name) => name !== 'maxNewTokens' && name !== 'stop'),
+  ...namesOf(without(SAMPLING_OPTIONS, 'maxNewTokens', 'stop', 'decodeAlone')),
   'seed',
 ];
 

@@ -2,11 +2,10 @@ import { createRequire } from 'node:module';
 import { show } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import { isObject, type JsonObject } from '../formats/json';
-import type { TokenizerBackend } from './backend';
+import type { TextContext, TextStream, TokenizerBackend } from './backend';
 import { checkParts } from './byte-level-parts';
 import type { TokenizerSettings } from './settings';
 import { checkAddedCount, checkContent, MAX_TOKEN_ID } from './settings';
-import type { Stream } from './streams';
 
 /** The part of @huggingface/tokenizers that is used here. */
 interface HuggingFaceTokenizer {
@@ -16,6 +15,7 @@ interface HuggingFaceModule {
   Tokenizer: new (tokenizer: object, config: object) => HuggingFaceTokenizer;
 }
 
+const MOST_BYTES_OF_CHAR = 4;
 const LONE_SURROGATE = /\p{Surrogate}/gu;
 
 /**
@@ -110,21 +110,41 @@ export class ByteLevelBackend implements TokenizerBackend {
     return Int32Array.from(ids.filter((id) => id !== undefined));
   }
 
-  stream(skipSpecialTokens: boolean): Stream<number> {
+  stream(skipSpecialTokens: boolean, { ids }: TextContext): TextStream {
     const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
-    return {
-      push: (id) => {
-        const token = this.tokens[id];
-        if (token === undefined || (skipSpecialTokens && this.special.has(id))) return '';
-        return decoder.decode(toBytes(token), { stream: true });
-      },
-      end: () => decoder.decode(),
+    const push = (id: number): string => {
+      const token = this.tokens[id];
+      if (token === undefined || (skipSpecialTokens && this.special.has(id))) return '';
+      return decoder.decode(toBytes(token), { stream: true });
     };
+    for (let i = skipSpecialTokens ? this.contextStart(ids) : 0; i < ids.length; i++) push(ids[i] as number);
+    return {
+      push,
+      pushText: (text) => decoder.decode(Buffer.from(text, 'utf8'), { stream: true }),
+      end: () => decoder.decode(),
+      flush: () => '',
+      skipsSpace: false,
+    };
+  }
+
+  /** Where the last bytes begin that may be a character which goes on. */
+  private contextStart(ids: ArrayLike<number>): number {
+    let bytes = 0;
+    for (let i = ids.length - 1; i >= 0; i--) {
+      bytes += this.tokenBytes(ids[i] as number)?.length ?? 0;
+      if (bytes >= MOST_BYTES_OF_CHAR) return i;
+    }
+    return 0;
   }
 
   tokenBytes(id: number): Uint8Array | undefined {
     const token = this.tokens[id];
     return token === undefined || this.special.has(id) ? undefined : toBytes(token);
+  }
+
+  writtenBytes(id: number): Uint8Array | undefined {
+    const token = this.tokens[id];
+    return token === undefined ? undefined : toBytes(token);
   }
 
   idToToken(id: number): string | undefined {

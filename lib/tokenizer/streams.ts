@@ -24,24 +24,51 @@ export function trimEndAsPython(text: string): string {
 
 /** Python's `text.strip()`: white space is held back until it is known not to be the end. */
 export class StripStream implements Stream<string> {
-  private started = false;
+  private hasBegun = false;
   private held = '';
+  /** Characters of white space that are left out if they come next. */
+  private skipped = 0;
+
+  /** Whether there is text, so that white space counts that comes now. */
+  get started(): boolean {
+    return this.hasBegun;
+  }
 
   push(text: string): string {
-    const rest = this.started ? text : trimStartAsPython(text);
+    const rest = this.withoutSkipped(this.hasBegun ? text : trimStartAsPython(text));
     const kept = trimEndAsPython(rest);
     if (kept === '') {
-      if (this.started) this.held += rest;
+      if (this.hasBegun) this.held += rest;
       return '';
     }
     const out = this.held + kept;
-    this.started = true;
+    this.hasBegun = true;
     this.held = rest.slice(kept.length);
     return out;
   }
 
   end(): string {
     return '';
+  }
+
+  /** Gives what is held back. */
+  flush(): string {
+    const { held } = this;
+    this.held = '';
+    return held;
+  }
+
+  /** Leaves out so many characters of white space: of what is held back, or where there is none of what comes next. */
+  skip(count: number): void {
+    if (this.held === '') this.skipped = count;
+    this.held = this.held.slice(count);
+  }
+
+  private withoutSkipped(text: string): string {
+    if (this.skipped === 0 || text === '') return text;
+    const spaces = Math.min(text.length - trimStartAsPython(text).length, this.skipped);
+    this.skipped = spaces === text.length ? this.skipped - spaces : 0;
+    return text.slice(spaces);
   }
 }
 

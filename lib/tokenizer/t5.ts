@@ -1,12 +1,13 @@
-import type { TokenizerBackend } from './backend';
+import type { TextContext, TextStream, TokenizerBackend } from './backend';
 import { PieceDecoder } from './piece-decoder';
 import type { SentencePiece } from './sentencepiece';
 import { PieceType } from './sentencepiece-model';
 import type { AddedToken, TokenizerSettings } from './settings';
-import type { Stream } from './streams';
 import { StripStream, trimEndAsPython, trimStartAsPython } from './streams';
 
 const SPACE_SYMBOL = '\u2581';
+/** Pieces that stand for their own text. */
+const TEXT_TYPES: ReadonlySet<number | undefined> = new Set([PieceType.NORMAL, PieceType.USER_DEFINED]);
 
 /**
  * A SentencePiece model under the rules of transformers' slow T5Tokenizer (4.57, legacy = True), which is what rinna's
@@ -73,8 +74,23 @@ export class T5Backend implements TokenizerBackend {
     return ids;
   }
 
-  stream(skipSpecialTokens: boolean): Stream<number> {
-    return new T5Stream(this, skipSpecialTokens);
+  stream(skipSpecialTokens: boolean, { ids, spaces }: TextContext): TextStream {
+    const stream = new T5Stream(this, skipSpecialTokens);
+    // Special tokens that are printed have a say in the spaces of all that follows.
+    for (let i = skipSpecialTokens ? this.contextStart(ids) : 0; i < ids.length; i++) stream.push(ids[i] as number);
+    if (ids.length > 0) stream.settle(spaces);
+    return stream;
+  }
+
+  /** The last piece that prints something whatever stands before it: behind it nothing is at the start of a text. */
+  private contextStart(ids: ArrayLike<number>): number {
+    for (let i = ids.length - 1; i >= 0; i--) {
+      const id = ids[i] as number;
+      const piece = this.special.has(id) || this.separate.has(id) ? undefined : this.sentencePiece.idToPiece(id);
+      if (piece === undefined || !TEXT_TYPES.has(this.sentencePiece.model.types[id])) continue;
+      if (trimStartAsPython(piece.replaceAll(SPACE_SYMBOL, ' ')) !== '') return i;
+    }
+    return 0;
   }
 
   /** As SentencePiece decodes a piece inside of a text; what T5Tokenizer does at the ends of a text does not count. */
@@ -84,6 +100,13 @@ export class T5Backend implements TokenizerBackend {
     if (piece === undefined || type === PieceType.CONTROL || type === PieceType.UNKNOWN) return undefined;
     if (type === PieceType.BYTE) return Uint8Array.of(parseInt(piece.slice(3, 5), 16));
     return Buffer.from(piece.replaceAll(SPACE_SYMBOL, ' '), 'utf8');
+  }
+
+  writtenBytes(id: number): Uint8Array | undefined {
+    const added = this.special.has(id) || this.separate.has(id) ? this.idToToken(id) : undefined;
+    const isUnknown = this.sentencePiece.model.types[id] === PieceType.UNKNOWN;
+    const text = added ?? (isUnknown ? this.sentencePiece.model.unkSurface : undefined);
+    return text === undefined ? this.tokenBytes(id) : Buffer.from(text, 'utf8');
   }
 
   idToToken(id: number): string | undefined {
@@ -177,7 +200,7 @@ function extraIdTokens({ extraIds, additionalSpecialTokens, hasAdditionalSpecial
  * T5Tokenizer.decode, one id at a time. Text behind a special token is held until the next special token or the end,
  * because only then is it known whether a space goes before it.
  */
-class T5Stream implements Stream<number> {
+class T5Stream implements TextStream {
   private out = '';
   /** Whether a part was printed already, so that the next starts with a space. */
   private joins = false;
@@ -203,9 +226,29 @@ class T5Stream implements Stream<number> {
     return this.take();
   }
 
+  pushText(text: string): string {
+    this.part ??= new Part(this.tokenizer);
+    this.printPart(this.part.pushText(text));
+    return this.take();
+  }
+
   end(): string {
     this.endPart(true);
     return this.take();
+  }
+
+  flush(): string {
+    return this.part?.flush() ?? '';
+  }
+
+  get skipsSpace(): boolean {
+    return this.part === undefined || this.part.skipsSpace;
+  }
+
+  /** Counts what `end` would print now as printed, and so many characters of white space. */
+  settle(spaces: number): void {
+    this.take();
+    this.part?.settle(spaces);
   }
 
   private endPart(isLast: boolean): void {
@@ -270,8 +313,33 @@ class Part {
     return out;
   }
 
+  pushText(text: string): string {
+    const all = this.pieces.pushUnknown(text);
+    this.isFirst = false;
+    this.afterSpecial = false;
+    if (this.held === undefined) return this.strip.push(all);
+    this.held.push(all);
+    return '';
+  }
+
   end(): string {
     return this.strip.push((this.held ?? []).join('') + this.pieces.end()) + this.strip.end();
+  }
+
+  flush(): string {
+    return this.strip.flush();
+  }
+
+  get skipsSpace(): boolean {
+    return !this.strip.started;
+  }
+
+  settle(spaces: number): void {
+    if (this.held !== undefined) {
+      this.strip.push(this.held.join(''));
+      this.held = [];
+    }
+    this.strip.skip(spaces);
   }
 
   /** The first token loses its leading space before SentencePiece sees it, and may then be another piece or none. */

@@ -4,12 +4,11 @@ import { badArgument, checkBoolean, checkOptions, checkPath } from '../base/argu
 import { NeoXPrefixError } from '../base/errors';
 import { kindOf, listFolder, readSmallFile, sha256 } from '../base/files';
 import { parseJsonObject } from '../formats/json';
-import type { TokenizerBackend } from './backend';
+import type { TextContext, TextStream, TokenizerBackend } from './backend';
 import { ByteLevelBackend } from './byte-level-bpe';
 import { SentencePiece } from './sentencepiece';
 import type { AddedToken, SpecialTokenName, TokenizerSettings } from './settings';
 import { plainToken, readSettings, SPECIAL_TOKEN_NAMES } from './settings';
-import type { Stream } from './streams';
 import { CleanUpStream } from './streams';
 import { T5Backend } from './t5';
 
@@ -26,6 +25,15 @@ export interface EncodeOptions {
 export interface DecodeOptions {
   /** Leaves out special tokens (bos, eos, unk, pad, ...). Defaults to `false`. */
   skipSpecialTokens?: boolean;
+}
+
+/** How to turn ids into text as they come. */
+export interface DecoderOptions extends DecodeOptions {
+  /**
+   * Ids that stand in front: the decoder gives what the others add to their text. Their first token is then not the
+   * start of a text, where a space counts for nothing. Defaults to none.
+   */
+  after?: ArrayLike<number>;
 }
 
 /** Decodes one sequence id by id: what all calls of `push` and then `end` return, joined, is `decode` of all ids. */
@@ -135,8 +143,8 @@ export class Tokenizer {
    * The text of ids. An id outside the vocabulary gives nothing: models pad their vocabulary and may sample such ids.
    */
   decode(ids: ArrayLike<number>, options?: DecodeOptions): string {
-    if (!Array.isArray(ids) && (!ArrayBuffer.isView(ids) || !('length' in ids)))
-      throw badArgument('ids', 'an array of token ids', ids);
+    checkIdList('ids', ids);
+    checkOptions('options', options, ['skipSpecialTokens']);
     const decoder = this.createDecoder(options);
     let text = '';
     for (let i = 0; i < ids.length; i++) text += decoder.push(ids[i] as number);
@@ -148,11 +156,22 @@ export class Tokenizer {
    * character, white space that may be the (stripped) end and, where special tokens are printed by a SentencePiece
    * tokenizer, all text behind one until the next or the end.
    */
-  createDecoder(options?: DecodeOptions): TokenDecoder {
-    const { skipSpecialTokens = false } = checkOptions('options', options, ['skipSpecialTokens']) as DecodeOptions;
-    const stream = this.backend.stream(checkBoolean('skipSpecialTokens', skipSpecialTokens));
-    if (!this.settings.cleanUp) return stream;
-    return cleaned(stream);
+  createDecoder(options?: DecoderOptions): TokenDecoder {
+    const { skipSpecialTokens = false, after = [] } = checkOptions('options', options, [
+      'skipSpecialTokens',
+      'after',
+    ]) as DecoderOptions;
+    checkIdList('after', after);
+    return this.textStream(checkBoolean('skipSpecialTokens', skipSpecialTokens), { ids: after, spaces: 0 });
+  }
+
+  /**
+   * As {@link createDecoder}, for who prints tokens in part.
+   * @internal
+   */
+  textStream(skipSpecialTokens: boolean, context: TextContext): TextStream {
+    const stream = this.backend.stream(skipSpecialTokens, context);
+    return this.settings.cleanUp ? cleaned(stream) : stream;
   }
 
   /**
@@ -171,6 +190,14 @@ export class Tokenizer {
     return this.backend.tokenBytes(id);
   }
 
+  /**
+   * As {@link tokenBytes}, and what a special token is written as.
+   * @internal
+   */
+  writtenBytes(id: number): Uint8Array | undefined {
+    return this.backend.writtenBytes(id);
+  }
+
   /** The token of an id as the vocabulary file writes it, or undefined. */
   idToToken(id: number): string | undefined {
     return this.backend.idToToken(id);
@@ -182,12 +209,22 @@ export class Tokenizer {
   }
 }
 
-function cleaned(stream: Stream<number>): TokenDecoder {
+function cleaned(stream: TextStream): TextStream {
   const cleanUp = new CleanUpStream();
   return {
     push: (id) => cleanUp.push(stream.push(id)),
+    pushText: (text) => cleanUp.push(stream.pushText(text)),
     end: () => cleanUp.push(stream.end()) + cleanUp.end(),
+    flush: () => cleanUp.push(stream.flush()) + cleanUp.end(),
+    get skipsSpace() {
+      return stream.skipsSpace;
+    },
   };
+}
+
+function checkIdList(name: string, ids: unknown): void {
+  if (!Array.isArray(ids) && (!ArrayBuffer.isView(ids) || !('length' in ids)))
+    throw badArgument(name, 'an array of token ids', ids);
 }
 
 /** The vocabulary file of a folder, by the rule that `Tokenizer` states. */

@@ -52,7 +52,8 @@ export function generationMetrics(
       const results = (await generate(
         model,
         samples.map(({ prompt }) => prompt),
-        { prefix, temperature: 0, maxNewTokens: room, ...(signal === undefined ? {} : { signal }) },
+        // As the reference, which is read by itself.
+        { prefix, temperature: 0, maxNewTokens: room, decodeAlone: true, ...(signal === undefined ? {} : { signal }) },
       )) as GenerateResult[];
       for (const [i, { prompt, completion }] of samples.entries()) {
         const decode = (ids: Int32Array): string => model.tokenizer.decode(ids, { skipSpecialTokens: true });

@@ -1,4 +1,5 @@
-import type { TokenDecoder, Tokenizer } from '../../tokenizer/tokenizer';
+import type { TextStream } from '../../tokenizer/backend';
+import type { Tokenizer } from '../../tokenizer/tokenizer';
 
 const NOTHING = new Uint8Array(0);
 
@@ -81,11 +82,14 @@ export class FormatVocabulary {
  * Decodes a text that has a format: byte by byte, as XGrammar saw it, where the tokenizer's own decoding may strip
  * spaces at the ends or tidy up.
  */
-export function formatDecoder(tokenizer: Tokenizer): TokenDecoder {
+export function formatDecoder(tokenizer: Tokenizer): TextStream {
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
   return {
     push: (id) => decoder.decode(textOf(tokenizer, id), { stream: true }),
+    pushText: (text) => decoder.decode(Buffer.from(text, 'utf8'), { stream: true }),
     end: () => decoder.decode(),
+    flush: () => '',
+    skipsSpace: false,
   };
 }
 
