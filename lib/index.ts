@@ -77,7 +77,13 @@ export {
   formatInstruction,
   parseInstructionAnswer,
 } from './tokenizer/templates';
-export { type DecodeOptions, type DecoderOptions, type EncodeOptions, type TokenDecoder, Tokenizer } from './tokenizer/tokenizer';
+export {
+  type DecodeOptions,
+  type DecoderOptions,
+  type EncodeOptions,
+  type TokenDecoder,
+  Tokenizer,
+} from './tokenizer/tokenizer';
 export { PrefixEncoder, type PrefixEncoderOptions, type PrefixEncoderState, type PrefixInit } from './training/encoder';
 export { type EvaluateOptions, type EvaluatePrefixesOptions, evaluate, evaluatePrefixes } from './training/evaluate';
 export type { GeneratedSample, GenerationMetric } from './training/generation-metrics';

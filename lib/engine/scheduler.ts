@@ -138,7 +138,8 @@ export class Scheduler {
   ): void {
     this.counts.completed++;
     const { rest, completion } = job.output.end(finishReason);
-    const completions = sequences === undefined ? [completion] : beamCompletions(this.model, job.row?.context ?? NO_CONTEXT, sequences);
+    const completions =
+      sequences === undefined ? [completion] : beamCompletions(this.model, job.row?.context ?? NO_CONTEXT, sequences);
     this.leave(job, () => job.sink.end(rest, completions as [Completion, ...Completion[]], job.usage), rowIsGone);
   }
 

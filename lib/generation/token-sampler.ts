@@ -15,10 +15,7 @@ export interface TokenSamplerOptions extends Omit<SamplingOptions, 'maxNewTokens
   seed?: number;
 }
 
-const TOKEN_SAMPLER_OPTIONS = [
-  ...namesOf(without(SAMPLING_OPTIONS, 'maxNewTokens', 'stop', 'decodeAlone')),
-  'seed',
-];
+const TOKEN_SAMPLER_OPTIONS = [...namesOf(without(SAMPLING_OPTIONS, 'maxNewTokens', 'stop', 'decodeAlone')), 'seed'];
 
 /** A token that was chosen. */
 export interface TokenChoice {
