@@ -20,9 +20,12 @@ export interface LoadedAddon {
 interface PreloadAddon {
   /** Opens a shared library for good, its symbols visible to what is loaded after it. Returns the error, if any. */
   open(path: string): string | undefined;
+  /** Locks an open file (flock) for as long as it is open, without waiting. Returns 0, or errno. */
+  lock(fd: number, exclusive: boolean): number;
 }
 
 let loaded: LoadedAddon | undefined;
+let preload: PreloadAddon | undefined;
 
 /**
  * The addon, loaded when it is first asked for: libtorch is found and opened, then the addon that names it.
@@ -38,6 +41,17 @@ export function native(): NativeAddon {
 export function loadAddon(): LoadedAddon {
   loaded ??= load();
   return loaded;
+}
+
+/**
+ * Locks an open file by flock, shared or exclusively, for as long as it is open; needs no libtorch. Does not wait.
+ * @returns 0, or errno
+ * @throws NeoXPrefixError `NEOX_NATIVE_NOT_FOUND` when there is no addon that loads
+ */
+export function lockFile(fd: number, exclusive: boolean): number {
+  preload ??= firstThatLoads(addonFiles('neox_preload'), [])?.module as PreloadAddon | undefined;
+  if (preload === undefined) throw notBuilt();
+  return preload.lock(fd, exclusive);
 }
 
 function load(): LoadedAddon {

@@ -107,6 +107,7 @@ export class RunFolder {
 
   /** Adds a line to metrics.jsonl, and scalars for TensorBoard. */
   async log(event: TrainingEvent): Promise<void> {
+    this.lock.check();
     this.board.event(event);
     try {
       await this.metrics.appendFile(`${JSON.stringify(event)}\n`);
@@ -178,6 +179,7 @@ export class RunFolder {
   }
 
   private async write(name: string, write: (path: string) => Promise<void>): Promise<string> {
+    this.lock.check();
     const path = this.file(name);
     await write(path);
     this.changed.add(name);

@@ -1,10 +1,13 @@
 // neox_preload.node: opens shared libraries by absolute path so that the loader finds them by name afterwards.
 // The main addon names libtorch but carries no path to it, and process.dlopen cannot open a library that is no addon.
-// This addon depends on nothing but libc, so it always loads.
+// This addon depends on nothing but libc, so it always loads. Locks of files are here as well, so that whoever looks at
+// the folder of a run need not have libtorch.
 #include <dlfcn.h>
+#include <errno.h>
 #include <node_api.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <sys/file.h>
 
 // glibc 2.34 moved these from libdl into libc under a new version. The old version is there in both, so that an addon
 // linked on a new Linux runs on an old one (native/compat).
@@ -61,9 +64,35 @@ static napi_value open_library(napi_env env, napi_callback_info info) {
   return result;
 }
 
-NAPI_MODULE_INIT() {
+// lock(fd: number, exclusive: boolean): number. Locks an open file, for as long as it is open, without waiting: 0, or
+// errno. It is flock's lock and not fcntl's: that one belongs to a process, of which any close of the file gives it up.
+static napi_value lock_file(napi_env env, napi_callback_info info) {
+  size_t count = 2;
+  napi_value arguments[2];
+  int32_t fd = -1;
+  bool exclusive = false;
+  if (napi_get_cb_info(env, info, &count, arguments, NULL, NULL) != napi_ok) return NULL;
+  if (count < 2 || napi_get_value_int32(env, arguments[0], &fd) != napi_ok ||
+      napi_get_value_bool(env, arguments[1], &exclusive) != napi_ok) {
+    napi_throw_type_error(env, NULL, "Expected a number for fd and a boolean for exclusive");
+    return NULL;
+  }
+  int status = 0;
+  do {
+    status = flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB);
+  } while (status != 0 && errno == EINTR);
+  napi_value result = NULL;
+  napi_create_int32(env, status == 0 ? 0 : errno, &result);
+  return result;
+}
+
+static bool add_function(napi_env env, napi_value exports, const char* name, napi_callback callback) {
   napi_value function;
-  if (napi_create_function(env, "open", NAPI_AUTO_LENGTH, open_library, NULL, &function) != napi_ok) return NULL;
-  if (napi_set_named_property(env, exports, "open", function) != napi_ok) return NULL;
-  return exports;
+  return napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, NULL, &function) == napi_ok &&
+         napi_set_named_property(env, exports, name, function) == napi_ok;
+}
+
+NAPI_MODULE_INIT() {
+  const bool added = add_function(env, exports, "open", open_library) && add_function(env, exports, "lock", lock_file);
+  return added ? exports : NULL;
 }

@@ -46,6 +46,7 @@ describe('inspect', () => {
           step: 16,
           totalSteps: 16,
           process: null,
+          host: null,
           resumable: { step: 16, file: 'state-000000016.safetensors' },
         },
         best: { step: 16, epoch: 2 },
@@ -120,7 +121,7 @@ describe('inspect', () => {
     await using lock = await holdLock(join(run, 'run.lock'));
     const atWork = await cli(['inspect', run]);
     expect(lock).toBeDefined();
-    expect(atWork.stdout).toMatch(new RegExp(`^state +at work: process ${process.pid}$`, 'm'));
+    expect(atWork.stdout).toMatch(new RegExp(`^state +at work: process ${process.pid} on `, 'm'));
     // Its files change meanwhile.
     expect(atWork.stderr).toBe('');
   });

@@ -16,20 +16,28 @@ export async function inspectRun(path: string): Promise<Finding> {
   const recipePath = join(path, 'recipe.json');
   const recipe = parseJsonObject(await readSmallFile(recipePath, 2 ** 20), 'NEOX_BAD_DATA', 'The recipe', recipePath);
   const history = historyOf(await readEvents(join(path, 'metrics.jsonl')));
-  const process = await holderOf(join(path, LOCK));
-  const files = await listFiles(path, process !== undefined);
+  const holder = await holderOf(join(path, LOCK));
+  const files = await listFiles(path, holder !== undefined);
   const resumable = await findState(path);
   const epochs = epochsOf(history);
   const warnings = files.filter(({ state }) => state !== 'ok').map(({ name, state }) => `${join(path, name)} ${state}`);
   return {
     kind: 'run',
     path,
-    data: { recipe, ...progressOf(history), process: process ?? null, resumable, epochs, files },
+    data: {
+      recipe,
+      ...progressOf(history),
+      process: holder?.pid ?? null,
+      host: holder?.host ?? null,
+      resumable,
+      epochs,
+      files,
+    },
     text: [
       fields([
         ['training run', path],
         ['task', String(recipe['name'])],
-        ['state', process === undefined ? statusOf(history).text : `at work: process ${process}`],
+        ['state', holder === undefined ? statusOf(history).text : `at work: process ${holder.pid} on ${holder.host}`],
         ...progressFields(history),
         [
           'resumable',
@@ -55,7 +63,7 @@ export async function inspectRun(path: string): Promise<Finding> {
         files.map(({ name, bytes, known, state }) => [
           name,
           bytes === null ? '' : formatBytes(bytes),
-          process !== undefined ? '' : state !== 'ok' ? state : known ? 'yes' : '',
+          holder !== undefined ? '' : state !== 'ok' ? state : known ? 'yes' : '',
         ]),
       ),
     ].join('\n\n'),
