@@ -8,6 +8,7 @@
 // --clean                  builds the addons from nothing
 // --tests                  builds and runs the C++ tests of the core
 // --sanitize NAME          builds the addons with a sanitizer (address: and undefined), into build/NAME/Release
+// --libtorch DIR           builds the addons with that libtorch, into build/libtorch-MINOR/Release
 // --target NAME            only that CMake target
 import { spawn } from 'node:child_process';
 import {
@@ -21,7 +22,7 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { availableParallelism } from 'node:os';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
@@ -92,15 +93,26 @@ function writeModuleEntry() {
 
 async function buildNative(options) {
   checkTools();
-  const { findLibtorch } = require(join(dist, 'addon', 'libtorch.js'));
-  const libtorch = findLibtorch();
+  const { describe, findLibtorch, LIBTORCH_MINORS, minorOf } = require(join(dist, 'addon', 'libtorch.js'));
+  const libtorch = options.libtorch === undefined ? findLibtorch() : describe(resolve(options.libtorch), 'LIBTORCH');
+  if (libtorch === undefined) throw new Failure(`There is no libtorch in ${options.libtorch}: no lib/libtorch_cpu.so`);
+  const minor = minorOf(libtorch.version);
+  if (libtorch.version !== 'unknown' && !LIBTORCH_MINORS.includes(minor)) {
+    throw new Failure(
+      `libtorch in ${libtorch.root} is ${libtorch.version}; the addon builds with ${LIBTORCH_MINORS.join(', ')}.`,
+    );
+  }
   if (!libtorch.headers) {
     throw new Failure(
       `libtorch in ${libtorch.root} has no include/ folder.\nHint: run \`npx neox-prefix fetch-libtorch\` and unset NEOX_PREFIX_LIBTORCH and LIBTORCH`,
     );
   }
   // The addons go where node-gyp would put them, CMake's own files beside that: node-gyp has a Makefile in build/.
-  const place = options.sanitize === undefined ? fromRoot('build') : fromRoot('build', options.sanitize);
+  const place = fromRoot(
+    'build',
+    ...(options.libtorch === undefined ? [] : [`libtorch-${minor}`]),
+    ...(options.sanitize === undefined ? [] : [options.sanitize]),
+  );
   const build = join(place, 'cmake');
   if (options.clean) rmSync(build, { recursive: true, force: true });
   const settings = {
@@ -130,6 +142,8 @@ async function buildNative(options) {
   if ((await runQuietly('cmake', ['--build', build, '--parallel', String(jobs()), ...targets])) !== 0) {
     throw new Failure('The addon did not compile; the message of the compiler is above.');
   }
+  // The loader looks here for what the addon fits, before it opens either.
+  if (options.target === undefined) writeFileSync(join(place, 'Release', 'libtorch-version'), `${libtorch.version}\n`);
   if (options.tests && (await run(join(build, 'neox_core_tests'), [])) !== 0)
     throw new Failure('The C++ tests failed.');
 }
@@ -174,6 +188,7 @@ await main(async () => {
       clean: { type: 'boolean', default: false },
       tests: { type: 'boolean', default: false },
       sanitize: { type: 'string' },
+      libtorch: { type: 'string' },
       target: { type: 'string' },
     },
   });

@@ -1,11 +1,12 @@
 import nodeGypBuild from 'node-gyp-build';
-import { existsSync, readdirSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join, resolve } from 'node:path';
 import { isMainThread } from 'node:worker_threads';
 import type * as Native from '../../types/native';
 import { NeoXPrefixError } from '../base/errors';
 import { PACKAGE_ROOT } from '../base/package';
-import { FETCH_HINT, findLibtorch, librariesToOpen, type Libtorch, nvidiaLibraries, sameMinor } from './libtorch';
+import { FETCH_HINT, findLibtorch, librariesToOpen, type Libtorch, minorOf, nvidiaLibraries } from './libtorch';
 
 export type NativeAddon = typeof Native;
 
@@ -58,57 +59,121 @@ function load(): LoadedAddon {
   const preloads = addonFiles('neox_preload');
   const addons = addonFiles('neox_prefix');
   if (preloads.length === 0 || addons.length === 0) throw notBuilt();
-  const libtorch = findLibtorch();
+  const libtorch = findFitting(addons);
   const failures: string[] = [];
   const preload = firstThatLoads(preloads, failures);
   if (preload === undefined) throw notLoaded(failures, libtorch);
   openLibtorch(preload.module as PreloadAddon, libtorch);
-  const found = firstThatLoads(addons, failures);
+  const found = firstThatLoads(
+    addons.filter(({ minor }) => minor === undefined || fits(libtorch, minor)),
+    failures,
+  );
   if (found === undefined) throw notLoaded(failures, libtorch);
   const addon = found.module as NativeAddon;
   const builtWith = addon.systemInfo().torchVersion;
-  if (libtorch.version !== 'unknown' && !sameMinor(builtWith, libtorch.version)) {
-    throw new NeoXPrefixError(
-      'NEOX_LIBTORCH_NOT_FOUND',
-      `${found.path} was built with libtorch ${builtWith}, which libtorch ${libtorch.version} does not fit`,
-      {
-        path: libtorch.root,
-        hint: `${FETCH_HINT}; or build the addon for this libtorch: ${BUILD_COMMAND}`,
-      },
-    );
-  }
+  if (!fits(libtorch, minorOf(builtWith)))
+    throw doesNotFit(`${found.path} was built with libtorch ${builtWith}`, libtorch);
   // When C++ ends the process, parts of libtorch are destroyed before anything of ours is told: work has to have ended
   // before.
   if (isMainThread) process.once('exit', () => addon.shutdown());
   return { addon, path: found.path, libtorch };
 }
 
-const BUILD_COMMAND = `\`node ${join(PACKAGE_ROOT, 'scripts', 'build.mjs')}\``;
+/** The first libtorch that one of the addons was built for. */
+function findFitting(addons: readonly AddonFile[]): Libtorch {
+  const minors = [...new Set(addons.flatMap(({ minor }) => minor ?? []))];
+  const anyWillDo = addons.some(({ minor }) => minor === undefined);
+  const libtorch = anyWillDo ? findLibtorch() : findLibtorch({ minors });
+  // One that a variable names is taken whatever it is.
+  if (!anyWillDo && !minors.some((minor) => fits(libtorch, minor)))
+    throw doesNotFit(`The addons here are for libtorch ${minors.join(', ')}`, libtorch);
+  return libtorch;
+}
+
+function fits(libtorch: Libtorch, minor: string): boolean {
+  return libtorch.version === 'unknown' || minorOf(libtorch.version) === minor;
+}
+
+function doesNotFit(addon: string, libtorch: Libtorch): NeoXPrefixError {
+  const message = `${addon}, which libtorch ${libtorch.version} does not fit`;
+  const hint = `${FETCH_HINT}; or build the addon for this libtorch: ${BUILD_COMMAND}`;
+  return new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', message, { path: libtorch.root, hint });
+}
+
+/** In a clone the package's own command is not on npx's path. */
+export const BUILD_COMMAND = existsSync(join(PACKAGE_ROOT, 'tsconfig.json'))
+  ? '`npm run build`'
+  : '`npx neox-prefix build`';
+
+/** A file that may be an addon. */
+export interface AddonFile {
+  path: string;
+  /** The minor version of libtorch that it was built with, such as `2.13`; absent where nothing tells. */
+  minor?: string;
+}
 
 /**
  * The files that may be an addon, best first: NEOX_PREFIX_ADDON_DIR, the local build, the prebuilt ones that fit this
- * machine. That is node-gyp-build's order; its own search cannot tell two addons of one package apart.
+ * machine: the package's own and those of the package for this platform. That is node-gyp-build's order; its own search
+ * cannot tell two addons of one package apart, nor what libtorch they are for.
  *
  * @internal
  */
-export function addonFiles(name: string, root: string = PACKAGE_ROOT, env: NodeJS.ProcessEnv = process.env): string[] {
+export function addonFiles(
+  name: string,
+  root: string = PACKAGE_ROOT,
+  env: NodeJS.ProcessEnv = process.env,
+): AddonFile[] {
   const forced = env['NEOX_PREFIX_ADDON_DIR'];
-  if (forced !== undefined && forced !== '')
-    return [resolve(forced, `${name}.node`)].filter((path) => existsSync(path));
-  const local = ['Release', 'Debug'].map((config) => join(root, 'build', config, `${name}.node`));
-  const prebuilds = join(root, 'prebuilds', `${process.platform}-${process.arch}`);
-  const names = existsSync(prebuilds) ? readdirSync(prebuilds).filter((file) => file.startsWith(`${name}.`)) : [];
-  const prebuilt = names
+  const folders =
+    forced !== undefined && forced !== ''
+      ? [resolve(forced)]
+      : ['Release', 'Debug'].map((config) => join(root, 'build', config));
+  const local = folders.map((folder) => builtFile(folder, name)).filter((file) => file !== undefined);
+  if (forced !== undefined && forced !== '') return local;
+  return [...local, ...prebuiltFolders(root).flatMap((folder) => prebuiltFiles(folder, name))];
+}
+
+/** A build says beside itself what it was built with. */
+function builtFile(folder: string, name: string): AddonFile | undefined {
+  const path = join(folder, `${name}.node`);
+  if (!existsSync(path)) return undefined;
+  const record = join(folder, 'libtorch-version');
+  if (name === 'neox_preload' || !existsSync(record)) return { path };
+  return { path, minor: minorOf(readFileSync(record, 'utf8').trim()) };
+}
+
+/** The package for this platform is an optional dependency, which a bundler or a flag may have left out. */
+function prebuiltFolders(root: string): string[] {
+  const platform = `${process.platform}-${process.arch}`;
+  const folders = [join(root, 'prebuilds', platform)];
+  try {
+    folders.push(dirname(createRequire(join(root, 'package.json')).resolve(`neox-prefix-${platform}/package.json`)));
+  } catch {
+    // There is none: the addon is built on this machine.
+  }
+  return folders.filter((folder) => existsSync(folder));
+}
+
+function prebuiltFiles(folder: string, name: string): AddonFile[] {
+  return readdirSync(folder)
+    .filter((file) => file.startsWith(`${name}.`))
     .map((file) => nodeGypBuild.parseTags(file))
     .filter((tags) => tags !== undefined)
     .filter(nodeGypBuild.matchTags('node', process.versions.modules))
     .sort(nodeGypBuild.compareTags('node'))
-    .map((tags) => join(prebuilds, tags.file));
-  return [...local.filter((path) => existsSync(path)), ...prebuilt];
+    .map(({ file }) => {
+      const [, major, minor] = /\.libtorch-(\d+)_(\d+)\./.exec(file) ?? [];
+      const path = join(folder, file);
+      return major === undefined ? { path } : { path, minor: `${major}.${minor}` };
+    });
 }
 
-function firstThatLoads(files: string[], failures: string[]): { module: unknown; path: string } | undefined {
-  for (const path of files) {
+function firstThatLoads(
+  files: readonly AddonFile[],
+  failures: string[],
+): { module: unknown; path: string } | undefined {
+  for (const { path } of files) {
     try {
       // eslint-disable-next-line @typescript-eslint/no-require-imports -- an addon can be loaded in no other way
       return { module: require(path) as unknown, path };
@@ -152,7 +217,7 @@ function notBuilt(): NeoXPrefixError {
     `The addon is not built: there is none in ${looked.join(', ')} of ${PACKAGE_ROOT}`,
     {
       path: PACKAGE_ROOT,
-      hint: `run ${BUILD_COMMAND}, which needs cmake, a C++20 compiler and libtorch and says what is missing`,
+      hint: `run ${BUILD_COMMAND}, which needs libtorch, cmake and a C++20 compiler and says what is missing`,
     },
   );
 }

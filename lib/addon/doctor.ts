@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { isNeoXPrefixError } from '../base/errors';
 import { PACKAGE_ROOT, packageVersion } from '../base/package';
+import { formatBytes } from '../base/quantities';
 import { loadAddon, type NativeAddon } from './addon';
 import { findLibtorch, type Libtorch } from './libtorch';
 import { ISOLATED, TOOLS_FOLDER } from './python';
@@ -17,6 +18,16 @@ export interface DoctorCheck {
   found: string;
   /** The way to mend it. */
   fix?: string;
+}
+
+/** A GPU, as NVIDIA's driver tells of it. */
+export interface Gpu {
+  /** The N of `cuda:N`, unless CUDA_VISIBLE_DEVICES says otherwise. */
+  index: number;
+  name: string;
+  /** Version of the driver. */
+  driver: string;
+  memoryBytes: number;
 }
 
 /** What {@link doctor} found. */
@@ -33,6 +44,8 @@ export interface DoctorReport {
   addon?: string;
   /** What libtorch says of this machine; absent when the addon does not load. */
   system?: ReturnType<NativeAddon['systemInfo']>;
+  /** The NVIDIA GPUs of this machine, whether this libtorch can use them or not. */
+  gpus: Gpu[];
   checks: DoctorCheck[];
 }
 
@@ -46,6 +59,7 @@ export async function doctor(): Promise<DoctorReport> {
     version,
     node: process.versions.node,
     platform: `${process.platform}-${process.arch}`,
+    gpus: await findGpus(),
     checks: [],
   };
   const add = (name: string, status: DoctorCheck['status'], found: string, fix?: string): void =>
@@ -138,16 +152,34 @@ function checkAddon(report: DoctorReport, add: Add): void {
     add('threads', 'ok', String(system.threads));
     const features = system.cpuFeatures.length === 0 ? 'no known vector extensions' : system.cpuFeatures.join(', ');
     add('cpu', 'ok', `${features}; libtorch uses ${system.cpuCapability}, our kernels ${system.kernels}`);
-    add('cuda', 'ok', system.cudaAvailable ? `yes, devices: ${system.cudaDevices}` : cudaReason(report.libtorch));
+    add('cuda', 'ok', system.cudaAvailable ? `yes, devices: ${system.cudaDevices}` : cudaReason(report));
+    for (const { index, name, driver, memoryBytes } of report.gpus)
+      add(`gpu ${index}`, 'ok', `${name}, ${formatBytes(memoryBytes)}, driver ${driver}`);
   } catch (error) {
     addFailure('addon', error, add);
   }
 }
 
-function cudaReason(libtorch: Libtorch | undefined): string {
-  return libtorch?.cuda === true
-    ? 'no: libtorch has it, but there is no usable NVIDIA driver or device'
-    : 'no: this libtorch is a CPU build';
+function cudaReason({ libtorch, gpus }: DoctorReport): string {
+  if (libtorch?.cuda === true) {
+    return gpus.length === 0
+      ? 'no: libtorch has it, but there is no NVIDIA driver'
+      : `no: libtorch has it, but it does not open the driver (${gpus[0]?.driver ?? ''} is here); is it too old for this libtorch?`;
+  }
+  return gpus.length === 0
+    ? 'no: this libtorch is a CPU build'
+    : 'no: this libtorch is a CPU build; set NEOX_PREFIX_LIBTORCH to a CUDA build to use the GPUs';
+}
+
+/** What NVIDIA's own program says, which comes with the driver; it needs no CUDA libraries. */
+async function findGpus(): Promise<Gpu[]> {
+  const query = ['--query-gpu=index,name,driver_version,memory.total', '--format=csv,noheader,nounits'];
+  const text = await output('nvidia-smi', query);
+  return (text ?? '').split('\n').flatMap((line) => {
+    const [index, name, driver, mebibytes] = line.split(',').map((field) => field.trim());
+    if (name === undefined || driver === undefined || !/^\d+$/.test(mebibytes ?? '')) return [];
+    return [{ index: Number(index), name, driver, memoryBytes: Number(mebibytes) * 2 ** 20 }];
+  });
 }
 
 function addFailure(name: string, error: unknown, add: Add): void {
@@ -180,13 +212,13 @@ function compilerCommand(): string {
 }
 
 async function firstLine(command: string, args: string[]): Promise<string | undefined> {
+  return (await output(command, args))?.split('\n')[0]?.trim();
+}
+
+async function output(command: string, args: string[]): Promise<string | undefined> {
   try {
-    const { stdout } = await promisify(execFile)(command, args, {
-      timeout: 20_000,
-      env: process.env,
-      cwd: TOOLS_FOLDER,
-    });
-    return stdout.split('\n')[0]?.trim();
+    const options = { timeout: 20_000, env: process.env, cwd: TOOLS_FOLDER };
+    return (await promisify(execFile)(command, args, options)).stdout;
   } catch {
     return undefined;
   }

@@ -5,8 +5,11 @@ import { NeoXPrefixError } from '../base/errors';
 import { PACKAGE_ROOT } from '../base/package';
 import { ISOLATED, TOOLS_FOLDER } from './python';
 
-/** The libtorch that the package is built and tested with. `fetch-libtorch` takes this one. */
+/** The libtorch that all tests run with. `fetch-libtorch` takes this one. */
 export const LIBTORCH_VERSION = '2.13.0';
+
+/** The minor versions that the addon compiles against. Its ABI holds within each of them. */
+export const LIBTORCH_MINORS: readonly string[] = ['2.11', '2.12', '2.13', '2.14'];
 
 /** Where a libtorch was found, in the order of the search. */
 export type LibtorchSource = 'NEOX_PREFIX_LIBTORCH' | 'LIBTORCH' | 'package' | 'python';
@@ -30,6 +33,11 @@ export interface FindLibtorchOptions {
   env?: NodeJS.ProcessEnv;
   /** The folder whose `.libtorch/` is looked at. Defaults to the package's own. */
   packageRoot?: string;
+  /**
+   * The minor versions that will do; another is passed over, but for one that a variable names. Defaults to all that
+   * the addon compiles against.
+   */
+  minors?: readonly string[];
 }
 
 export const FETCH_HINT =
@@ -37,14 +45,16 @@ export const FETCH_HINT =
 
 /**
  * Finds libtorch: `NEOX_PREFIX_LIBTORCH`, `LIBTORCH`, the package's `.libtorch/`, the `torch` of `python3`; the first
- * hit wins. A variable that is set and points to no libtorch is an error rather than passed over. The torch of python3
- * is taken only when it has the same minor version as {@link LIBTORCH_VERSION}, because libtorch's ABI is not stable
- * across minor versions.
+ * hit wins. A variable that is set and points to no libtorch is an error rather than passed over. The others are taken
+ * only with one of the minor versions asked for, because libtorch's ABI is not stable across minor versions.
  *
  * @throws NeoXPrefixError `NEOX_LIBTORCH_NOT_FOUND` with every place that was looked at.
  */
 export function findLibtorch(options: FindLibtorchOptions = {}): Libtorch {
   const env = options.env ?? process.env;
+  const minors = options.minors ?? LIBTORCH_MINORS;
+  const wanted = minors.length === 1 ? (minors[0] ?? '') : `one of ${minors.join(', ')}`;
+  const fits = ({ version }: Libtorch): boolean => version === 'unknown' || minors.includes(minorOf(version));
   const packageFolder = join(options.packageRoot ?? PACKAGE_ROOT, '.libtorch');
   const misses: string[] = [];
   for (const variable of ['NEOX_PREFIX_LIBTORCH', 'LIBTORCH'] as const) {
@@ -65,32 +75,33 @@ export function findLibtorch(options: FindLibtorchOptions = {}): Libtorch {
     );
   }
   const own = describe(packageFolder, 'package');
-  if (own !== undefined) return own;
-  misses.push(`${packageFolder}: no lib/libtorch_cpu.so`);
+  if (own !== undefined && fits(own)) return own;
+  misses.push(
+    `${packageFolder}: ${own === undefined ? 'no lib/libtorch_cpu.so' : `version ${own.version}, not ${wanted}`}`,
+  );
 
   const python = pythonTorch(env);
   if (python.root === undefined) {
     misses.push(`torch of python3: ${python.reason}`);
   } else {
     const found = describe(python.root, 'python');
-    if (found !== undefined && sameMinor(found.version, LIBTORCH_VERSION)) return found;
-    misses.push(
-      `torch of python3: ${found === undefined ? `no lib/libtorch_cpu.so in ${python.root}` : `version ${found.version}, not ${LIBTORCH_VERSION}`}`,
-    );
+    if (found !== undefined && fits(found)) return found;
+    const why =
+      found === undefined ? `no lib/libtorch_cpu.so in ${python.root}` : `version ${found.version}, not ${wanted}`;
+    misses.push(`torch of python3: ${why}`);
   }
   throw new NeoXPrefixError(
     'NEOX_LIBTORCH_NOT_FOUND',
-    `libtorch ${LIBTORCH_VERSION} was not found:\n  ${misses.join('\n  ')}`,
+    `libtorch (${wanted}) was not found:\n  ${misses.join('\n  ')}`,
     {
       hint: FETCH_HINT,
     },
   );
 }
 
-/** True when two versions share major and minor number: `2.13.0` and `2.13.1+cpu`. */
-export function sameMinor(a: string, b: string): boolean {
-  const minor = (version: string): string => version.split('.').slice(0, 2).join('.');
-  return minor(a) === minor(b);
+/** `2.13` of `2.13.1+cpu`. */
+export function minorOf(version: string): string {
+  return version.split('.').slice(0, 2).join('.');
 }
 
 /** What lies in a folder, or undefined when it is no libtorch. */

@@ -1,6 +1,7 @@
 import { Command, CommanderError } from 'commander';
 import { packageVersion } from '../base/package';
 import { type Act } from './command';
+import * as build from './commands/build';
 import * as convert from './commands/convert';
 import * as data from './commands/data';
 import * as doctor from './commands/doctor';
@@ -107,6 +108,7 @@ export function createProgram(io: CliIO, act: Act): Command {
     convert,
     inspect,
     doctor,
+    build,
     fetchLibtorch,
   ])
     register(program, act);

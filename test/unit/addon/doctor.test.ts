@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { doctor, formatDoctorReport, type DoctorReport } from '../../../lib/addon/doctor';
 import { loadAddon } from '../../../lib/addon/addon';
 
@@ -47,6 +50,21 @@ test('a libtorch that is missing is told with the way to mend it, and the report
   });
 });
 
+test('the GPUs are told as the driver names them, also where this libtorch cannot use them', async () => {
+  const bin = mkdtempSync(join(tmpdir(), 'neox-doctor-'));
+  const line = '0, NVIDIA H100 80GB HBM3, 570.86.15, 81559\\n1, Tesla T4, 570.86.15, 15360\\n';
+  writeFileSync(join(bin, 'nvidia-smi'), `#!/bin/sh\nprintf '${line}'\n`, { mode: 0o755 });
+  process.env['PATH'] = `${bin}:${process.env['PATH'] ?? ''}`;
+  const report = await doctor();
+  rmSync(bin, { recursive: true });
+  expect(report.gpus).toEqual([
+    { index: 0, name: 'NVIDIA H100 80GB HBM3', driver: '570.86.15', memoryBytes: 81_559 * 2 ** 20 },
+    { index: 1, name: 'Tesla T4', driver: '570.86.15', memoryBytes: 15_360 * 2 ** 20 },
+  ]);
+  expect(formatDoctorReport(report)).toMatch(/^ok {3}gpu 1 .* Tesla T4, 16\.\d GB, driver 570\.86\.15$/m);
+  if (!report.libtorch!.cuda) expect(formatDoctorReport(report)).toMatch(/cuda .*CPU build; set NEOX_PREFIX_LIBTORCH/);
+});
+
 test('tools that only the build needs are optional while the addon loads', async () => {
   process.env['PATH'] = '/nowhere';
   const report = await doctor();
@@ -68,6 +86,7 @@ test('the text has a line per check and a verdict', () => {
     version: '1.2.3',
     node: '20.17.0',
     platform: 'linux-x64',
+    gpus: [],
     checks: [
       { name: 'node', status: 'ok', found: '20.17.0' },
       { name: 'libtorch', status: 'missing', found: 'not found:\n  here', fix: 'fetch it' },

@@ -6,7 +6,7 @@ import {
   findLibtorch,
   librariesToOpen,
   nvidiaLibraries,
-  sameMinor,
+  minorOf,
 } from '../../../lib/addon/libtorch';
 
 let folder: string;
@@ -82,10 +82,19 @@ test('a variable that points to no libtorch is an error that names it', () => {
   );
 });
 
-test('the torch of python3 is passed over when its minor version is another', () => {
+test('of the package and of python3, only a minor version that was asked for is taken', () => {
   const torch = fakeLibtorch('site-packages/torch', '2.12.1');
   const env = { PATH: fakePython(join(torch, '__init__.py')) };
-  expect(() => findLibtorch({ env, packageRoot: folder })).toThrow(/torch of python3: version 2\.12\.1, not 2\.13\.0/);
+  const find = (minors?: string[]): string =>
+    findLibtorch({ env, packageRoot: folder, ...(minors === undefined ? {} : { minors }) }).version;
+  expect(find()).toBe('2.12.1');
+  expect(() => find(['2.13'])).toThrow(/torch of python3: version 2\.12\.1, not 2\.13\n/);
+  expect(() => find(['2.13', '2.14'])).toThrow(/torch of python3: version 2\.12\.1, not one of 2\.13, 2\.14\n/);
+  fakeLibtorch('.libtorch', '2.13.0+cpu');
+  expect(find()).toBe('2.13.0+cpu');
+  expect(find(['2.12'])).toBe('2.12.1');
+  fakeLibtorch('.libtorch', '2.9.1+cpu');
+  expect(find()).toBe('2.12.1');
 });
 
 test('nothing found: the error tells every place and the command that helps', () => {
@@ -120,9 +129,8 @@ test('the version is read from whatever the folder has', () => {
   expect(describeLibtorch(join(root, 'lib'), 'LIBTORCH')).toBeUndefined();
 });
 
-test('minor versions are compared as numbers between dots', () => {
-  expect(sameMinor('2.13.0+cpu', '2.13.5')).toBe(true);
-  expect(sameMinor('2.1.0', '2.13.0')).toBe(false);
+test('the minor version is what stands before the second dot', () => {
+  expect(['2.13.0+cpu', '2.13.5', '2.1.0', '2.14.0a0+git1'].map(minorOf)).toEqual(['2.13', '2.13', '2.1', '2.14']);
 });
 
 test('a CPU build opens OpenMP first and has nothing optional', () => {
