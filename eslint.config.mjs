@@ -7,6 +7,7 @@ export default defineConfig([
       'dist/',
       'build/',
       'prebuilds/',
+      'packages/',
       'coverage/',
       '.libtorch*/',
       'examples/out/',

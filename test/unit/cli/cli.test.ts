@@ -1,6 +1,8 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { NeoXPrefixError } from '../../../lib/base/errors';
+import { loadAddon } from '../../../lib/addon/addon';
+import { run as buildAddon } from '../../../lib/cli/commands/build';
 import { run as fetchLibtorch } from '../../../lib/cli/commands/fetch-libtorch';
 import { inOptionNames, reportError, UsageError } from '../../../lib/cli/usage-errors';
 import { shellWord } from '../../../lib/cli/text-columns';
@@ -32,7 +34,7 @@ describe('help', () => {
     const { code, stdout, stderr } = await cli([]);
     expect(code).toBe(0);
     expect(stderr).toBe('');
-    for (const command of ['train', 'generate', 'evaluate', 'export', 'inspect', 'doctor', 'fetch-libtorch']) {
+    for (const command of ['train', 'generate', 'evaluate', 'export', 'inspect', 'doctor', 'fetch-libtorch', 'build']) {
       expect(stdout).toMatch(new RegExp(`^  ${command} `, 'm'));
     }
     expect(stdout).toContain('Examples:\n  $ neox-prefix doctor');
@@ -45,6 +47,7 @@ describe('help', () => {
     ['inspect'],
     ['doctor'],
     ['fetch-libtorch'],
+    ['build'],
     ['export', 'ft'],
     ['export', 'rinna'],
     ['export', 'peft'],
@@ -402,6 +405,19 @@ test('fetch-libtorch does not speak of pip when libtorch is there', async () => 
   await fetchLibtorch(flags, new Ui(io, { json: false, quiet: false, debug: false }), () => Promise.resolve(present!));
   await new Promise(setImmediate);
   expect(io.text.stderr).toBe('it is there already\n');
+});
+
+test('build says where the addon is that it built, and for which libtorch', async () => {
+  const io = fakeIO();
+  const ui = new Ui(io, { json: false, quiet: false, debug: false });
+  expect(await buildAddon({}, ui, () => Promise.resolve(0))).toBe(0);
+  const { path, libtorch } = loadAddon();
+  expect(io.text.stdout).toBe(`${path}\nbuilt for libtorch ${libtorch.version} in ${libtorch.root}\n`);
+  await expect(buildAddon({}, ui, () => Promise.resolve(1))).rejects.toMatchObject({
+    code: 'NEOX_NATIVE_NOT_FOUND',
+    message:
+      'The addon could not be built: the reason is above\nHint: `neox-prefix doctor` shows which tools were found',
+  });
 });
 
 test('paths are quoted where a shell needs it', () => {
