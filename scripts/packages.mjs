@@ -54,7 +54,8 @@ await main(() => {
   const folder = join(packages, 'neox-prefix');
   const listed = JSON.parse(output('npm', ['pack', '--dry-run', '--json', '--ignore-scripts']))[0].files;
   for (const { path } of listed) cpSync(fromRoot(path), join(folder, path));
-  const { scripts, devDependencies, overrides, ...published } = manifest;
+  const published = { ...manifest };
+  for (const key of ['scripts', 'devDependencies', 'overrides']) delete published[key];
   writePackage(folder, {
     ...published,
     files: published.files.filter((path) => path !== 'prebuilds'),

@@ -32,7 +32,9 @@ await main(() => {
   const minors = readdirSync(fromRoot('build')).filter((name) => /^libtorch-\d+\.\d+$/.test(name));
   for (const release of ['Release', ...minors.map((name) => join(name, 'Release'))]) {
     const record = fromRoot('build', release, 'libtorch-version');
-    if (!existsSync(record)) throw new Failure(`build/${release} holds no addon.\nHint: run \`npm run build\``);
+    if (!existsSync(record)) {
+      throw new Failure(`build/${release} holds no finished addon.\nHint: run \`npm run build\`, or delete its folder`);
+    }
     const [major, minor] = readFileSync(record, 'utf8').split('.');
     for (const [name, target] of [
       ['neox_prefix', `neox_prefix.libtorch-${major}_${minor}.napi.glibc.node`],
