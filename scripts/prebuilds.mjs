@@ -1,10 +1,11 @@
-// Copies the built addons to prebuilds/PLATFORM-ARCH/ under the names that node-gyp-build reads. One binary serves every
-// Node version (Node-API) and every place of libtorch; its name says the C library and the minor version of libtorch
-// that it fits.
+// Copies the built addons to prebuilds/PLATFORM-ARCH/ under the names that node-gyp-build reads. One binary serves
+// every Node version (Node-API) and every place of libtorch; its name says the C library and the minor version of
+// libtorch that it fits.
 //
 //   node scripts/prebuilds.mjs
 //
-// Takes build/Release and every build/libtorch-MINOR/Release, which `node scripts/build.mjs --native --libtorch DIR` makes.
+// Takes build/Release and every build/libtorch-MINOR/Release, which `node scripts/build.mjs --native --libtorch DIR`
+// makes.
 import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { Failure, fromRoot, main, output } from './common.mjs';

@@ -16,7 +16,7 @@ export function register(program: Command, act: Act): void {
     .command('build')
     .summary('build the addon where no prebuilt one fits')
     .description(unwrap(DESCRIPTION))
-    .addHelpText('after', '\nExamples:\n  $ neox-prefix fetch-libtorch && neox-prefix build')
+    .addHelpText('after', '\nExamples:\n  $ neox-prefix build')
     .action(act(run));
 }
 
