@@ -1,11 +1,13 @@
 import {
   badArgument,
   checkBoolean,
+  checkFunction,
   checkInteger,
   checkNumber,
   checkOneOf,
   checkOptions,
   checkPath,
+  checkSignal,
   checkString,
 } from './arguments';
 
@@ -58,6 +60,11 @@ interface Words {
 type WithDefault<T> = Words & { default: T };
 /** The same without a default value; `otherwise` says what there is then. */
 type Without = Words & { default?: undefined; otherwise?: string };
+
+interface Special<T> {
+  check?: Check<T>;
+  form?: ValueForm;
+}
 
 type Check<T> = (name: string, value: unknown) => T;
 
@@ -145,8 +152,20 @@ export function path(spec: Without): OptionEntry<string, undefined> {
 }
 
 /** An option with a check of its own; without one, for what can be checked only where more is known than its value. */
-export function special<T>(spec: Without & { check?: Check<T>; form?: ValueForm }): OptionEntry<T, undefined> {
+export function special<T>(spec: WithDefault<T> & Special<T>): OptionEntry<T, T>;
+export function special<T>(spec: Without & Special<T>): OptionEntry<T, undefined>;
+export function special<T>(spec: (WithDefault<T> | Without) & Special<T>): OptionEntry<T> {
   return entry(spec.form ?? { kind: 'other' }, spec.check ?? ((_, value) => value as T), spec);
+}
+
+/** An AbortSignal. */
+export function abortSignal(help: string): OptionEntry<AbortSignal, undefined> {
+  return special({ check: (name, value) => checkSignal(name, value) as AbortSignal, help });
+}
+
+/** A function. */
+export function callback<F>(help: string): OptionEntry<F, undefined> {
+  return special({ check: (name, value) => checkFunction(name, value as F), help });
 }
 
 /** The names of a table's options. */

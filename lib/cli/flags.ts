@@ -111,19 +111,20 @@ export interface Otherwise extends Omit<Details<never>, 'parse' | 'choices'> {
 
 /** An option of the library as one of the command line: its value, default and explanation are those of the table. */
 export function optionOf(name: string, entry: OptionEntry<unknown>, otherwise: Otherwise = {}): Option {
-  const { form } = entry;
+  const { form, symbol } = entry;
+  const prefix = form.kind === 'boolean' && entry.default === true ? '--no-' : '--';
   const {
-    flags = `--${kebab(name)}${entry.symbol === '' ? '' : ` <${entry.symbol}>`}`,
+    flags = `${prefix}${kebab(name)}${symbol === '' ? '' : ` <${symbol}>`}`,
     help,
     parse,
     ...details
   } = otherwise;
   const parser = parse ?? parserOf(form);
-  const fallback = form.kind === 'boolean' ? undefined : (entry.default as string | number | undefined);
+  const fallback = entry.default ?? (entry.otherwise === 'none' ? undefined : entry.otherwise);
   return option<unknown>(flags, help ?? entry.help, {
     ...(parser !== undefined && { parse: parser as (text: string) => unknown }),
     ...(form.kind === 'choice' && { choices: form.choices }),
-    ...(fallback !== undefined && { default: fallback }),
+    ...(form.kind !== 'boolean' && fallback !== undefined && { default: fallback as string | number }),
     ...details,
   });
 }

@@ -2,25 +2,24 @@ import type { Option } from 'commander';
 import { basename } from 'node:path';
 import { NeoXPrefixError } from '../base/errors';
 import { kindOf } from '../base/files';
-import type { LoadOptions } from '../model/load-options';
+import { namesOf, pick } from '../base/options';
+import { LOAD_OPTIONS, type LoadOptions } from '../model/load-options';
 import { NeoXModel } from '../neox-model';
 import { PrefixWeights } from '../prefix/weights';
+import { ENCODER_OPTIONS } from '../training/encoder';
 import { formatBytes, formatCount, formatSeconds } from './text-columns';
-import { given, integer, option } from './flags';
+import { given, option, optionOf } from './flags';
 import type { Ui } from './ui';
 
-export interface ModelFlags {
+/** The options of loading that are flags, of the same names. */
+const FLAGS = pick(LOAD_OPTIONS, 'dtype', 'device', 'backend', 'threads', 'arithmetic', 'tokenizer');
+
+export interface ModelFlags extends Pick<LoadOptions, keyof typeof FLAGS> {
   model: string;
-  dtype?: NonNullable<LoadOptions['dtype']>;
-  device?: string;
-  backend?: NonNullable<LoadOptions['backend']>;
-  threads?: number;
-  arithmetic?: 'checkpoint' | 'fastertransformer';
-  tokenizer?: string;
 }
 
 /** What the library takes as the length of a new prefix. */
-export const PREFIX_LENGTH = 10;
+export const PREFIX_LENGTH = ENCODER_OPTIONS.prefixLength.default;
 
 export const MODEL_DIR = (): Option =>
   option(
@@ -30,42 +29,16 @@ export const MODEL_DIR = (): Option =>
   );
 
 /** The base model and how it computes. */
-export const modelOptions = (): Option[] => [
-  MODEL_DIR(),
-  option(
-    '--dtype <type>',
-    "what the base model is held in; auto is the checkpoint's own type, or float32 for float16 on a CPU",
-    {
-      choices: ['auto', 'float32', 'bfloat16', 'float16', 'int8'],
-      default: 'auto',
-    },
-  ),
-  option('--device <device>', 'cpu, cuda or cuda:N', { default: 'cpu' }),
-  option('--backend <backend>', 'who computes the linear layers; auto is the fastest that runs the type here', {
-    choices: ['auto', 'native', 'onednn', 'aten'],
-    default: 'auto',
-  }),
-  option('--threads <n>', 'compute threads', { parse: integer(1, 1024), default: 'one a core' }),
-  option(
-    '--arithmetic <kind>',
-    "whose activation, epsilon and rotary base: the checkpoint's, or those built into FasterTransformer",
-    {
-      choices: ['checkpoint', 'fastertransformer'],
-      default: 'checkpoint',
-    },
-  ),
-  option('--tokenizer <dir>', 'folder of the tokenizer, for a model that brings none', { default: "the model's" }),
-];
+export const modelOptions = (): Option[] => [MODEL_DIR(), ...namesOf(FLAGS).map((name) => optionOf(name, FLAGS[name]))];
 
 /** Loads the base model with its progress shown, and says what was loaded. */
 export async function loadModel(flags: ModelFlags, ui: Ui): Promise<NeoXModel> {
   const started = performance.now();
-  const { dtype, device, backend, threads, arithmetic, tokenizer } = flags;
   const model = await ui.withProgress(
     { title: `loading ${basename(flags.model)}`, total: 1, unit: 'share' },
     (update) =>
       NeoXModel.load(flags.model, {
-        ...given({ dtype, device, backend, threads, arithmetic, tokenizer }),
+        ...given(pick(flags, ...namesOf(FLAGS))),
         signal: ui.signal,
         onProgress: (share) => update(share),
       }),

@@ -26,7 +26,7 @@ const OTHERWISE: Partial<Record<OptionName, Otherwise>> = {
   topP: { default: NUCLEUS.topP },
   eosTokenIds: {
     flags: '--eos-token-id <id>',
-    help: "end at this token instead of the model's own; may be repeated",
+    help: 'end at this token; may be repeated',
     parse: (text: string, before: number[] | undefined) => [...(before ?? []), integer(0)(text)],
   },
   stop: { flags: '--stop <text>', help: 'end before this text; may be repeated', parse: collect },

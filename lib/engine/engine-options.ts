@@ -1,5 +1,6 @@
 import type { GPTNeoXConfig } from '../architecture/config';
-import { badArgument, checkInteger, checkOptions } from '../base/arguments';
+import { badArgument, checkInteger } from '../base/arguments';
+import { type Completed, completeOptions, integer, type OptionTable, special } from '../base/options';
 import type { ComputeDType, LoadedModel } from '../model/loaded-model';
 import { maxPositions } from '../model/rows';
 import { PrefixStore } from './prefix-store';
@@ -34,25 +35,28 @@ export interface EngineOptions {
   prefixes?: PrefixStore;
 }
 
-const ENGINE_OPTIONS: readonly (keyof EngineOptions)[] = [
-  'maxRows',
-  'kvBudgetBytes',
-  'kvBudgetTokens',
-  'maxQueue',
-  'prefillTokens',
-  'promptCacheBytes',
-  'maxUnread',
-  'prefixes',
-];
+export const ENGINE_OPTIONS = {
+  maxRows: integer({ min: 1, max: 4096, default: 32, help: 'requests that run at once' }),
+  kvBudgetBytes: integer({
+    ...{ min: 1, symbol: 'bytes', otherwise: '1 GiB' },
+    help: 'for the keys and values of running requests',
+  }),
+  kvBudgetTokens: integer({ min: 1, notWith: 'kvBudgetBytes', help: 'the same in tokens' }),
+  maxQueue: integer({ min: 0, default: 256, help: 'requests that wait, beside those that run' }),
+  prefillTokens: integer({
+    ...{ min: 1, default: 128 },
+    help: 'of prompts in one step, so that a long prompt does not pause the running rows',
+  }),
+  promptCacheBytes: integer({
+    ...{ min: 0, default: 64 * 2 ** 20, symbol: 'bytes' },
+    help: 'for the beginnings of earlier prompts; 0: none',
+  }),
+  maxUnread: integer({ min: 1, default: 64, help: 'tokens that a stream may be ahead of its reader' }),
+  prefixes: special<PrefixStore>({ help: 'where requests find the prefixes that they name' }),
+} satisfies OptionTable<EngineOptions>;
 
-export interface ResolvedOptions {
-  maxRows: number;
+export interface ResolvedOptions extends Omit<Completed<typeof ENGINE_OPTIONS>, 'kvBudgetBytes'> {
   kvBudgetTokens: number;
-  maxQueue: number;
-  prefillTokens: number;
-  promptCacheBytes: number;
-  maxUnread: number;
-  prefixes: PrefixStore | undefined;
 }
 
 const DEFAULT_BUDGET = 2 ** 30;
@@ -64,8 +68,8 @@ export function bytesPerToken({ numLayers, hiddenSize }: GPTNeoXConfig, dtype: C
 
 export function resolveOptions(options: EngineOptions, model: LoadedModel): ResolvedOptions {
   const { config, computeDtype } = model;
-  checkOptions('options', options, ENGINE_OPTIONS);
-  const { kvBudgetBytes, kvBudgetTokens, prefixes } = options;
+  const { kvBudgetBytes, kvBudgetTokens, ...rest } = completeOptions(ENGINE_OPTIONS, options);
+  const { prefixes } = rest;
   if (prefixes !== undefined && !(prefixes instanceof PrefixStore && prefixes.serves(model))) {
     throw badArgument('prefixes', 'a PrefixStore of the same model', prefixes);
   }
@@ -73,19 +77,7 @@ export function resolveOptions(options: EngineOptions, model: LoadedModel): Reso
   if (kvBudgetBytes !== undefined && kvBudgetTokens !== undefined) {
     throw badArgument('kvBudgetTokens', 'nothing, since kvBudgetBytes is given,', kvBudgetTokens);
   }
-  const budget =
-    kvBudgetTokens !== undefined
-      ? checkInteger('kvBudgetTokens', kvBudgetTokens, 1)
-      : kvBudgetBytes !== undefined
-        ? Math.floor(checkInteger('kvBudgetBytes', kvBudgetBytes, perToken) / perToken)
-        : Math.max(maxPositions(config), Math.floor(DEFAULT_BUDGET / perToken));
-  return {
-    maxRows: checkInteger('maxRows', options.maxRows ?? 32, 1, 4096),
-    kvBudgetTokens: budget,
-    maxQueue: checkInteger('maxQueue', options.maxQueue ?? 256, 0),
-    prefillTokens: checkInteger('prefillTokens', options.prefillTokens ?? 128, 1),
-    promptCacheBytes: checkInteger('promptCacheBytes', options.promptCacheBytes ?? 64 * 2 ** 20, 0),
-    maxUnread: checkInteger('maxUnread', options.maxUnread ?? 64, 1),
-    prefixes,
-  };
+  const bytes = kvBudgetBytes && checkInteger('kvBudgetBytes', kvBudgetBytes, perToken);
+  const largest = Math.max(maxPositions(config), Math.floor(DEFAULT_BUDGET / perToken));
+  return { ...rest, kvBudgetTokens: kvBudgetTokens ?? (bytes === undefined ? largest : Math.floor(bytes / perToken)) };
 }

@@ -2,7 +2,7 @@ import { randomInt } from 'node:crypto';
 import type * as Native from '../../types/native';
 import { badArgument, checkOptions, checkSignal } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
-import { completed, integer, namesOf, type OptionTable, pick, special } from '../base/options';
+import { abortSignal, completed, integer, namesOf, type OptionTable, pick, special } from '../base/options';
 import { rowPrefixes } from '../model/forward';
 import type { LoadedModel } from '../model/loaded-model';
 import { checkIds, checkLength, isTokenIds, type TokenIds } from '../model/rows';
@@ -58,10 +58,7 @@ const MOST_COMPLETIONS = 1024;
 /** What a request for one text and one for several have in common, beside the sampling. */
 const COMMON_OPTIONS = {
   format: special<OutputFormat>({ notWith: 'numBeams', otherwise: 'any text', help: 'what the text must be' }),
-  signal: special<AbortSignal>({
-    check: checkSignal as (name: string, value: unknown) => AbortSignal,
-    help: 'stops within a token',
-  }),
+  signal: abortSignal('stops within a token'),
 };
 
 const SEED = {

@@ -1,5 +1,7 @@
 import { type Arithmetic } from '../architecture/arithmetic';
+import { abortSignal, callback, choice, integer, type OptionTable, path, special, text } from '../base/options';
 import { type CheckpointOptions } from '../checkpoint/checkpoint';
+import { DENSE_BIAS_RULES } from '../fastertransformer/file-plan';
 import { type ModelDType } from './loaded-model';
 
 /** How to load a model. */
@@ -43,15 +45,37 @@ export interface LoadOptions {
   onProgress?: (share: number) => void;
 }
 
-export const LOAD_OPTIONS: readonly (keyof LoadOptions)[] = [
-  'device',
-  'dtype',
-  'threads',
-  'backend',
-  'pack',
-  'arithmetic',
-  'tokenizer',
-  'denseBias',
-  'signal',
-  'onProgress',
-];
+export const LOAD_OPTIONS = {
+  device: text({ default: 'cpu', symbol: 'device', help: 'cpu, cuda or cuda:N' }),
+  dtype: choice(['auto', 'float32', 'bfloat16', 'float16', 'int8'], {
+    ...{ default: 'auto', symbol: 'type' },
+    help: "what the base model is held in; auto is the checkpoint's own type, or float32 for float16 on a CPU",
+  }),
+  threads: integer({ min: 1, max: 1024, otherwise: 'one a core', help: 'compute threads' }),
+  backend: choice(['auto', 'aten', 'onednn', 'native'], {
+    ...{ default: 'auto', symbol: 'backend' },
+    help: 'who computes the linear layers; auto is the fastest that runs the type here',
+  }),
+  pack: choice(['auto', 'both', 'forward', 'none'], {
+    ...{ default: 'auto', symbol: 'copies' },
+    help: 'which packed copies of the weights are kept',
+  }),
+  arithmetic: special<Arithmetic>({
+    ...{
+      form: { kind: 'choice', choices: ['checkpoint', 'fastertransformer'] },
+      symbol: 'kind',
+      default: 'checkpoint',
+    },
+    help: "whose activation, epsilon and rotary base: the checkpoint's, or those built into FasterTransformer",
+  }),
+  tokenizer: path({
+    ...{ symbol: 'dir', otherwise: "the model's" },
+    help: 'folder of the tokenizer, for a model that brings none',
+  }),
+  denseBias: choice(DENSE_BIAS_RULES, {
+    ...{ default: 'runtime', symbol: 'rule' },
+    help: 'how a FasterTransformer folder for several GPUs is read: which of its biases were divided by their number',
+  }),
+  signal: abortSignal('stops the loading'),
+  onProgress: callback<(share: number) => void>('called with the share that is ready'),
+} satisfies OptionTable<LoadOptions>;

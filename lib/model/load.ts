@@ -1,8 +1,9 @@
 import { native } from '../addon/addon';
 import { runNative } from '../addon/run-native';
 import { withArithmetic } from '../architecture/arithmetic';
-import { checkFunction, checkInteger, checkOneOf, checkOptions, checkPath, checkSignal } from '../base/arguments';
+import { checkPath } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
+import { completeOptions } from '../base/options';
 import { openCheckpoint } from '../checkpoint/open';
 import { Tokenizer } from '../tokenizer/tokenizer';
 import { autoDType, checkDevice, checkInt8, nativeConfig } from './load-checks';
@@ -13,28 +14,20 @@ import { type ModelParts } from './loaded-model';
 
 export async function loadParts(directory: string, options: LoadOptions = {}): Promise<ModelParts> {
   checkPath('directory', directory);
-  checkOptions('options', options, LOAD_OPTIONS);
-  const signal = checkSignal('signal', options.signal);
-  const device = checkDevice(options.device ?? 'cpu');
-  const wanted = checkOneOf('dtype', options.dtype ?? 'auto', ['auto', 'float32', 'bfloat16', 'float16', 'int8']);
-  const threads = options.threads === undefined ? 0 : checkInteger('threads', options.threads, 1, 1024);
-  const backend = checkOneOf('backend', options.backend ?? 'auto', ['auto', 'aten', 'onednn', 'native']);
-  const pack = checkOneOf('pack', options.pack ?? 'auto', ['auto', 'both', 'forward', 'none']);
-  const onProgress = options.onProgress === undefined ? undefined : checkFunction('onProgress', options.onProgress);
+  const given = completeOptions(LOAD_OPTIONS, options);
+  const { dtype: wanted, threads = 0, backend, pack, denseBias, signal, onProgress } = given;
+  const device = checkDevice(given.device);
   if (wanted === 'int8') checkInt8(device, backend, pack);
   signal?.throwIfAborted();
 
-  const { denseBias } = options;
-  const checkpoint = await openCheckpoint(directory, denseBias === undefined ? {} : { denseBias });
-  const config = withArithmetic(checkpoint.config, options.arithmetic ?? 'checkpoint');
+  const checkpoint = await openCheckpoint(directory, { denseBias });
+  const config = withArithmetic(checkpoint.config, given.arithmetic);
   // A model can be used with token ids alone, so a tokenizer that is missing or broken is an error only for those who
   // ask for text.
-  const tokenizer = await Tokenizer.load(checkPath('tokenizer', options.tokenizer ?? directory)).catch(
-    (error: unknown) => {
-      if (error instanceof NeoXPrefixError) return error;
-      throw error;
-    },
-  );
+  const tokenizer = await Tokenizer.load(given.tokenizer ?? directory).catch((error: unknown) => {
+    if (error instanceof NeoXPrefixError) return error;
+    throw error;
+  });
   const dtype = wanted === 'auto' ? autoDType(checkpoint, device) : wanted;
   const tensors = Array.from(checkpoint.tensors, ([name, entry]) => ({ ...entry, name }));
   const handle = await runNative(signal, (addon, cancel) =>

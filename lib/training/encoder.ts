@@ -2,18 +2,20 @@ import { basename } from 'node:path';
 import { inspect } from 'node:util';
 import type * as Native from '../../types/native';
 import { runNative } from '../addon/run-native';
-import {
-  badArgument,
-  checkBoolean,
-  checkInteger,
-  checkNumber,
-  checkOneOf,
-  checkOptions,
-  checkPath,
-  checkSignal,
-  checkString,
-} from '../base/arguments';
+import { badArgument, checkInteger, checkOptions, checkPath, checkSignal } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
+import {
+  abortSignal,
+  boolean,
+  choice,
+  completed,
+  integer,
+  namesOf,
+  number,
+  type OptionTable,
+  text,
+  without,
+} from '../base/options';
 import { isObject } from '../formats/json';
 import { readSafetensorsHeader, writeSafetensors } from '../formats/safetensors';
 import { readTensor } from '../formats/values';
@@ -63,22 +65,36 @@ export interface PrefixEncoderOptions {
   signal?: AbortSignal;
 }
 
-export const ENCODER_OPTIONS = [
-  'prefixLength',
-  'projection',
-  'inputDim',
-  'hiddenDim',
-  'dropout',
-  'init',
-  'initText',
-  'initSteps',
-  'initLearningRate',
-  'seed',
-  'signal',
-] as const;
+const WIDTH = { min: 1, max: 65536, default: 10 };
+
+export const ENCODER_OPTIONS = {
+  prefixLength: integer({ min: 1, default: 10, help: 'prefix length P: positions in front of the text' }),
+  projection: boolean({
+    default: true,
+    help: 'an MLP makes the prefix while it is trained; false: the prefix itself is trained',
+  }),
+  inputDim: integer({ ...WIDTH, help: "width of the encoder's embedding" }),
+  hiddenDim: integer({ ...WIDTH, help: 'width of its hidden layer; a larger one learns more' }),
+  dropout: number({ min: 0, max: 0.99, default: 0, symbol: 'p', help: 'dropout on its output' }),
+  init: choice(PREFIX_INITS, {
+    ...{ default: 'tokens', symbol: 'how' },
+    help:
+      "how it starts: fitted to the model's own keys and values of the first token ids (rinna's) or of a text, " +
+      'random, or zero',
+  }),
+  initText: text({ help: 'the text that it is fitted to, for example what the task is' }),
+  initSteps: integer({ min: 0, default: 200, help: 'steps of the initial fit' }),
+  initLearningRate: number({ min: 0, default: 1e-4, symbol: 'rate', help: 'learning rate of the initial fit' }),
+  seed: integer({
+    min: 0,
+    default: 42,
+    help: 'seed of the initial values, of dropout and of the order of the samples',
+  }),
+  signal: abortSignal('stops the fit'),
+} satisfies OptionTable<PrefixEncoderOptions>;
 
 /** Options of the MLP, which an encoder without projection does not have. */
-const PROJECTION_OPTIONS = ['inputDim', 'hiddenDim', 'initSteps', 'initLearningRate'] as const;
+export const PROJECTION_OPTIONS = ['inputDim', 'hiddenDim', 'initSteps', 'initLearningRate'] as const;
 
 /**
  * Parameters of the encoder under rinna's names, float32, with their shapes; `prefix_wte.weight` [P, L*2*H] alone
@@ -134,7 +150,7 @@ export class PrefixEncoder implements Sizes {
    */
   static async create(model: LoadedModel, options: PrefixEncoderOptions = {}): Promise<PrefixEncoder> {
     checkModel(model);
-    const signal = checkSignal('signal', checkOptions('options', options, ENCODER_OPTIONS)['signal']);
+    const signal = checkSignal('signal', checkOptions('options', options, namesOf(ENCODER_OPTIONS))['signal']);
     const {
       init,
       initSteps: steps,
@@ -353,27 +369,17 @@ export interface ResolvedEncoderOptions extends Sizes {
 
 /** Checks and completes the options of an encoder for a model. */
 export function checkEncoderOptions(model: LoadedModel, options: PrefixEncoderOptions): ResolvedEncoderOptions {
-  checkOptions('options', options, ENCODER_OPTIONS);
-  const projection = checkBoolean('projection', options.projection ?? true);
+  checkOptions('options', options, namesOf(ENCODER_OPTIONS));
+  const settings = completed(without(ENCODER_OPTIONS, 'signal'), options);
+  const { projection, init, initText } = settings;
   for (const name of PROJECTION_OPTIONS) {
     if (!projection && options[name] !== undefined)
       throw badArgument(name, 'nothing beside projection: false', options[name]);
   }
-  const init = checkOneOf('init', options.init ?? 'tokens', PREFIX_INITS);
-  if ((init === 'text') !== (options.initText !== undefined))
-    throw badArgument('initText', "a text exactly when init is 'text',", options.initText);
-  return {
-    prefixLength: checkInteger('prefixLength', options.prefixLength ?? 10, 1, model.config.maxPositionEmbeddings - 1),
-    projection,
-    inputDim: projection ? checkInteger('inputDim', options.inputDim ?? 10, 1, 65536) : outputDim(model),
-    hiddenDim: projection ? checkInteger('hiddenDim', options.hiddenDim ?? 10, 1, 65536) : 0,
-    dropout: checkNumber('dropout', options.dropout ?? 0, 0, 0.99),
-    seed: checkInteger('seed', options.seed ?? 42, 0),
-    init,
-    initText: options.initText === undefined ? undefined : checkString('initText', options.initText),
-    initSteps: checkInteger('initSteps', options.initSteps ?? 200, 0),
-    initLearningRate: checkNumber('initLearningRate', options.initLearningRate ?? 1e-4, 0),
-  };
+  if ((init === 'text') !== (initText !== undefined))
+    throw badArgument('initText', "a text exactly when init is 'text',", initText);
+  checkInteger('prefixLength', settings.prefixLength, 1, model.config.maxPositionEmbeddings - 1);
+  return projection ? settings : { ...settings, inputDim: outputDim(model), hiddenDim: 0 };
 }
 
 function shapesOf(

@@ -1,6 +1,7 @@
 import { runNative } from '../addon/run-native';
 import { badArgument, checkBoolean, checkFunction, checkOptions, checkPath, checkSignal } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
+import { namesOf, without } from '../base/options';
 import type { Sample } from '../data/sample';
 import type { TokenizedDataset } from '../data/tokenized-dataset';
 import type { Prompt } from '../generation/request';
@@ -94,7 +95,7 @@ export class PrefixTrainer {
     }
     if (!(options.encoder instanceof PrefixEncoder) || options.encoder.model !== model)
       throw badArgument('encoder', 'a PrefixEncoder of this model', options.encoder);
-    for (const name of ENCODER_OPTIONS) {
+    for (const name of namesOf(ENCODER_OPTIONS)) {
       if (name === 'seed' || name === 'signal') continue;
       if (options[name] !== undefined)
         throw badArgument(name, 'nothing beside encoder, which decides it,', options[name]);
@@ -274,8 +275,6 @@ function given(signal: AbortSignal | undefined): { signal?: AbortSignal } {
 }
 
 function encoderOptions(options: TrainerOptions, seed: number): PrefixEncoderOptions {
-  const values = ENCODER_OPTIONS.filter((name) => name !== 'signal' && name !== 'seed').map(
-    (name) => [name, options[name]] as const,
-  );
+  const values = namesOf(without(ENCODER_OPTIONS, 'signal', 'seed')).map((name) => [name, options[name]] as const);
   return { seed, ...(Object.fromEntries(values.filter(([, value]) => value !== undefined)) as object) };
 }

@@ -1,12 +1,18 @@
+import { badArgument, checkOptions } from '../base/arguments';
 import {
-  badArgument,
-  checkBoolean,
-  checkInteger,
-  checkNumber,
-  checkOneOf,
-  checkOptions,
-  checkString,
-} from '../base/arguments';
+  boolean,
+  choice,
+  completed,
+  integer,
+  integerOr,
+  namesOf,
+  number,
+  type OptionTable,
+  path,
+  special,
+  text,
+  without,
+} from '../base/options';
 import { ENCODER_OPTIONS, type PrefixEncoder, type PrefixEncoderOptions } from './encoder';
 
 /** The forms that the learning rate takes behind the warm-up. */
@@ -132,89 +138,93 @@ export type Recipe = Required<Omit<TrainerOptions, keyof PrefixEncoderOptions | 
   seed: number;
 };
 
-type RecipeOption = Exclude<keyof TrainerOptions, keyof PrefixEncoderOptions>;
+const STEPS = { min: 0, default: 0 };
+const RATE = { min: 0, symbol: 'rate' };
+const BETA = { min: 0, max: 0.999999, symbol: 'b' };
 
-/** Each option of a trainer that is none of an encoder. An object so that the compiler finds one that is missing. */
-const RECIPE_OPTIONS: Record<RecipeOption, true> = {
-  name: true,
-  epochs: true,
-  trainingSteps: true,
-  maxSeconds: true,
-  batchSize: true,
-  batchTokens: true,
-  accumulationSteps: true,
-  microBatchSize: true,
-  gradientCheckpointing: true,
-  shuffle: true,
-  bucketing: true,
-  twoRows: true,
-  learningRate: true,
-  schedule: true,
-  warmupSteps: true,
-  warmupRatio: true,
-  minLearningRate: true,
-  decaySteps: true,
-  adamBeta1: true,
-  adamBeta2: true,
-  adamEpsilon: true,
-  weightDecay: true,
-  weightDecayOn: true,
-  gradClip: true,
-  lossScale: true,
-  evaluateEverySteps: true,
-  evaluateEveryEpochs: true,
-  earlyStoppingPatience: true,
-  earlyStoppingThreshold: true,
-  encoder: true,
-  outputDir: true,
-  saveEverySteps: true,
-  keepStates: true,
+/** The options of the recipe: those of a trainer that are none of an encoder but the seed, and have a default. */
+const RECIPE_OPTIONS = {
+  name: text({ default: 'task', help: "the task's name, in the prefix's metadata" }),
+  epochs: integer({ min: 1, default: 50, help: 'passes over the data, at most' }),
+  trainingSteps: integer({ min: 1, default: 50_000, help: 'optimizer steps, at most' }),
+  maxSeconds: number({
+    ...{ min: 0, default: 0, symbol: 'n' },
+    help: 'seconds, at most, those before a resume included; 0: no limit',
+  }),
+  batchSize: integer({ min: 1, default: 4, help: 'samples in a batch; one without a prompt is two rows' }),
+  batchTokens: integer({
+    ...{ min: 0, default: 0, notWith: 'batchSize' },
+    help: 'above 0: a batch is as many samples as have at most so many tokens, in place of a number of them',
+  }),
+  accumulationSteps: integer({ min: 1, default: 1, help: 'batches in an optimizer step' }),
+  microBatchSize: integerOr(['auto'], {
+    ...{ min: 0, default: 0, expected: "an integer of at least 0, or 'auto'," },
+    help: 'samples that go through the model at a time; 0: the whole batch; auto: as many as fit in the free memory',
+  }),
+  gradientCheckpointing: boolean({ default: false, help: 'less memory for more time, with the same gradients' }),
+  shuffle: boolean({ default: true, help: 'another order of the samples in each epoch' }),
+  bucketing: boolean({ default: false, help: 'batches of samples of about the same length' }),
+  twoRows: boolean({
+    default: true,
+    help: 'a sample without a prompt is learned with and without the beginning-of-sequence token',
+  }),
+  learningRate: number({ ...RATE, default: 1e-4, help: 'peak learning rate' }),
+  schedule: choice(SCHEDULES, {
+    ...{ default: 'linear', symbol: 'form' },
+    help: 'how the learning rate goes on from its peak',
+  }),
+  warmupSteps: integer({ ...STEPS, help: 'steps over which the learning rate rises' }),
+  warmupRatio: number({
+    ...{ min: 0, max: 1, default: 0, symbol: 'r', notWith: 'warmupSteps' },
+    help: 'the same as a share of the steps of decay',
+  }),
+  minLearningRate: number({ ...RATE, default: 0, help: 'where the learning rate ends' }),
+  decaySteps: integerOr(['trainingSteps', 'run'], {
+    ...{ min: 1, default: 'trainingSteps', expected: "a number of steps, 'trainingSteps' or 'run'" },
+    help: 'the step at which it ends; run: the last one of this run',
+  }),
+  adamBeta1: number({ ...BETA, default: 0.9, help: 'AdamW' }),
+  adamBeta2: number({ ...BETA, default: 0.99, help: 'AdamW' }),
+  adamEpsilon: number({ above: 0, default: 1e-8, symbol: 'e', help: 'AdamW' }),
+  weightDecay: number({ min: 0, default: 0.01, symbol: 'w', help: 'AdamW' }),
+  weightDecayOn: choice(['weights', 'all'], {
+    ...{ default: 'weights', symbol: 'what' },
+    help: 'all but biases, or everything',
+  }),
+  gradClip: number({ min: 0, default: 1, symbol: 'norm', help: 'largest norm of the gradient; 0: no clipping' }),
+  lossScale: number({
+    ...{ min: 0, default: 0, symbol: 's' },
+    help: 'factor against vanishing gradients in float16; 0: found while training',
+  }),
+  evaluateEverySteps: integer({ ...STEPS, help: 'evaluate after so many optimizer steps; 0: not' }),
+  evaluateEveryEpochs: integer({ min: 0, default: 1, help: 'evaluate after so many epochs; 0: only at the end' }),
+  earlyStoppingPatience: integer({
+    ...STEPS,
+    help: 'stop after so many evaluations without a better loss; 0: never',
+  }),
+  earlyStoppingThreshold: number({
+    ...{ min: 0, default: 0, symbol: 'd' },
+    help: 'by how much the loss has to fall to count as better',
+  }),
+  saveEverySteps: integer({
+    ...STEPS,
+    help: 'save the state after so many optimizer steps, besides at the end of each epoch; 0: not',
+  }),
+  keepStates: integer({ min: 1, default: 2, help: 'states to keep, the newest ones' }),
+  seed: ENCODER_OPTIONS.seed,
 };
 
-/** Names of the options of a trainer. */
-export const TRAINER_OPTIONS: readonly (keyof TrainerOptions)[] = [
-  ...(Object.keys(RECIPE_OPTIONS) as RecipeOption[]),
-  ...ENCODER_OPTIONS.filter((name) => name !== 'signal'),
-];
+export const TRAINER_OPTIONS = {
+  ...RECIPE_OPTIONS,
+  ...without(ENCODER_OPTIONS, 'signal'),
+  encoder: special<PrefixEncoder>({ otherwise: 'a new one', help: 'an encoder to start from' }),
+  outputDir: path({ help: 'folder for what the run leaves' }),
+} satisfies OptionTable<TrainerOptions>;
 
 /** Checks and completes. */
 export function resolveRecipe(options: TrainerOptions): Recipe {
-  checkOptions('options', options, TRAINER_OPTIONS);
-  const recipe: Recipe = {
-    name: checkString('name', options.name ?? 'task'),
-    epochs: checkInteger('epochs', options.epochs ?? 50, 1),
-    trainingSteps: checkInteger('trainingSteps', options.trainingSteps ?? 50_000, 1),
-    maxSeconds: checkNumber('maxSeconds', options.maxSeconds ?? 0, 0),
-    batchSize: checkInteger('batchSize', options.batchSize ?? 4, 1),
-    batchTokens: checkInteger('batchTokens', options.batchTokens ?? 0, 0),
-    accumulationSteps: checkInteger('accumulationSteps', options.accumulationSteps ?? 1, 1),
-    microBatchSize:
-      options.microBatchSize === 'auto' ? 'auto' : checkInteger('microBatchSize', options.microBatchSize ?? 0, 0),
-    gradientCheckpointing: checkBoolean('gradientCheckpointing', options.gradientCheckpointing ?? false),
-    shuffle: checkBoolean('shuffle', options.shuffle ?? true),
-    bucketing: checkBoolean('bucketing', options.bucketing ?? false),
-    twoRows: checkBoolean('twoRows', options.twoRows ?? true),
-    learningRate: checkNumber('learningRate', options.learningRate ?? 1e-4, 0),
-    schedule: checkOneOf('schedule', options.schedule ?? 'linear', SCHEDULES),
-    warmupSteps: checkInteger('warmupSteps', options.warmupSteps ?? 0, 0),
-    warmupRatio: checkNumber('warmupRatio', options.warmupRatio ?? 0, 0, 1),
-    minLearningRate: checkNumber('minLearningRate', options.minLearningRate ?? 0, 0),
-    decaySteps: checkDecaySteps(options.decaySteps ?? 'trainingSteps'),
-    adamBeta1: checkNumber('adamBeta1', options.adamBeta1 ?? 0.9, 0, 0.999999),
-    adamBeta2: checkNumber('adamBeta2', options.adamBeta2 ?? 0.99, 0, 0.999999),
-    adamEpsilon: checkNumber('adamEpsilon', options.adamEpsilon ?? 1e-8, 0, Infinity, true),
-    weightDecay: checkNumber('weightDecay', options.weightDecay ?? 0.01, 0),
-    weightDecayOn: checkOneOf('weightDecayOn', options.weightDecayOn ?? 'weights', ['weights', 'all']),
-    gradClip: checkNumber('gradClip', options.gradClip ?? 1, 0),
-    lossScale: checkNumber('lossScale', options.lossScale ?? 0, 0),
-    evaluateEverySteps: checkInteger('evaluateEverySteps', options.evaluateEverySteps ?? 0, 0),
-    evaluateEveryEpochs: checkInteger('evaluateEveryEpochs', options.evaluateEveryEpochs ?? 1, 0),
-    earlyStoppingPatience: checkInteger('earlyStoppingPatience', options.earlyStoppingPatience ?? 0, 0),
-    earlyStoppingThreshold: checkNumber('earlyStoppingThreshold', options.earlyStoppingThreshold ?? 0, 0),
-    saveEverySteps: checkInteger('saveEverySteps', options.saveEverySteps ?? 0, 0),
-    keepStates: checkInteger('keepStates', options.keepStates ?? 2, 1),
-    seed: checkInteger('seed', options.seed ?? 42, 0),
-  };
+  checkOptions('options', options, namesOf(TRAINER_OPTIONS));
+  const recipe: Recipe = completed(RECIPE_OPTIONS, options);
   if (recipe.warmupSteps > 0 && recipe.warmupRatio > 0)
     throw badArgument('warmupRatio', 'nothing beside warmupSteps', recipe.warmupRatio);
   if (recipe.batchTokens > 0 && options.batchSize !== undefined)
@@ -223,10 +233,4 @@ export function resolveRecipe(options: TrainerOptions): Recipe {
     throw badArgument('minLearningRate', `at most learningRate (${recipe.learningRate})`, recipe.minLearningRate);
   if (recipe.bucketing && !recipe.shuffle) throw badArgument('bucketing', 'false without shuffle', recipe.bucketing);
   return recipe;
-}
-
-function checkDecaySteps(value: unknown): Recipe['decaySteps'] {
-  if (value === 'trainingSteps' || value === 'run') return value;
-  if (typeof value !== 'number') throw badArgument('decaySteps', "a number of steps, 'trainingSteps' or 'run'", value);
-  return checkInteger('decaySteps', value, 1);
 }

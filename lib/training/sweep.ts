@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { badArgument, checkFunction, checkOptions } from '../base/arguments';
 import { kindOf } from '../base/files';
+import { namesOf, without } from '../base/options';
 import { checkModel, type LoadedModel } from '../model/loaded-model';
 import type { TrainingEvent } from '../runs/events';
 import { PrefixTrainer, type TrainingData, type TrainOptions } from './prefix-trainer';
@@ -97,13 +98,7 @@ export async function firstWithRun(folders: readonly string[]): Promise<string |
 
 /** The runs of a grid, the last option varying fastest. */
 export function combinations(grid: unknown): SweepRun[] {
-  const given = Object.entries(
-    checkOptions(
-      'grid',
-      grid,
-      TRAINER_OPTIONS.filter((name) => name !== 'outputDir' && name !== 'encoder'),
-    ),
-  );
+  const given = Object.entries(checkOptions('grid', grid, namesOf(without(TRAINER_OPTIONS, 'outputDir', 'encoder'))));
   if (grid === undefined || given.length === 0) throw badArgument('grid', 'at least one option with its values', grid);
   let runs: [string, unknown][][] = [[]];
   for (const [name, values] of given) {

@@ -87,7 +87,7 @@ const PREFIXES: Refusal[] = [
   {
     name: 'an encoder without positions',
     act: () => api.PrefixEncoder.create(model, { prefixLength: 0 }),
-    text: 'Expected an integer between 1 and 255 for prefixLength but received 0 of type number',
+    text: 'Expected an integer of at least 1 for prefixLength but received 0 of type number',
   },
   {
     name: 'an encoder longer than the model',

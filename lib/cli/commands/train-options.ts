@@ -1,101 +1,104 @@
 import type { Command, Option } from 'commander';
-import { PREFIX_INITS, type PrefixInit } from '../../training/encoder';
-import { resolveRecipe, type Schedule, SCHEDULES, type TrainerOptions } from '../../training/recipe';
+import { namesOf, without } from '../../base/options';
+import { ENCODER_OPTIONS, PROJECTION_OPTIONS } from '../../training/encoder';
+import { TRAINER_OPTIONS, type TrainerOptions } from '../../training/recipe';
 import { dataOptions } from '../data';
-import { modelOptions, PREFIX_LENGTH } from '../model';
-import { addOptions, collect, given, integer, number, option, refuseOptions } from '../flags';
+import { addOptions, collect, given, integer, option, optionOf, type Otherwise, refuseOptions } from '../flags';
+import { modelOptions } from '../model';
 
-export interface TrainingFlags {
+/** The options of a trainer that are flags here; `--no-two-rows` is with the data. */
+const OPTIONS = without(TRAINER_OPTIONS, 'encoder', 'outputDir', 'twoRows');
+type OptionName = keyof typeof OPTIONS;
+
+/** Flags that are called otherwise than the library's options, most of them as rinna's script calls them. */
+const RENAMED = {
+  name: 'saveName',
+  epochs: 'nEpochs',
+  trainingSteps: 'nTrainingSteps',
+  accumulationSteps: 'nAccumSteps',
+  learningRate: 'maxLr',
+  warmupSteps: 'nWarmupSteps',
+  minLearningRate: 'minLr',
+  adamEpsilon: 'adamEps',
+  evaluateEverySteps: 'evaluateEveryNSteps',
+  evaluateEveryEpochs: 'evaluateEveryNEpochs',
+  saveEverySteps: 'saveEveryNSteps',
+  prefixLength: 'prefixSeqLen',
+  inputDim: 'prefixInputDim',
+  hiddenDim: 'prefixHiddenDim',
+  dropout: 'prefixDropout',
+  initLearningRate: 'initLr',
+} as const satisfies Partial<Record<OptionName, string>>;
+type FlagOf<Name extends OptionName> = Name extends keyof typeof RENAMED ? (typeof RENAMED)[Name] : Name;
+const flagOf = (name: OptionName): string => (RENAMED as Partial<Record<string, string>>)[name] ?? name;
+
+/** The options of a trainer, by the names of their flags. */
+type OptionFlags = { [Name in OptionName as FlagOf<Name>]?: TrainerOptions[Name] };
+
+export interface TrainingFlags extends OptionFlags {
   validation?: string[];
   trainDataSize?: number;
   devDataSize?: number;
   out: string;
   overwrite?: boolean;
-  saveName?: string;
   logEveryNSteps?: number;
-  prefixSeqLen?: number;
-  prefixInputDim?: number;
-  prefixHiddenDim?: number;
-  prefixDropout?: number;
-  init?: PrefixInit;
-  initText?: string;
-  initSteps?: number;
-  initLr?: number;
   checkpointPath?: string;
-  seed?: number;
-  batchSize?: number;
-  nTrainingSteps?: number;
-  nEpochs?: number;
-  nWarmupSteps?: number;
-  nAccumSteps?: number;
-  maxLr?: number;
-  adamBeta1?: number;
-  adamBeta2?: number;
-  adamEps?: number;
-  weightDecay?: number;
-  gradClip?: number;
-  shuffle?: boolean;
   resume?: boolean;
-  maxSeconds?: number;
-  batchTokens?: number;
-  microBatchSize?: number | 'auto';
-  gradientCheckpointing?: boolean;
-  bucketing?: boolean;
-  schedule?: Schedule;
-  warmupRatio?: number;
-  minLr?: number;
-  decaySteps?: number | 'trainingSteps' | 'run';
-  weightDecayOn?: 'weights' | 'all';
-  lossScale?: number;
-  evaluateEveryNSteps?: number;
-  evaluateEveryNEpochs?: number;
-  earlyStoppingPatience?: number;
-  earlyStoppingThreshold?: number;
-  saveEveryNSteps?: number;
-  keepStates?: number;
-  projection?: boolean;
   samplePrompt?: string[];
   samples?: boolean;
 }
 
 /** The flags of a training under the names that the library has for them; what is not given is left out. */
 export function trainerOptions(flags: TrainingFlags & { twoRows?: boolean }): TrainerOptions {
-  return given({
-    ...{
-      name: flags.saveName,
-      epochs: flags.nEpochs,
-      trainingSteps: flags.nTrainingSteps,
-      maxSeconds: flags.maxSeconds,
-    },
-    ...{ batchSize: flags.batchSize, batchTokens: flags.batchTokens, accumulationSteps: flags.nAccumSteps },
-    ...{ microBatchSize: flags.microBatchSize, gradientCheckpointing: flags.gradientCheckpointing },
-    ...{ shuffle: flags.shuffle, bucketing: flags.bucketing, twoRows: flags.twoRows, seed: flags.seed },
-    ...{
-      learningRate: flags.maxLr,
-      schedule: flags.schedule,
-      warmupSteps: flags.nWarmupSteps,
-      warmupRatio: flags.warmupRatio,
-    },
-    ...{
-      minLearningRate: flags.minLr,
-      decaySteps: flags.decaySteps,
-      gradClip: flags.gradClip,
-      lossScale: flags.lossScale,
-    },
-    ...{ adamBeta1: flags.adamBeta1, adamBeta2: flags.adamBeta2, adamEpsilon: flags.adamEps },
-    ...{ weightDecay: flags.weightDecay, weightDecayOn: flags.weightDecayOn },
-    ...{ evaluateEverySteps: flags.evaluateEveryNSteps, evaluateEveryEpochs: flags.evaluateEveryNEpochs },
-    ...{ earlyStoppingPatience: flags.earlyStoppingPatience, earlyStoppingThreshold: flags.earlyStoppingThreshold },
-    ...{ saveEverySteps: flags.saveEveryNSteps, keepStates: flags.keepStates },
-    // The option is --no-projection, and commander says true where it is not given.
-    ...{
-      prefixLength: flags.prefixSeqLen,
-      projection: flags.projection === false ? false : undefined,
-      dropout: flags.prefixDropout,
-    },
-    ...{ inputDim: flags.prefixInputDim, hiddenDim: flags.prefixHiddenDim },
-    ...{ init: flags.init, initText: flags.initText, initSteps: flags.initSteps, initLearningRate: flags.initLr },
+  const values = flags as object as Readonly<Record<string, unknown>>;
+  const options = namesOf(OPTIONS).map((name) => {
+    const value = values[flagOf(name)];
+    // Of an option that is --no-..., commander says true where it is not given.
+    return [name, value === true && OPTIONS[name].default === true ? undefined : value];
   });
+  return given({ ...(Object.fromEntries(options) as TrainerOptions), twoRows: flags.twoRows });
+}
+
+/** Where the command line says otherwise than the table of the library. */
+const OTHERWISE: Partial<Record<OptionName, Otherwise>> = {
+  name: { help: "the task's name" },
+  projection: {
+    help: "train the prefix itself, without the encoder's two layers",
+    conflicts: PROJECTION_OPTIONS.map(flagOf),
+  },
+  initText: { help: 'the text of --init text, for example what the task is' },
+  maxSeconds: { help: 'seconds, at most, those before a --resume included; 0: no limit' },
+  batchTokens: { help: 'a batch is as many samples as have at most n tokens, in place of --batch-size' },
+  microBatchSize: { default: 'the whole batch' },
+  shuffle: { help: 'keep the order of the data' },
+  warmupRatio: { help: 'the same as a share of --decay-steps' },
+  decaySteps: { default: '--n-training-steps, as in the script of rinna' },
+  lossScale: { default: 'found while training' },
+};
+
+/** The groups of the help; an option that is in none of them is in 'Training'. */
+const GROUPS = {
+  Result: ['name', 'saveEverySteps', 'keepStates'],
+  Prefix: namesOf(without(ENCODER_OPTIONS, 'signal', 'seed')),
+  Optimizer: [
+    ...['learningRate', 'schedule', 'warmupSteps', 'warmupRatio', 'minLearningRate', 'decaySteps', 'adamBeta1'],
+    ...['adamBeta2', 'adamEpsilon', 'weightDecay', 'weightDecayOn', 'gradClip', 'lossScale'],
+  ],
+  Evaluation: ['evaluateEverySteps', 'evaluateEveryEpochs', 'earlyStoppingPatience', 'earlyStoppingThreshold'],
+} as const satisfies Record<string, readonly string[]>;
+type Group = keyof typeof GROUPS | 'Training';
+
+/** The flags of a group, in the order of the table. */
+function optionsOf(group: Group): Option[] {
+  const groupOf = (name: string): string =>
+    Object.entries<readonly string[]>(GROUPS).find(([, names]) => names.includes(name))?.[0] ?? 'Training';
+  return namesOf(OPTIONS)
+    .filter((name) => groupOf(name) === group)
+    .map((name) => {
+      const { notWith } = OPTIONS[name];
+      const conflicts = notWith === undefined ? {} : { conflicts: [flagOf(notWith as OptionName)] };
+      return optionOf(flagOf(name), OPTIONS[name], { ...conflicts, ...OTHERWISE[name] });
+    });
 }
 
 const splitOptions = (): Option[] => [
@@ -123,15 +126,7 @@ const runOptions = (): Option[] => [
       conflicts: ['overwrite'],
     },
   ),
-  option('--save-every-n-steps <n>', 'save the state after so many optimizer steps, besides at the end of each epoch', {
-    parse: integer(0),
-    default: 0,
-  }),
-  option('--keep-states <n>', 'states to keep, the newest ones', {
-    parse: integer(1),
-    default: resolveRecipe({}).keepStates,
-  }),
-  option('--save-name <name>', "the task's name", { default: resolveRecipe({}).name }),
+  ...optionsOf('Result'),
   option(
     '--log-every-n-steps <n>',
     'without a terminal, a line of progress after so many steps too, not only after 10 seconds',
@@ -151,141 +146,12 @@ const runOptions = (): Option[] => [
 ];
 
 /** What an encoder that is loaded has already. */
-const ENCODER_FLAGS = ['prefixSeqLen', 'prefixInputDim', 'prefixHiddenDim', 'init', 'initText', 'initSteps', 'initLr'];
+const ENCODER_FLAGS = namesOf(without(ENCODER_OPTIONS, 'signal', 'seed', 'dropout', 'projection')).map(flagOf);
 
 const prefixOptions = (): Option[] => [
-  option('--prefix-seq-len <n>', 'prefix length: positions in front of the text', {
-    parse: integer(1),
-    default: PREFIX_LENGTH,
-  }),
-  option('--prefix-input-dim <n>', "width of the encoder's embedding", { parse: integer(1, 65536), default: 10 }),
-  option('--prefix-hidden-dim <n>', 'width of its hidden layer; a larger one learns more', {
-    parse: integer(1, 65536),
-    default: 10,
-  }),
-  option('--no-projection', "train the prefix itself, without the encoder's two layers", {
-    conflicts: ['prefixInputDim', 'prefixHiddenDim', 'initSteps', 'initLr'],
-  }),
-  option('--prefix-dropout <p>', 'dropout on its output', { parse: number(0, 0.99), default: 0 }),
-  option(
-    '--init <how>',
-    "how it starts: fitted to the model's own keys and values of the first token ids (rinna's) or of a text, random, or zero",
-    {
-      choices: PREFIX_INITS,
-      default: 'tokens',
-    },
-  ),
-  option('--init-text <text>', 'the text of --init text, for example what the task is'),
-  option('--init-steps <n>', 'steps of the initial fit', { parse: integer(0), default: 200 }),
-  option('--init-lr <rate>', 'learning rate of the initial fit', { parse: number(0), default: 1e-4 }),
+  ...optionsOf('Prefix'),
   option('--checkpoint-path <file>', 'an encoder.safetensors to start from', { conflicts: ENCODER_FLAGS }),
 ];
-
-/** A number, or one of some words. */
-function orWord<Word extends string>(
-  parse: (text: string) => number,
-  ...words: Word[]
-): (text: string) => number | Word {
-  return (text) => words.find((word) => word === text) ?? parse(text);
-}
-
-const trainingOptions = (): Option[] => {
-  const recipe = resolveRecipe({});
-  return [
-    option('--n-epochs <n>', 'passes over the data, at most', { parse: integer(1), default: recipe.epochs }),
-    option('--n-training-steps <n>', 'optimizer steps, at most', { parse: integer(1), default: recipe.trainingSteps }),
-    option('--max-seconds <n>', 'seconds, at most, those before a --resume included; 0: no limit', {
-      parse: number(0),
-      default: 0,
-    }),
-    option('--batch-size <n>', 'samples in a batch', { parse: integer(1), default: recipe.batchSize }),
-    option('--batch-tokens <n>', 'a batch is as many samples as have at most n tokens, in place of --batch-size', {
-      parse: integer(1),
-      conflicts: ['batchSize'],
-    }),
-    option('--n-accum-steps <n>', 'batches in an optimizer step', {
-      parse: integer(1),
-      default: recipe.accumulationSteps,
-    }),
-    option<number | 'auto'>(
-      '--micro-batch-size <n>',
-      'samples that go through the model at a time; auto: as many as fit in the free memory',
-      {
-        parse: orWord(integer(0), 'auto'),
-        default: 'the whole batch',
-      },
-    ),
-    option('--gradient-checkpointing', 'less memory for more time, with the same gradients'),
-    option('--seed <n>', 'seed of the initial values, of dropout and of the order of the samples', {
-      parse: integer(0),
-      default: recipe.seed,
-    }),
-    option('--no-shuffle', 'keep the order of the data'),
-    option('--bucketing', 'batches of samples of about the same length'),
-  ];
-};
-
-const optimizerOptions = (): Option[] => {
-  const recipe = resolveRecipe({});
-  return [
-    option('--max-lr <rate>', 'peak learning rate', { parse: number(0), default: recipe.learningRate }),
-    option('--schedule <form>', 'how the learning rate goes on from its peak', {
-      choices: SCHEDULES,
-      default: recipe.schedule,
-    }),
-    option('--n-warmup-steps <n>', 'steps over which the learning rate rises', {
-      parse: integer(0),
-      default: recipe.warmupSteps,
-    }),
-    option('--warmup-ratio <r>', 'the same as a share of --decay-steps', {
-      parse: number(0, 1),
-      conflicts: ['nWarmupSteps'],
-    }),
-    option('--min-lr <rate>', 'where the learning rate ends', { parse: number(0), default: recipe.minLearningRate }),
-    option<number | 'run'>('--decay-steps <n>', 'the step at which it ends; run: the last one of this run', {
-      parse: orWord(integer(1), 'run'),
-      default: '--n-training-steps, as in the script of rinna',
-    }),
-    option('--adam-beta1 <b>', 'AdamW', { parse: number(0, 0.999999), default: recipe.adamBeta1 }),
-    option('--adam-beta2 <b>', 'AdamW', { parse: number(0, 0.999999), default: recipe.adamBeta2 }),
-    option('--adam-eps <e>', 'AdamW', { parse: number(Number.MIN_VALUE), default: recipe.adamEpsilon }),
-    option('--weight-decay <w>', 'AdamW', { parse: number(0), default: recipe.weightDecay }),
-    option('--weight-decay-on <what>', 'all but biases, or everything', {
-      choices: ['weights', 'all'],
-      default: recipe.weightDecayOn,
-    }),
-    option('--grad-clip <norm>', 'largest norm of the gradient; 0: no clipping', {
-      parse: number(0),
-      default: recipe.gradClip,
-    }),
-    option('--loss-scale <s>', 'factor against vanishing gradients in float16', {
-      parse: number(0),
-      default: 'found while training',
-    }),
-  ];
-};
-
-const evaluationOptions = (): Option[] => {
-  const recipe = resolveRecipe({});
-  return [
-    option('--evaluate-every-n-steps <n>', 'evaluate after so many optimizer steps; 0: not', {
-      parse: integer(0),
-      default: 0,
-    }),
-    option('--evaluate-every-n-epochs <n>', 'evaluate after so many epochs; 0: only at the end', {
-      parse: integer(0),
-      default: recipe.evaluateEveryEpochs,
-    }),
-    option('--early-stopping-patience <n>', 'stop after so many evaluations without a better loss; 0: never', {
-      parse: integer(0),
-      default: 0,
-    }),
-    option('--early-stopping-threshold <d>', 'by how much the loss has to fall to count as better', {
-      parse: number(0),
-      default: 0,
-    }),
-  ];
-};
 
 /** Options of rinna's prefix_tuning_example.py that are not options here, and what to do instead. */
 const REFUSED: Readonly<Record<string, string>> = {
@@ -314,8 +180,8 @@ export function addTrainingOptions(command: Command, without: readonly (keyof Tr
   addOptions(command, 'Data', left([...dataOptions(), ...splitOptions()]));
   addOptions(command, 'Result', left(runOptions()));
   addOptions(command, 'Prefix', left(prefixOptions()));
-  addOptions(command, 'Training', left(trainingOptions()));
-  addOptions(command, 'Optimizer', left(optimizerOptions()));
-  addOptions(command, 'Evaluation', left(evaluationOptions()));
+  addOptions(command, 'Training', left(optionsOf('Training')));
+  addOptions(command, 'Optimizer', left(optionsOf('Optimizer')));
+  addOptions(command, 'Evaluation', left(optionsOf('Evaluation')));
   refuseOptions(command, REFUSED);
 }

@@ -34,53 +34,23 @@ function literal(text: string): unknown {
 }
 
 /** The default in the code: the `?? value` or `= value` behind `options.name`. */
-function coded(files: readonly string[], option: string): unknown {
-  const text = files.map((file) => readFileSync(join(__dirname, '..', '..', '..', 'lib', file), 'utf8')).join();
+function coded(file: string, option: string): unknown {
+  const text = readFileSync(join(__dirname, '..', '..', '..', 'lib', file), 'utf8');
   const found = new RegExp(`options\\.${option} \\?\\? ([^,);]+)`).exec(text)?.[1];
   return found === undefined ? undefined : literal(found.replaceAll('_', ''));
 }
 
-describe('the defaults that docstrings state are those of the code', () => {
-  const recipe = resolveRecipe({}) as unknown as Record<string, unknown>;
-  const options = documented('training/recipe.ts', 'TrainerOptions');
-
-  test('every option of the recipe has one', () => {
-    const without = ['encoder', 'outputDir'];
-    expect([...options].filter(([, text]) => text === undefined).map(([name]) => name)).toEqual(without);
-    expect([...options.keys(), 'seed'].filter((name) => !without.includes(name)).sort()).toEqual(
-      Object.keys(recipe).sort(),
-    );
-  });
-
-  test.each([...options].filter(([, text]) => text !== undefined))('TrainerOptions.%s', (name, text) => {
-    expect(literal(text as string)).toEqual(recipe[name]);
-  });
-
-  test.each([
-    ['training/encoder.ts', 'PrefixEncoderOptions', ['training/encoder.ts'], 8],
-    ['generation/sampling-options.ts', 'SamplingOptions', ['generation/sampling-options.ts'], 13],
-    ['model/forward.ts', 'ForwardOptions', ['model/forward.ts'], 1],
-    [
-      'model/load-options.ts',
-      'LoadOptions',
-      [
-        'model/load.ts',
-        'model/load-options.ts',
-        'checkpoint/checkpoint.ts',
-        'checkpoint/open.ts',
-        'checkpoint/hugging-face.ts',
-      ],
-      4,
-    ],
-    ['training/evaluate.ts', 'SharedOptions', ['training/evaluate.ts'], 2],
-    ['export/exporter.ts', 'ExportOptions', ['export/exporter.ts'], 5],
-    ['prefix/weights.ts', 'PrefixLoadOptions', ['prefix/weights.ts'], 2],
-  ])('%s: %s', (file, name, code, least) => {
-    const stated = [...documented(file, name)].filter(([, text]) => text !== undefined);
-    expect(stated.length).toBeGreaterThanOrEqual(least);
-    const expected = stated.map(([option, text]) => [option, literal(text as string)]);
-    expect(stated.map(([option]) => [option, coded(code, option)])).toEqual(expected);
-  });
+/** Of options in a table, test/integration/documentation.test.ts compares the comments. */
+test.each([
+  ['model/forward.ts', 'ForwardOptions', 1],
+  ['training/evaluate.ts', 'SharedOptions', 2],
+  ['export/exporter.ts', 'ExportOptions', 5],
+  ['prefix/weights.ts', 'PrefixLoadOptions', 2],
+])('the defaults that docstrings state are those of the code: %s: %s', (file, name, least) => {
+  const stated = [...documented(file, name)].filter(([, text]) => text !== undefined);
+  expect(stated.length).toBeGreaterThanOrEqual(least);
+  const expected = stated.map(([option, text]) => [option, literal(text as string)]);
+  expect(stated.map(([option]) => [option, coded(file, option)])).toEqual(expected);
 });
 
 test("the defaults are those of rinna's script", () => {
@@ -116,8 +86,7 @@ test("the defaults are those of rinna's script", () => {
 });
 
 test('every option of an encoder but the signal is one of a trainer', () => {
-  expect(ENCODER_OPTIONS.filter((name) => !TRAINER_OPTIONS.includes(name as never))).toEqual(['signal']);
-  expect(new Set(TRAINER_OPTIONS).size).toBe(TRAINER_OPTIONS.length);
+  expect(Object.keys(ENCODER_OPTIONS).filter((name) => !(name in TRAINER_OPTIONS))).toEqual(['signal']);
 });
 
 test.each([
@@ -157,7 +126,7 @@ test.each([
   ['shuffle', 1, 'Expected a boolean for shuffle but received 1 of type number'],
   ['twoRows', 'yes', "Expected a boolean for twoRows but received 'yes' of type string"],
   ['maxSeconds', -1, 'Expected a finite number of at least 0 for maxSeconds but received -1 of type number'],
-  ['microBatchSize', 'all', "Expected an integer of at least 0 for microBatchSize but received 'all' of type string"],
+  ['microBatchSize', 'all', "Expected an integer of at least 0, or 'auto', for microBatchSize but received 'all' of type string"],
   [
     'schedule',
     'step',
