@@ -126,7 +126,11 @@ test.each([
   ['shuffle', 1, 'Expected a boolean for shuffle but received 1 of type number'],
   ['twoRows', 'yes', "Expected a boolean for twoRows but received 'yes' of type string"],
   ['maxSeconds', -1, 'Expected a finite number of at least 0 for maxSeconds but received -1 of type number'],
-  ['microBatchSize', 'all', "Expected an integer of at least 0, or 'auto', for microBatchSize but received 'all' of type string"],
+  [
+    'microBatchSize',
+    'all',
+    "Expected an integer of at least 0, or 'auto', for microBatchSize but received 'all' of type string",
+  ],
   [
     'schedule',
     'step',
