@@ -20,8 +20,7 @@
 #include <string>
 #include <utility>
 
-#include "core/model/native_weights.h"
-#include "core/model/packed_weights.h"
+#include "core/backends/registry.h"
 
 namespace {
 
@@ -65,7 +64,7 @@ Work better_of(Work best, at::ScalarType dtype, const std::function<Product(cons
   return best;
 }
 
-Product multiply(std::shared_ptr<const neox::PackedWeights> weights) {
+Product multiply(std::shared_ptr<const neox::FrozenWeights> weights) {
   return [weights = std::move(weights)](const at::Tensor& a) {
     weights->multiply(a, std::nullopt, neox::Epilogue::kNothing, nullptr);
   };
@@ -74,12 +73,11 @@ Product multiply(std::shared_ptr<const neox::PackedWeights> weights) {
 constexpr Work kNothing{1e30, 1.0};
 
 Work best_product(at::ScalarType dtype) {
-  Work best = better_of(kNothing, dtype,
-                        [](const at::Tensor& b) { return [b](const at::Tensor& a) { at::mm(a, b); }; });
-  for (const auto backend : {neox::Backend::kNative, neox::Backend::kOneDnn}) {
-    if (!neox::backend_supports(backend, dtype)) continue;
-    best = better_of(best, dtype,
-                     [backend](const at::Tensor& b) { return multiply(neox::pack_weights(backend, b)); });
+  Work best =
+      better_of(kNothing, dtype, [](const at::Tensor& b) { return [b](const at::Tensor& a) { at::mm(a, b); }; });
+  for (const neox::Backend* const backend : neox::backends()) {
+    if (!backend->packs() || !backend->supports(dtype, at::kCPU)) continue;
+    best = better_of(best, dtype, [backend](const at::Tensor& b) { return multiply(backend->pack(b)); });
   }
   return best;
 }
@@ -88,9 +86,9 @@ Work measure(const std::string& what) {
   if (what == "float32") return best_product(at::kFloat);
   if (what == "bfloat16") return best_product(at::kBFloat16);
   if (what == "int8") {
-    const at::ScalarType rows = neox::int8_activations();
-    return better_of(kNothing, rows,
-                     [rows](const at::Tensor& b) { return multiply(neox::NativeWeights::quantize(b, rows)); });
+    const neox::Choice choice = neox::choose_backend("auto", {at::kFloat, true}, at::kCPU, true);
+    const at::ScalarType rows = choice.precision.activations;
+    return better_of(kNothing, rows, [&](const at::Tensor& b) { return multiply(choice.backend->quantize(b, rows)); });
   }
   constexpr double kBytes = 4.0 * kElements;
   const at::Tensor source = at::ones({kElements});
@@ -112,7 +110,8 @@ int main() {
   while (std::getline(std::cin, line)) {
     const std::string id = field(line, R"re("id":(\d+))re");
     try {
-      if (field(line, R"re("operation":"(\w+)")re") != "limit") throw std::runtime_error("this peer knows limits alone");
+      if (field(line, R"re("operation":"(\w+)")re") != "limit")
+        throw std::runtime_error("this peer knows limits alone");
       at::set_num_threads(std::stoi(field(line, R"re("threads":(\d+))re")));
       const Work work = measure(field(line, R"re("what":"(\w+)")re"));
       std::printf(R"({"id":%s,"answer":{"seconds":%.9g,"amount":%.17g}})", id.c_str(), work.seconds, work.amount);

@@ -6,15 +6,13 @@
 #include <c10/core/InferenceMode.h>
 
 #include <array>
-#include <optional>
 #include <utility>
 
 #include "binding/model_handle.h"
 #include "binding/options.h"
 #include "core/base/error.h"
 #include "core/base/heap.h"
-#include "core/kernels/kernels.h"
-#include "core/model/native_weights.h"
+#include "core/model/load.h"
 
 namespace neox::binding {
 namespace {
@@ -67,48 +65,21 @@ class LoadWorker final : public PromiseWorker {
       : PromiseWorker(get_cancel(options)),
         thread_(std::move(thread)),
         config_(parse_config(get_object(options, "config"))),
-        entries_(parse_entries(get_array(options, "tensors"))),
-        device_(get_string(options, "device")) {
-    const std::string pack = get_string(options, "pack");
-    options_.pack_forward = pack != "none";
-    options_.pack_backward = pack == "auto" || pack == "both";
-    prepare_backward_ = pack == "both";
+        entries_(parse_entries(get_array(options, "tensors"))) {
+    options_.device = at::Device(get_string(options, "device"));
+    options_.backend = get_string(options, "backend");
+    options_.pack = get_string(options, "pack");
     const std::string dtype = get_string(options, "dtype");
-    options_.int8 = dtype == "int8";
-    if (!options_.int8) options_.dtype = compute_dtype(dtype);
-    options_.device = device_;
-    const std::string backend = get_string(options, "backend");
-    for (const Backend known : {Backend::kAten, Backend::kOneDnn, Backend::kNative}) {
-      if (backend == backend_name(known)) wanted_ = known;
-    }
+    options_.precision.int8 = dtype == "int8";
+    if (!options_.precision.int8) options_.precision.activations = compute_dtype(dtype);
   }
 
  protected:
   void Execute() override {
     const c10::InferenceMode guard;
-    // Asked here and not on the JavaScript thread: the first question tries a product.
-    const bool cpu = options_.device.is_cpu();
-    if (options_.int8) {
-      if (!cpu || !options_.pack_forward || wanted_.value_or(Backend::kNative) != Backend::kNative)
-        throw CoreError("NEOX_UNSUPPORTED", "int8 weights run on the CPU, packed, with the native backend only");
-      options_.dtype = int8_activations();
-      wanted_ = Backend::kNative;
-    }
-    options_.backend = wanted_.value_or(cpu ? best_backend(options_.dtype) : Backend::kAten);
-    if (options_.backend != Backend::kAten && !(cpu && backend_supports(options_.backend, options_.dtype))) {
-      std::string message("The ");
-      message.append(backend_name(options_.backend))
-          .append(" backend does not run ")
-          .append(dtype_name(options_.dtype));
-      message.append(" on ").append(options_.device.str()).append(" here; use backend 'aten' or another dtype");
-      throw CoreError("NEOX_UNSUPPORTED", message);
-    }
-    const auto weights = std::make_shared<CheckpointWeights>(entries_, options_.dtype, options_.device);
-    model_ = std::make_shared<GPTNeoX>(config_, weights, options_, cancel(), [this](double share) {
+    model_ = load_model(config_, entries_, options_, cancel(), [this](double share) {
       Emit([share](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, share); });
     });
-    if (prepare_backward_) model_->prepare_backward(true, cancel());
-    trim_heap();
   }
 
   Napi::Value Result(Napi::Env env) override {
@@ -121,19 +92,16 @@ class LoadWorker final : public PromiseWorker {
 
  private:
   std::shared_ptr<WorkerThread> thread_;
-  NeoXConfig config_;
+  ArchitectureConfig config_;
   std::vector<TensorEntry> entries_;
-  ModelOptions options_;
-  at::Device device_;
-  std::optional<Backend> wanted_;
-  bool prepare_backward_ = false;
-  std::shared_ptr<GPTNeoX> model_;
+  LoadOptions options_;
+  std::shared_ptr<Model> model_;
 };
 
 // Queued behind everything in flight; the memory is freed on the model's thread.
 class DisposeWorker final : public PromiseWorker {
  public:
-  explicit DisposeWorker(std::shared_ptr<GPTNeoX> model) : model_(std::move(model)) {}
+  explicit DisposeWorker(std::shared_ptr<Model> model) : model_(std::move(model)) {}
 
  protected:
   void Execute() override {
@@ -143,7 +111,7 @@ class DisposeWorker final : public PromiseWorker {
   Napi::Value Result(Napi::Env env) override { return env.Undefined(); }
 
  private:
-  std::shared_ptr<GPTNeoX> model_;
+  std::shared_ptr<Model> model_;
 };
 
 class PrefixWorker final : public ModelWorker {
@@ -192,16 +160,16 @@ Napi::Value model_info(const Napi::CallbackInfo& info) {
     const auto handle = get_handle<ModelHandle>(info[0]);
     if (!handle->model) throw CoreError("NEOX_DISPOSED", "The model is disposed");
     const ModelOptions& options = handle->model->options();
+    const Precision& precision = options.precision;
     auto result = Napi::Object::New(info.Env());
-    result.Set("dtype", options.int8 ? "int8" : dtype_name(options.dtype));
-    result.Set("computeDtype", dtype_name(options.dtype));
+    result.Set("dtype", precision.int8 ? "int8" : dtype_name(precision.activations));
+    result.Set("computeDtype", dtype_name(precision.activations));
     result.Set("device", options.device.str());
-    result.Set("backend", backend_name(options.backend));
+    result.Set("backend", options.backend->name());
     result.Set("weightBytes", static_cast<double>(handle->model->weight_bytes()));
     result.Set("backwardBytes", static_cast<double>(handle->model->backward_bytes(true)));
     result.Set("leastBackwardBytes", static_cast<double>(handle->model->backward_bytes(false)));
-    result.Set("rowBytes", static_cast<double>(
-                               options.backend == Backend::kNative ? row_copy_bytes(options.dtype, options.int8) : 0));
+    result.Set("rowBytes", static_cast<double>(options.backend->operand_bytes(precision.activations, precision.int8)));
     result.Set("peakBytes", static_cast<double>(handle->model->pool()->peak()));
     return result;
   });

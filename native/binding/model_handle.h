@@ -8,14 +8,14 @@
 #include "core/base/worker_thread.h"
 #include "core/generation/engine.h"
 #include "core/generation/generate.h"
-#include "core/model/gpt_neox.h"
+#include "core/model/model.h"
 #include "core/training/trainer.h"
 
 namespace neox::binding {
 
 struct ModelHandle {
   std::shared_ptr<WorkerThread> thread;
-  std::shared_ptr<GPTNeoX> model;  // null once disposed
+  std::shared_ptr<Model> model;  // null once disposed
 };
 
 // The caches of a batch of rows, as forward() returns them.
@@ -55,11 +55,11 @@ class ModelWorker : public PromiseWorker {
  protected:
   virtual void Work() = 0;
   void Execute() final;
-  GPTNeoX& model() const { return *model_; }
+  Model& model() const { return *model_; }
 
  private:
   std::shared_ptr<ModelHandle> handle_;
-  std::shared_ptr<GPTNeoX> model_;
+  std::shared_ptr<Model> model_;
 };
 
 }  // namespace neox::binding

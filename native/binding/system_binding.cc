@@ -15,9 +15,9 @@
 
 #include "binding/errors.h"
 #include "binding/options.h"
+#include "core/backends/registry.h"
 #include "core/base/worker_thread.h"
 #include "core/kernels/kernels.h"
-#include "core/model/linear.h"
 
 namespace neox::binding {
 namespace {
@@ -54,13 +54,13 @@ Napi::Value system_info(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const Napi::Env env = info.Env();
     auto backends = Napi::Object::New(env);
-    for (const Backend backend : {Backend::kNative, Backend::kOneDnn, Backend::kAten}) {
+    for (const Backend* const backend : neox::backends()) {
       std::vector<std::string> dtypes;
       for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
-        if (backend_supports(backend, dtype)) dtypes.emplace_back(dtype_name(dtype));
+        if (backend->supports(dtype, at::kCPU)) dtypes.emplace_back(dtype_name(dtype));
       }
-      if (backend == Backend::kNative) dtypes.emplace_back("int8");
-      backends.Set(backend_name(backend), to_js_strings(env, dtypes));
+      if (backend->int8_activations(at::kCPU)) dtypes.emplace_back("int8");
+      backends.Set(backend->name(), to_js_strings(env, dtypes));
     }
     auto result = Napi::Object::New(env);
     result.Set("torchVersion", TORCH_VERSION);

@@ -39,7 +39,7 @@ Napi::Value named_to_js(Napi::Env env, const Named& named) {
 template <typename T>
 class Task final : public ModelWorker {
  public:
-  using WorkFunction = std::function<T(GPTNeoX&, const CancelFlag&)>;
+  using WorkFunction = std::function<T(Model&, const CancelFlag&)>;
   using ResultFunction = std::function<Napi::Value(Napi::Env, const T&)>;
   Task(const std::shared_ptr<ModelHandle>& handle, std::shared_ptr<CancelFlag> cancel, WorkFunction work,
        ResultFunction result)
@@ -80,7 +80,7 @@ Napi::Value create_encoder(const Napi::CallbackInfo& info) {
     options.seed = static_cast<uint64_t>(get_int(o, "seed"));
     return queue<std::shared_ptr<PrefixEncoder>>(
         info, nullptr,
-        [options](GPTNeoX& model, const CancelFlag&) mutable {
+        [options](Model& model, const CancelFlag&) mutable {
           options.output_dim = model.config().num_layers * 2 * model.config().hidden_size;
           return std::make_shared<PrefixEncoder>(options);
         },
@@ -93,7 +93,7 @@ Napi::Value encoder_state(const Napi::CallbackInfo& info) {
     const auto encoder = get_handle<PrefixEncoder>(info[1]);
     // A copy: the caller reads it while training may go on.
     return queue<Named>(
-        info, nullptr, [encoder](GPTNeoX&, const CancelFlag&) { return encoder->views(encoder->flat().clone()); },
+        info, nullptr, [encoder](Model&, const CancelFlag&) { return encoder->views(encoder->flat().clone()); },
         named_to_js);
   });
 }
@@ -112,7 +112,7 @@ Napi::Value set_encoder_state(const Napi::CallbackInfo& info) {
     }
     return queue<bool>(
         info, nullptr,
-        [encoder, values](GPTNeoX&, const CancelFlag&) {
+        [encoder, values](Model&, const CancelFlag&) {
           size_t i = 0;
           for (auto& [name, view] : encoder->views(encoder->flat())) {
             std::memcpy(view.template mutable_data_ptr<float>(), values[i].data(), values[i].size() * sizeof(float));
@@ -128,7 +128,7 @@ Napi::Value encoder_output(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const auto encoder = get_handle<PrefixEncoder>(info[1]);
     return queue<at::Tensor>(
-        info, nullptr, [encoder](GPTNeoX&, const CancelFlag&) { return encoder->forward(std::nullopt).output; },
+        info, nullptr, [encoder](Model&, const CancelFlag&) { return encoder->forward(std::nullopt).output; },
         [](Napi::Env env, const at::Tensor& out) -> Napi::Value { return to_float_array(env, out); });
   });
 }
@@ -146,7 +146,7 @@ Napi::Value fit_encoder_to(const Napi::CallbackInfo& info) {
     }
     return queue<double>(
         info, get_cancel(o),
-        [encoder, options, target](GPTNeoX&, const CancelFlag& cancel) {
+        [encoder, options, target](Model&, const CancelFlag& cancel) {
           const auto& size = encoder->options();
           return fit_encoder(*encoder, at::from_blob(target->data(), {size.prefix_length, size.output_dim}, at::kFloat),
                              options, cancel);
@@ -167,7 +167,7 @@ Napi::Value create_trainer(const Napi::CallbackInfo& info) {
     options.copy_weights = get_bool(o, "copyWeights");
     return queue<std::shared_ptr<Trainer>>(
         info, get_cancel(o),
-        [encoder, options](GPTNeoX& model, const CancelFlag& cancel) {
+        [encoder, options](Model& model, const CancelFlag& cancel) {
           return std::make_shared<Trainer>(model, encoder, options, cancel);
         },
         handle_to_js<Trainer>);
@@ -182,7 +182,7 @@ Napi::Value trainer_accumulate(const Napi::CallbackInfo& info) {
     const double loss_scale = get_number(o, "lossScale");
     return queue<LossSum>(
         info, get_cancel(o),
-        [trainer, batch, loss_scale](GPTNeoX& model, const CancelFlag& cancel) {
+        [trainer, batch, loss_scale](Model& model, const CancelFlag& cancel) {
           return trainer->accumulate(model, *batch, loss_scale, cancel);
         },
         loss_to_js);
@@ -197,7 +197,7 @@ Napi::Value trainer_step(const Napi::CallbackInfo& info) {
     const double clip = get_number(o, "gradClip");
     return queue<StepResult>(
         info, nullptr,
-        [trainer, learning_rate, clip](GPTNeoX&, const CancelFlag&) { return trainer->step(learning_rate, clip); },
+        [trainer, learning_rate, clip](Model&, const CancelFlag&) { return trainer->step(learning_rate, clip); },
         [](Napi::Env env, const StepResult& step) -> Napi::Value {
           auto result = Napi::Object::New(env);
           result.Set("loss", step.loss);
@@ -214,7 +214,7 @@ Napi::Value trainer_reset(const Napi::CallbackInfo& info) {
     const auto trainer = get_handle<Trainer>(info[1]);
     return queue<bool>(
         info, nullptr,
-        [trainer](GPTNeoX&, const CancelFlag&) {
+        [trainer](Model&, const CancelFlag&) {
           trainer->reset();
           return true;
         },
@@ -226,7 +226,7 @@ Napi::Value trainer_state(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const auto trainer = get_handle<Trainer>(info[1]);
     return queue<TrainerState>(
-        info, nullptr, [trainer](GPTNeoX&, const CancelFlag&) { return trainer->state(); },
+        info, nullptr, [trainer](Model&, const CancelFlag&) { return trainer->state(); },
         [](Napi::Env env, const TrainerState& state) -> Napi::Value {
           auto result = Napi::Object::New(env);
           result.Set("steps", static_cast<double>(state.optimizer.steps));
@@ -257,7 +257,7 @@ Napi::Value set_trainer_state(const Napi::CallbackInfo& info) {
     state.tokens = get_int(o, "tokens");
     return queue<bool>(
         info, nullptr,
-        [trainer, state](GPTNeoX& model, const CancelFlag&) {
+        [trainer, state](Model& model, const CancelFlag&) {
           trainer->set_state(model, state);
           return true;
         },
@@ -270,7 +270,7 @@ Napi::Value trainer_gradients(const Napi::CallbackInfo& info) {
     const auto trainer = get_handle<Trainer>(info[1]);
     const auto encoder = get_handle<PrefixEncoder>(info[2]);
     return queue<Named>(
-        info, nullptr, [trainer, encoder](GPTNeoX&, const CancelFlag&) { return encoder->views(trainer->gradient()); },
+        info, nullptr, [trainer, encoder](Model&, const CancelFlag&) { return encoder->views(trainer->gradient()); },
         named_to_js);
   });
 }
@@ -283,7 +283,7 @@ Napi::Value evaluate(const Napi::CallbackInfo& info) {
         has_value(o, "prefix") ? get_handle<KeyValueBlock>(o.Get("prefix")) : nullptr;
     return queue<LossSum>(
         info, get_cancel(o),
-        [prefix, batch](GPTNeoX& model, const CancelFlag& cancel) {
+        [prefix, batch](Model& model, const CancelFlag& cancel) {
           return evaluate_batch(model, prefix.get(), *batch, cancel);
         },
         loss_to_js);

@@ -376,6 +376,7 @@ int main(int, char** argv) {
   test_matmul();
   test_triangles();
   test_linear();
+  test_backends();
   test_int8();
   test_activations();
   test_cross_entropy();

@@ -16,8 +16,8 @@
 #include <string>
 #include <vector>
 
+#include "core/backends/cpu/panel_weights.h"
 #include "core/kernels/kernels.h"
-#include "core/model/native_weights.h"
 #include "tests.h"
 
 namespace {
@@ -240,9 +240,9 @@ void test_backward() {
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {
     for (const auto& [n, k] : {std::array<int64_t, 2>{3, 5}, {130, 47}, {700, 96}}) {
       const at::Tensor weight = at::randn({n, k});
-      const auto weights = neox::NativeWeights::quantize(weight, dtype);
+      const auto weights = neox::PanelWeights::quantize(weight, dtype);
       // The matrix as forward() sees it: in float32, whatever the other dtype would round.
-      const auto exact = neox::NativeWeights::quantize(weight, at::kFloat);
+      const auto exact = neox::PanelWeights::quantize(weight, at::kFloat);
       const at::Tensor dense =
           exact->multiply(at::eye(k), std::nullopt, neox::Epilogue::kNothing, nullptr).t().contiguous();  // [n, k]
       check((dense - weight).abs().max().item<float>() <= weight.abs().max().item<float>() / 127.0F * 0.51F,

@@ -13,6 +13,7 @@ void check(bool condition, const std::string& what);
 // machines run it.
 std::vector<const neox::kernels::KernelTable*> kernel_tables();
 
+void test_backends();
 void test_tensor_pool();
 void test_generation();
 void test_int8();

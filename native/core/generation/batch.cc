@@ -19,8 +19,8 @@ size_t batch_end(const std::vector<RowInput>& rows, size_t begin) {
   return end;
 }
 
-at::Tensor hidden_states(const GPTNeoX& model, const std::vector<RowInput>& rows, Wanted wanted,
-                         const CancelFlag& cancel, HiddenLayer* layer) {
+at::Tensor hidden_states(const Model& model, const std::vector<RowInput>& rows, Wanted wanted, const CancelFlag& cancel,
+                         HiddenLayer* layer) {
   std::vector<int64_t> ids;
   std::vector<Row> batch;
   for (const RowInput& row : rows) {
@@ -31,7 +31,7 @@ at::Tensor hidden_states(const GPTNeoX& model, const std::vector<RowInput>& rows
   return model.forward(id_tensor.to(model.options().device), batch, wanted, cancel, layer);
 }
 
-at::Tensor last_logits(const GPTNeoX& model, const std::vector<RowInput>& rows, const CancelFlag& cancel) {
+at::Tensor last_logits(const Model& model, const std::vector<RowInput>& rows, const CancelFlag& cancel) {
   return model.logits(hidden_states(model, rows, Wanted::kLast, cancel)).to(at::kCPU);
 }
 

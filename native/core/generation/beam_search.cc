@@ -6,7 +6,7 @@
 
 namespace neox {
 
-std::vector<std::vector<BeamResult>> beam_search(const GPTNeoX& model, const std::vector<BeamRequest>& requests,
+std::vector<std::vector<BeamResult>> beam_search(const Model& model, const std::vector<BeamRequest>& requests,
                                                  const CancelFlag& cancel) {
   const int64_t vocab = model.config().vocab_size;
   std::vector<BeamSearch> searches;

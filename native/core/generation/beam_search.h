@@ -5,7 +5,7 @@
 
 #include "core/base/cancel.h"
 #include "core/generation/beams.h"
-#include "core/model/gpt_neox.h"
+#include "core/model/model.h"
 
 namespace neox {
 
@@ -16,7 +16,7 @@ struct BeamRequest {
 
 // For each request its best sequences, best first. The requests go through the model together and do not see each
 // other.
-std::vector<std::vector<BeamResult>> beam_search(const GPTNeoX& model, const std::vector<BeamRequest>& requests,
+std::vector<std::vector<BeamResult>> beam_search(const Model& model, const std::vector<BeamRequest>& requests,
                                                  const CancelFlag& cancel);
 
 }  // namespace neox

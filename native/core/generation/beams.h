@@ -8,7 +8,7 @@
 
 #include "core/generation/generate.h"
 #include "core/generation/processors.h"
-#include "core/model/gpt_neox.h"
+#include "core/model/model.h"
 
 namespace neox {
 

@@ -14,13 +14,13 @@ namespace {
 
 // With dynamic rotary scaling, keys beyond the trained length depend on how long the row is when they are made: such a
 // prompt is neither cut nor taken from the cache.
-bool goes_whole(const NeoXConfig& config, const GenerationRequest& request) {
+bool goes_whole(const ModelConfig& config, const GenerationRequest& request) {
   return request.past.positions() + static_cast<int64_t>(request.prompt.size()) > config.trained_positions;
 }
 
 }  // namespace
 
-EngineReport Engine::run(const GPTNeoX& model, EngineCommands commands, const CancelFlag& cancel) {
+EngineReport Engine::run(const Model& model, EngineCommands commands, const CancelFlag& cancel) {
   const auto begin = std::chrono::steady_clock::now();
   EngineReport report;
   apply(model, commands, report);
@@ -39,11 +39,11 @@ EngineReport Engine::run(const GPTNeoX& model, EngineCommands commands, const Ca
   return report;
 }
 
-void Engine::apply(const GPTNeoX& model, EngineCommands& commands, EngineReport& report) {
+void Engine::apply(const Model& model, EngineCommands& commands, EngineReport& report) {
   std::erase_if(rows_, [&](const auto& row) {
     return std::find(commands.removed.begin(), commands.removed.end(), row->slot) != commands.removed.end();
   });
-  const NeoXConfig& config = model.config();
+  const ModelConfig& config = model.config();
   for (EngineRequest& added : commands.added) {
     auto row = std::make_unique<ActiveRow>(std::move(added));
     try {
@@ -71,7 +71,7 @@ void Engine::apply(const GPTNeoX& model, EngineCommands& commands, EngineReport&
   }
 }
 
-void Engine::start(const GPTNeoX& model, ActiveRow& row, EngineReport& report) {
+void Engine::start(const Model& model, ActiveRow& row, EngineReport& report) {
   row.started = true;
   // The last token's logits are wanted, so it is computed in any case.
   const int64_t limit =
@@ -80,7 +80,7 @@ void Engine::start(const GPTNeoX& model, ActiveRow& row, EngineReport& report) {
   report.started.push_back({row.slot, row.prompted});
 }
 
-std::vector<Engine::Part> Engine::plan(const GPTNeoX& model, EngineReport& report) {
+std::vector<Engine::Part> Engine::plan(const Model& model, EngineReport& report) {
   std::vector<Part> parts;
   int64_t room = options_.prefill_tokens;
   for (const auto& row : rows_) {
@@ -105,7 +105,7 @@ std::vector<Engine::Part> Engine::plan(const GPTNeoX& model, EngineReport& repor
 }
 
 // The search begins: its prompt becomes a block that all beams share.
-void Engine::begin_search(const GPTNeoX& model, ActiveRow& row, EngineReport& report) {
+void Engine::begin_search(const Model& model, ActiveRow& row, EngineReport& report) {
   row.request.past = row.cache.as_block();
   row.request.past_tokens = row.prompted;
   row.cache = {};
@@ -113,7 +113,7 @@ void Engine::begin_search(const GPTNeoX& model, ActiveRow& row, EngineReport& re
   ++report.prompt_tokens;  // the last one
 }
 
-void Engine::plan_search(const GPTNeoX& model, ActiveRow& row, std::vector<Part>& parts, EngineReport& report) {
+void Engine::plan_search(const Model& model, ActiveRow& row, std::vector<Part>& parts, EngineReport& report) {
   try {
     if (!row.search) begin_search(model, row, report);
     row.search->make_room(model.kv_shape());
@@ -124,14 +124,13 @@ void Engine::plan_search(const GPTNeoX& model, ActiveRow& row, std::vector<Part>
 }
 
 // How many tokens of a row's prompt go next.
-int64_t Engine::piece(const GPTNeoX& model, const ActiveRow& row, int64_t room) const {
+int64_t Engine::piece(const Model& model, const ActiveRow& row, int64_t room) const {
   if (row.prompt_left() <= room) return row.prompt_left();
   if (!goes_whole(model.config(), row.request)) return room;
   return room == options_.prefill_tokens ? row.prompt_left() : 0;
 }
 
-bool Engine::step(const GPTNeoX& model, const std::vector<Part>& parts, const CancelFlag& cancel,
-                  EngineReport& report) {
+bool Engine::step(const Model& model, const std::vector<Part>& parts, const CancelFlag& cancel, EngineReport& report) {
   at::Tensor hidden;
   try {
     std::vector<RowInput> inputs;
@@ -157,7 +156,7 @@ bool Engine::step(const GPTNeoX& model, const std::vector<Part>& parts, const Ca
   return going;
 }
 
-void Engine::keep_prompts(const GPTNeoX& model, const std::vector<Part>& parts, EngineReport& report) {
+void Engine::keep_prompts(const Model& model, const std::vector<Part>& parts, EngineReport& report) {
   for (const Part& part : parts) {
     ActiveRow& row = *part.row;
     if (row.prompt_left() == 0) continue;
@@ -175,7 +174,7 @@ void Engine::keep_prompts(const GPTNeoX& model, const std::vector<Part>& parts, 
 }
 
 // A token for each row whose prompt is through, or a step of its search.
-std::vector<Engine::Draw> Engine::draw(const GPTNeoX& model, const std::vector<Part>& parts,
+std::vector<Engine::Draw> Engine::draw(const Model& model, const std::vector<Part>& parts,
                                        const at::Tensor& hidden) const {
   std::vector<Draw> drawn;
   std::vector<int64_t> giving;  // the parts of such rows
@@ -213,7 +212,7 @@ std::vector<Engine::Draw> Engine::draw(const GPTNeoX& model, const std::vector<P
   return drawn;
 }
 
-bool Engine::take(const NeoXConfig& config, Draw& drawn, EngineReport& report) {
+bool Engine::take(const ModelConfig& config, Draw& drawn, EngineReport& report) {
   ActiveRow& row = *drawn.row;
   if (drawn.error) {
     end(row, FinishReason::kLength, drawn.error, report);

@@ -21,7 +21,7 @@
 #include "core/generation/beams.h"
 #include "core/generation/generate.h"
 #include "core/generation/prompt_cache.h"
-#include "core/model/gpt_neox.h"
+#include "core/model/model.h"
 
 namespace neox {
 
@@ -84,7 +84,7 @@ class Engine {
 
   // Runs until something needs the caller: a row ended or has used its grant, interrupt() was called, the time is over,
   // or no row can go on. Throws Cancelled; what else goes wrong is the end of the rows it belongs to.
-  EngineReport run(const GPTNeoX& model, EngineCommands commands, const CancelFlag& cancel);
+  EngineReport run(const Model& model, EngineCommands commands, const CancelFlag& cancel);
 
   // From any thread: the run in progress ends behind its current forward pass. Cleared by resume().
   void interrupt() { interrupted_.store(true, std::memory_order_relaxed); }
@@ -132,17 +132,17 @@ class Engine {
     std::exception_ptr error;
   };
 
-  void apply(const GPTNeoX& model, EngineCommands& commands, EngineReport& report);
-  void start(const GPTNeoX& model, ActiveRow& row, EngineReport& report);
-  std::vector<Part> plan(const GPTNeoX& model, EngineReport& report);
-  static void begin_search(const GPTNeoX& model, ActiveRow& row, EngineReport& report);
-  static void plan_search(const GPTNeoX& model, ActiveRow& row, std::vector<Part>& parts, EngineReport& report);
-  int64_t piece(const GPTNeoX& model, const ActiveRow& row, int64_t room) const;
+  void apply(const Model& model, EngineCommands& commands, EngineReport& report);
+  void start(const Model& model, ActiveRow& row, EngineReport& report);
+  std::vector<Part> plan(const Model& model, EngineReport& report);
+  static void begin_search(const Model& model, ActiveRow& row, EngineReport& report);
+  static void plan_search(const Model& model, ActiveRow& row, std::vector<Part>& parts, EngineReport& report);
+  int64_t piece(const Model& model, const ActiveRow& row, int64_t room) const;
   // False when a row used up what it was granted.
-  bool step(const GPTNeoX& model, const std::vector<Part>& parts, const CancelFlag& cancel, EngineReport& report);
-  void keep_prompts(const GPTNeoX& model, const std::vector<Part>& parts, EngineReport& report);
-  std::vector<Draw> draw(const GPTNeoX& model, const std::vector<Part>& parts, const at::Tensor& hidden) const;
-  bool take(const NeoXConfig& config, Draw& drawn, EngineReport& report);
+  bool step(const Model& model, const std::vector<Part>& parts, const CancelFlag& cancel, EngineReport& report);
+  void keep_prompts(const Model& model, const std::vector<Part>& parts, EngineReport& report);
+  std::vector<Draw> draw(const Model& model, const std::vector<Part>& parts, const at::Tensor& hidden) const;
+  bool take(const ModelConfig& config, Draw& drawn, EngineReport& report);
   static void end(ActiveRow& row, FinishReason reason, const std::exception_ptr& error, EngineReport& report);
   static void fail(const std::vector<Part>& parts, const std::exception_ptr& error, EngineReport& report);
 

@@ -26,10 +26,10 @@ ActiveRow start(const KeyValueShape& shape, const GenerationRequest& request, si
 
 }  // namespace
 
-std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<GenerationRequest>& requests,
+std::vector<GenerationResult> generate(const Model& model, const std::vector<GenerationRequest>& requests,
                                        const CancelFlag& cancel,
                                        const std::function<void(int64_t, const TokenChoice&)>& on_token) {
-  const NeoXConfig& config = model.config();
+  const ModelConfig& config = model.config();
   std::vector<GenerationResult> results(requests.size());
   std::vector<ActiveRow> active;
   for (size_t i = 0; i < requests.size(); ++i) {

@@ -9,7 +9,7 @@
 #include "core/base/cancel.h"
 #include "core/generation/logprobs.h"
 #include "core/generation/sampler.h"
-#include "core/model/gpt_neox.h"
+#include "core/model/model.h"
 
 namespace neox {
 
@@ -33,7 +33,7 @@ struct GenerationResult {
 // `on_token(row, choice)` is called for each new token, in order. A row ends at an end id, when it is stopped, at its
 // max_new_tokens, or when the model has no position left. Rows that ended leave the batch. What a row gets does not
 // depend on the others.
-std::vector<GenerationResult> generate(const GPTNeoX& model, const std::vector<GenerationRequest>& requests,
+std::vector<GenerationResult> generate(const Model& model, const std::vector<GenerationRequest>& requests,
                                        const CancelFlag& cancel,
                                        const std::function<void(int64_t, const TokenChoice&)>& on_token);
 

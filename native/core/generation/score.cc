@@ -18,7 +18,7 @@ struct Target {
   size_t row = 0;
 };
 
-void score_targets(const GPTNeoX& model, const at::Tensor& hidden, const std::vector<Target>& targets, int64_t top,
+void score_targets(const Model& model, const at::Tensor& hidden, const std::vector<Target>& targets, int64_t top,
                    std::vector<RowScores>& results, const CancelFlag& cancel) {
   const int64_t vocab = model.config().vocab_size;
   for (size_t begin = 0; begin < targets.size(); begin += kPositions) {
@@ -42,7 +42,7 @@ void score_targets(const GPTNeoX& model, const at::Tensor& hidden, const std::ve
 
 }  // namespace
 
-std::vector<RowScores> score(const GPTNeoX& model, std::vector<ScoreRow>& rows, int64_t top, bool keep,
+std::vector<RowScores> score(const Model& model, std::vector<ScoreRow>& rows, int64_t top, bool keep,
                              const CancelFlag& cancel) {
   std::vector<RowScores> results(rows.size());
   std::vector<RowInput> inputs;

@@ -6,7 +6,7 @@
 
 #include "core/base/cancel.h"
 #include "core/generation/logprobs.h"
-#include "core/model/gpt_neox.h"
+#include "core/model/model.h"
 
 namespace neox {
 
@@ -23,7 +23,7 @@ struct RowScores {
 
 // `top`: how many of the most likely tokens to give beside each target. Without `keep` a row's cache is dropped as soon
 // as it is not needed.
-std::vector<RowScores> score(const GPTNeoX& model, std::vector<ScoreRow>& rows, int64_t top, bool keep,
+std::vector<RowScores> score(const Model& model, std::vector<ScoreRow>& rows, int64_t top, bool keep,
                              const CancelFlag& cancel);
 
 }  // namespace neox

@@ -1,4 +1,4 @@
-// The resolved configuration of a GPT-NeoX model: no optional is left, lib/checkpoint/config.ts has decided everything.
+// The resolved configuration of a model: no optional is left, lib/architecture/config.ts has decided everything.
 //
 // Letters used for shapes in native/: B rows (sequences), T new tokens of a row, M = sum of T over the rows of a batch
 // (rows are packed one behind the other, there is no padding), P prefix length, S keys seen (prefix + past + new),
@@ -7,23 +7,30 @@
 
 #include <cstdint>
 
+#include "core/backends/backend.h"
+
 namespace neox {
 
-enum class Activation { kGelu, kGeluTanh, kQuickGelu, kRelu, kSilu };
+// What every architecture has.
+struct ModelConfig {
+  int64_t vocab_size = 0;   // V, e.g. 44416
+  int64_t hidden_size = 0;  // H, e.g. 768
+  int64_t num_layers = 0;   // L, e.g. 12
+  int64_t num_heads = 0;    // N, e.g. 12
+  int64_t head_size = 0;    // D, e.g. 64
+  // Up to here a token's keys and values depend on what stands before it alone; e.g. 2048.
+  int64_t trained_positions = 0;
+  // Of a row, prefix and text together; more than trained_positions with dynamic rotary scaling, where the keys of a
+  // longer row depend on its length.
+  int64_t max_positions = 0;
+};
 
-struct NeoXConfig {
-  int64_t vocab_size = 0;         // V, e.g. 44416
-  int64_t hidden_size = 0;        // H, e.g. 768
-  int64_t num_layers = 0;         // L, e.g. 12
-  int64_t num_heads = 0;          // N, e.g. 12
-  int64_t head_size = 0;          // D, e.g. 64
+struct NeoXConfig : ModelConfig {
   int64_t intermediate_size = 0;  // I, e.g. 3072
   int64_t rotary_dims = 0;        // the first n dimensions of a head rotate, e.g. 64 (all) or 16 (a quarter)
   double rotary_base = 10000.0;
   double rotary_factor = 1.0;          // linear scaling: frequencies are divided by it
   double rotary_dynamic_factor = 1.0;  // dynamic scaling: how far beyond trained_positions a row may go
-  int64_t trained_positions = 0;       // e.g. 2048
-  int64_t max_positions = 0;  // of a row, prefix and text together; more than trained_positions with dynamic scaling
   bool parallel_residual = true;
   bool attention_bias = true;
   Activation activation = Activation::kGelu;

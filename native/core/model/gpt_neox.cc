@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "core/base/error.h"
-#include "core/model/activation.h"
 
 namespace neox {
 namespace {
@@ -25,15 +24,12 @@ at::Tensor last_of(const at::Tensor& x, const std::vector<Row>& rows) {
 
 GPTNeoX::GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSource>& weights,
                  const ModelOptions& options, const CancelFlag& cancel, const std::function<void(double)>& progress)
-    : config_(config),
-      options_(options),
-      shape_{config.num_layers, config.num_heads, config.head_size, config.max_positions,
-             at::TensorOptions().dtype(options.dtype).device(options.device)} {
+    : Model(config, options), config_(config), rotary_(config, options.device) {
   const auto norm = [&](const std::string& name) {
     return LayerNorm{weights->get(name + ".weight").clone(), weights->get(name + ".bias").clone()};
   };
   const auto linear = [&](const std::string& name, bool bias) {
-    return FrozenLinear(weights, name + ".weight", bias ? name + ".bias" : "", options.pack());
+    return FrozenLinear(weights, name + ".weight", bias ? name + ".bias" : "", options.packing());
   };
   const double steps = static_cast<double>(config.num_layers) + 1.0;
   for (int64_t i = 0; i < config.num_layers; ++i) {
@@ -48,10 +44,10 @@ GPTNeoX::GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSou
   cancel.check();
   // A row a token is all that is read of it: mapped from its file it costs little memory and loses nothing, in whatever
   // dtype it is.
-  embedding_ = options.int8 ? weights->stored("gpt_neox.embed_in.weight") : weights->get("gpt_neox.embed_in.weight");
+  embedding_ =
+      options.precision.int8 ? weights->stored("gpt_neox.embed_in.weight") : weights->get("gpt_neox.embed_in.weight");
   final_norm_ = norm("gpt_neox.final_layer_norm");
-  output_ = std::make_unique<FrozenLinear>(weights, "embed_out.weight", "", options.pack());
-  attention_ = std::make_unique<Attention>(config, Rotary(config, options.device), options.use_kernels());
+  output_ = std::make_unique<FrozenLinear>(weights, "embed_out.weight", "", options.packing());
   progress(1.0);
 }
 
@@ -73,7 +69,9 @@ int64_t GPTNeoX::backward_bytes(bool copy) const {
   return bytes;
 }
 
-at::Tensor GPTNeoX::embed(const at::Tensor& ids) const { return at::embedding(embedding_, ids).to(options_.dtype); }
+at::Tensor GPTNeoX::embed(const at::Tensor& ids) const {
+  return at::embedding(embedding_, ids).to(options().precision.activations);
+}
 
 at::Tensor GPTNeoX::norm(const at::Tensor& x, const LayerNorm& ln) const {
   return at::layer_norm(x, {config_.hidden_size}, ln.weight, ln.bias, config_.layer_norm_eps);
@@ -83,17 +81,25 @@ at::Tensor GPTNeoX::norm(const at::Tensor& x, const LayerNorm& ln) const {
 at::Tensor GPTNeoX::mlp(const Block& block, const at::Tensor& x, const at::Tensor& residual) const {
   const bool fused = config_.activation == Activation::kGelu || config_.activation == Activation::kGeluTanh;
   const at::Tensor up = fused ? block.h_to_4h.forward_gelu(x, config_.activation == Activation::kGeluTanh)  // [M, I]
-                              : activate(block.h_to_4h.forward(x), config_.activation, options_.use_kernels());
+                              : backend().activate(block.h_to_4h.forward(x), config_.activation);
   return block.four_h_to_h.forward_add(up, residual);
 }
 
-at::Tensor GPTNeoX::block_forward(const Block& block, const at::Tensor& x, const std::vector<Row>& rows, int64_t layer,
+at::Tensor GPTNeoX::query_key_value(const Block& block, const at::Tensor& normed, const Pass& pass,
+                                    int64_t layer) const {
+  at::Tensor qkv =
+      block.query_key_value.forward(normed).view({normed.size(0), config_.num_heads, 3, config_.head_size});
+  backend().rotate(qkv, pass.rows, pass.angles, false);
+  backend().store(qkv, pass.rows, layer);
+  return qkv;
+}
+
+at::Tensor GPTNeoX::block_forward(const Block& block, const at::Tensor& x, const Pass& pass, int64_t layer,
                                   Wanted wanted) const {
-  at::Tensor qkv = block.query_key_value.forward(norm(x, block.input_norm))
-                       .view({x.size(0), config_.num_heads, 3, config_.head_size});
-  attention_->rotate_and_store(qkv, rows, layer);
+  const at::Tensor qkv = query_key_value(block, norm(x, block.input_norm), pass, layer);
+  const std::vector<Row>& rows = pass.rows;
   if (wanted == Wanted::kAll || x.size(0) == static_cast<int64_t>(rows.size()))
-    return block_rest(block, attention_->forward(qkv, rows, layer), x);
+    return block_rest(block, backend().attention(qkv, rows, layer), x);
   // Each row's last token, which all others are the past of.
   std::vector<Row> ends;
   std::vector<Past> pasts(rows.size());
@@ -103,7 +109,7 @@ at::Tensor GPTNeoX::block_forward(const Block& block, const at::Tensor& x, const
     pasts[i].length += row.tokens - 1;
     ends.push_back({row.first + row.tokens - 1, 1, row.block, &pasts[i]});
   }
-  return block_rest(block, last_of(attention_->forward(qkv, ends, layer), rows), last_of(x, rows));
+  return block_rest(block, last_of(backend().attention(qkv, ends, layer), rows), last_of(x, rows));
 }
 
 at::Tensor GPTNeoX::block_rest(const Block& block, const at::Tensor& attended, const at::Tensor& x) const {
@@ -112,20 +118,25 @@ at::Tensor GPTNeoX::block_rest(const Block& block, const at::Tensor& attended, c
   return mlp(block, norm(config_.parallel_residual ? x : middle, block.post_attention_norm), middle);
 }
 
-void GPTNeoX::check_positions(const std::vector<Row>& rows) const {
+GPTNeoX::Pass GPTNeoX::begin(std::vector<Row>& rows) const {
+  Pass pass{rows, {}};
   for (const Row& row : rows) {
-    if (row.start_position() + row.tokens <= config_.max_positions) continue;
+    if (row.start_position() + row.tokens <= config_.max_positions) {
+      pass.angles.push_back(rotary_.angles(row.start_position(), row.tokens));
+      continue;
+    }
     throw CoreError("NEOX_TOO_LONG", "A row of " + std::to_string(row.start_position() + row.tokens) +
                                          " positions (prefix included) is longer than the model's " +
                                          std::to_string(config_.max_positions));
   }
+  return pass;
 }
 
 at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, Wanted wanted, const CancelFlag& cancel,
                             HiddenLayer* layer) const {
-  check_positions(rows);
+  const Pass pass = begin(rows);
   for (const Row& row : rows) {
-    if (row.past != nullptr) row.past->claim(shape_, row.tokens);
+    if (row.past != nullptr) row.past->claim(kv_shape(), row.tokens);
   }
   at::Tensor x = embed(ids);
   // What the layer behind the last block has is of all tokens.
@@ -133,7 +144,7 @@ at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, Wante
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     cancel.check();
     if (layer != nullptr && layer->layer == i) layer->states = x;
-    x = block_forward(blocks_[static_cast<size_t>(i)], x, rows, i,
+    x = block_forward(blocks_[static_cast<size_t>(i)], x, pass, i,
                       i + 1 < config_.num_layers || whole ? Wanted::kAll : wanted);
   }
   if (whole) layer->states = norm(x, final_norm_);

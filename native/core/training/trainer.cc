@@ -15,7 +15,7 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& message) { throw CoreError("NEOX_BAD_ARGUMENT", message); }
 
-std::vector<Row> rows_of(const TrainingBatch& batch, const GPTNeoX& model, const KeyValueBlock* prefix) {
+std::vector<Row> rows_of(const TrainingBatch& batch, const Model& model, const KeyValueBlock* prefix) {
   const int64_t vocab = model.config().vocab_size;
   for (const int64_t id : batch.ids) {
     if (id < 0 || id >= vocab) refuse("The token id " + std::to_string(id) + " is not in the vocabulary");
@@ -39,7 +39,7 @@ std::vector<Row> rows_of(const TrainingBatch& batch, const GPTNeoX& model, const
   return rows;
 }
 
-at::Tensor ids_of(const TrainingBatch& batch, const GPTNeoX& model) {
+at::Tensor ids_of(const TrainingBatch& batch, const Model& model) {
   auto* data = const_cast<int64_t*>(batch.ids.data());
   return at::from_blob(data, {static_cast<int64_t>(batch.ids.size())}, at::kLong).to(model.options().device);
 }
@@ -51,13 +51,13 @@ std::vector<std::pair<int64_t, int64_t>> decayed(PrefixEncoder& encoder, bool bi
 
 }  // namespace
 
-LossSum evaluate_batch(const GPTNeoX& model, const KeyValueBlock* prefix, const TrainingBatch& batch,
+LossSum evaluate_batch(const Model& model, const KeyValueBlock* prefix, const TrainingBatch& batch,
                        const CancelFlag& cancel) {
   auto rows = rows_of(batch, model, prefix);
   return model.loss(ids_of(batch, model), batch.targets, rows, cancel);
 }
 
-Trainer::Trainer(GPTNeoX& model, std::shared_ptr<PrefixEncoder> encoder, const TrainerOptions& options,
+Trainer::Trainer(Model& model, std::shared_ptr<PrefixEncoder> encoder, const TrainerOptions& options,
                  const CancelFlag& cancel)
     : encoder_(std::move(encoder)),
       options_(options),
@@ -73,7 +73,7 @@ const PrefixEncoder::Pass& Trainer::pass() {
   return *pass_;
 }
 
-LossSum Trainer::accumulate(const GPTNeoX& model, const TrainingBatch& batch, double loss_scale,
+LossSum Trainer::accumulate(const Model& model, const TrainingBatch& batch, double loss_scale,
                             const CancelFlag& cancel) {
   if (!prefix_) prefix_ = make_block(model.kv_shape(), pass().output);
   auto rows = rows_of(batch, model, prefix_.get());
@@ -129,7 +129,7 @@ TrainerState Trainer::state() const {
   return {{optimizer.steps, optimizer.mean.clone(), optimizer.square.clone()}, gradient, loss_, tokens_};
 }
 
-void Trainer::set_state(const GPTNeoX& model, const TrainerState& state) {
+void Trainer::set_state(const Model& model, const TrainerState& state) {
   AdamW::State& optimizer = optimizer_.state();
   const auto check_size = [](const char* name, const at::Tensor& tensor, int64_t expected) {
     if (tensor.numel() == expected) return;
@@ -138,7 +138,7 @@ void Trainer::set_state(const GPTNeoX& model, const TrainerState& state) {
   };
   check_size("mean", state.optimizer.mean, optimizer.mean.numel());
   check_size("square", state.optimizer.square, optimizer.square.numel());
-  const NeoXConfig& c = model.config();
+  const ModelConfig& c = model.config();
   const int64_t prefix_length = encoder_->options().prefix_length;
   if (state.gradient.defined())
     check_size("gradient", state.gradient, c.num_layers * 2 * c.hidden_size * prefix_length);

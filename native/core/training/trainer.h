@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "core/base/cancel.h"
-#include "core/model/gpt_neox.h"
+#include "core/model/model.h"
 #include "core/training/adamw.h"
 #include "core/training/encoder.h"
 
@@ -22,7 +22,7 @@ struct TrainingBatch {
   std::vector<int64_t> lengths;  // of the rows
 };
 
-LossSum evaluate_batch(const GPTNeoX& model, const KeyValueBlock* prefix, const TrainingBatch& batch,
+LossSum evaluate_batch(const Model& model, const KeyValueBlock* prefix, const TrainingBatch& batch,
                        const CancelFlag& cancel);
 
 struct TrainerOptions {
@@ -53,7 +53,7 @@ struct TrainerState {
 class Trainer {
  public:
   // Readies the model for backward passes.
-  Trainer(GPTNeoX& model, std::shared_ptr<PrefixEncoder> encoder, const TrainerOptions& options,
+  Trainer(Model& model, std::shared_ptr<PrefixEncoder> encoder, const TrainerOptions& options,
           const CancelFlag& cancel);
   ~Trainer();
   Trainer(const Trainer&) = delete;
@@ -62,7 +62,7 @@ class Trainer {
   // Adds a batch to the step's gradient. The encoder runs once per step, so that all batches of a step see one prefix.
   // `loss_scale` multiplies the gradient on its way back through the model and is divided out of the result. What
   // overflowed makes the step's gradient and its norm Inf or NaN.
-  LossSum accumulate(const GPTNeoX& model, const TrainingBatch& batch, double loss_scale, const CancelFlag& cancel);
+  LossSum accumulate(const Model& model, const TrainingBatch& batch, double loss_scale, const CancelFlag& cancel);
   // Divides by the number of target tokens, clips, updates the encoder. Starts a new step.
   StepResult step(double learning_rate, double clip);
   // Drops what was accumulated, and gives back the memory that the model keeps for batches.
@@ -73,7 +73,7 @@ class Trainer {
 
   TrainerState state() const;  // a copy, on the CPU
   // The tensors may be flat; those of another size are refused.
-  void set_state(const GPTNeoX& model, const TrainerState& state);
+  void set_state(const Model& model, const TrainerState& state);
 
  private:
   const PrefixEncoder::Pass& pass();

@@ -1,44 +1,43 @@
 // Weights of one frozen product in the layout of the kernels of our own (core/kernels/linear.kernel.cc).
 //
 // They are of the activations' dtype, or int8 with a scale for each output: W[n, k] = q[n, k] * scale[n], where
-// scale[n] is the largest
-// |W[n, k]| / 127 and q the nearest integers. Rows are rounded to integers for the products with them, to 15 bits for
-// the largest of 1024 elements (kernels::QuantizeTask).
+// scale[n] is the largest |W[n, k]| / 127 and q the nearest integers. Rows are rounded to integers for the products
+// with them, to 15 bits for the largest of 1024 elements (kernels::QuantizeTask).
 #pragma once
 
 #include <memory>
 
+#include "core/backends/backend.h"
 #include "core/kernels/kernels.h"
-#include "core/model/packed_weights.h"
 
 namespace neox {
 
-class NativeWeights final : public PackedWeights {
+class PanelWeights final : public FrozenWeights {
  public:
   // `weight` [out, in] in float32 or bfloat16, with any strides.
-  static std::shared_ptr<const NativeWeights> pack(const at::Tensor& weight);
+  static std::shared_ptr<const PanelWeights> pack(const at::Tensor& weight);
   // As int8. `weight` [out, in], contiguous, on the CPU, in any type of a checkpoint; `activations` float32 or
   // bfloat16.
-  static std::shared_ptr<const NativeWeights> quantize(const at::Tensor& weight, at::ScalarType activations);
+  static std::shared_ptr<const PanelWeights> quantize(const at::Tensor& weight, at::ScalarType activations);
 
   at::Tensor multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
                       const at::Tensor* residual) const override;
   bool transposes() const override { return true; }
   at::Tensor multiply_transposed(const at::Tensor& dy) const override;
-  std::shared_ptr<const PackedWeights> transposed() const override;
-  int64_t bytes() const;
+  std::shared_ptr<const FrozenWeights> transposed() const override;
+  int64_t bytes() const override;
 
  private:
   // Room for packed weights.
-  NativeWeights(int64_t out, int64_t in, at::ScalarType activations, at::ScalarType weights);
+  PanelWeights(int64_t out, int64_t in, at::ScalarType activations, at::ScalarType weights);
 
-  // Rows as a product reads them.
-  struct Rows {
+  // The rows of x as a product reads them.
+  struct Operand {
     at::Tensor x;       // [M, K], or behind an odd K another element
     at::Tensor scales;  // float32 [M, quantized_chunks(K)] for int8
   };
-  Rows readable_rows(const at::Tensor& x, const at::Tensor& factors) const;
-  kernels::LinearTask task(const Rows& rows, int64_t out, int64_t in, const at::Tensor& scales,
+  Operand readable_rows(const at::Tensor& x, const at::Tensor& factors) const;
+  kernels::LinearTask task(const Operand& rows, int64_t out, int64_t in, const at::Tensor& scales,
                            at::Tensor& result) const;
   // The panels [first, last) of the transposed weights, packed, to `to`.
   void transpose_panels(int64_t first, int64_t last, char* to) const;
@@ -53,13 +52,5 @@ class NativeWeights final : public PackedWeights {
   // float32, of what comes out [out] and, where int8 weights were transposed, of what comes in [in]; undefined: none.
   at::Tensor scales_, input_scales_;
 };
-
-// Bytes for an element of the copy that products make of their rows, where they cannot read them as they are; 0: they
-// can.
-int64_t row_copy_bytes(at::ScalarType activations, bool int8);
-
-// What a model with int8 weights computes in: bfloat16 where the processor multiplies it, else float32, which then
-// costs no more.
-at::ScalarType int8_activations();
 
 }  // namespace neox

@@ -1,14 +1,10 @@
-#include "core/model/packed_weights.h"
+#include "core/backends/onednn/onednn_backend.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 
 #include <string_view>
-
-#include "core/base/error.h"
-#include "core/kernels/kernels.h"
-#include "core/model/native_weights.h"
 
 namespace neox {
 namespace {
@@ -48,7 +44,7 @@ struct OneDnnOps {
   }
 };
 
-class OneDnnWeights final : public PackedWeights {
+class OneDnnWeights final : public FrozenWeights {
  public:
   explicit OneDnnWeights(const at::Tensor& weight)
       : packed_(OneDnnOps::get()->reorder.call(weight.contiguous(), kTypicalRows)) {}
@@ -67,6 +63,8 @@ class OneDnnWeights final : public PackedWeights {
     const at::Tensor longer = residual == nullptr ? at::Tensor() : pad(*residual);
     return run(pad(x), bias, epilogue, residual == nullptr ? nullptr : &longer).narrow(0, 0, rows);
   }
+
+  int64_t bytes() const override { return static_cast<int64_t>(packed_.nbytes()); }
 
  private:
   // oneDNN compiles code for every number of rows that it meets, and keeps it: training on texts of all lengths held
@@ -89,7 +87,7 @@ class OneDnnWeights final : public PackedWeights {
   at::Tensor packed_;
 };
 
-bool onednn_runs(at::ScalarType dtype) {
+bool runs(at::ScalarType dtype) {
   if (!OneDnnOps::get()) return false;
   try {
     const OneDnnWeights weights(at::ones({16, 16}, dtype));
@@ -102,52 +100,20 @@ bool onednn_runs(at::ScalarType dtype) {
 
 }  // namespace
 
-at::Tensor PackedWeights::multiply_transposed(const at::Tensor& /*dy*/) const {
-  throw CoreError("NEOX_UNSUPPORTED", "These packed weights do not multiply transposed");
-}
-
-std::shared_ptr<const PackedWeights> PackedWeights::transposed() const {
-  throw CoreError("NEOX_UNSUPPORTED", "These packed weights do not multiply transposed");
-}
-
-std::shared_ptr<const PackedWeights> pack_weights(Backend backend, const at::Tensor& weight) {
-  switch (backend) {
-    case Backend::kOneDnn: return std::make_shared<OneDnnWeights>(weight);
-    case Backend::kNative: return NativeWeights::pack(weight);
-    case Backend::kAten: break;
-  }
-  throw CoreError("NEOX_UNSUPPORTED", "The aten backend has no packed weights");
-}
-
-const char* backend_name(Backend backend) {
-  switch (backend) {
-    case Backend::kAten: return "aten";
-    case Backend::kOneDnn: return "onednn";
-    case Backend::kNative: return "native";
-  }
-  return "unknown";
-}
-
-bool backend_supports(Backend backend, at::ScalarType dtype) {
-  switch (backend) {
-    case Backend::kAten: return true;
-    case Backend::kNative: return dtype == at::kFloat || dtype == at::kBFloat16;
-    case Backend::kOneDnn: break;
-  }
-  static const bool float32 = onednn_runs(at::kFloat);
-  static const bool bfloat16 = onednn_runs(at::kBFloat16);
-  static const bool float16 = onednn_runs(at::kHalf);
+bool OneDnnBackend::supports(at::ScalarType dtype, at::Device device) const {
+  if (!device.is_cpu()) return false;
+  static const bool float32 = runs(at::kFloat);
+  static const bool bfloat16 = runs(at::kBFloat16);
+  static const bool float16 = runs(at::kHalf);
   return dtype == at::kFloat ? float32 : dtype == at::kBFloat16 ? bfloat16 : dtype == at::kHalf && float16;
 }
 
-Backend best_backend(at::ScalarType dtype) {
-  // With vector instructions of their own our kernels win, also where they widen bfloat16. On two cores of a Zen 3
-  // (AVX2), float32: 1.25 times oneDNN's prefill, 1.2 to 1.35 times its decoding, 1.07 times its training. oneDNN runs
-  // no bfloat16 there, and libtorch's own products take more than ten times as long as ours.
-  if (backend_supports(Backend::kNative, dtype) && std::string_view(kernels::kernels().name) != "portable")
-    return Backend::kNative;
-  if (backend_supports(Backend::kOneDnn, dtype)) return Backend::kOneDnn;
-  return backend_supports(Backend::kNative, dtype) ? Backend::kNative : Backend::kAten;
+std::shared_ptr<const FrozenWeights> OneDnnBackend::pack(const at::Tensor& weight) const {
+  return std::make_shared<OneDnnWeights>(weight);
 }
+
+std::optional<at::ScalarType> OneDnnBackend::int8_activations(at::Device /*device*/) const { return std::nullopt; }
+
+int64_t OneDnnBackend::operand_bytes(at::ScalarType /*activations*/, bool /*int8*/) const { return 0; }
 
 }  // namespace neox

@@ -1,4 +1,4 @@
-#include "core/model/native_weights.h"
+#include "core/backends/cpu/panel_weights.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -9,7 +9,6 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <string_view>
 #include <vector>
 
 #include "core/checkpoint/convert_elements.h"
@@ -45,25 +44,25 @@ kernels::WeightElement weight_element_of(at::ScalarType dtype) {
 
 }  // namespace
 
-NativeWeights::NativeWeights(int64_t out, int64_t in, at::ScalarType activations, at::ScalarType weights)
+PanelWeights::PanelWeights(int64_t out, int64_t in, at::ScalarType activations, at::ScalarType weights)
     : out_(out), in_(in), element_(kernels::element_of(activations)) {
   packed_ = at::empty({linear_packed_size(weight_element_of(weights), out, in)}, weights);
   prefer_huge_pages(packed_);
 }
 
-kernels::WeightElement NativeWeights::weight_element() const { return weight_element_of(packed_.scalar_type()); }
+kernels::WeightElement PanelWeights::weight_element() const { return weight_element_of(packed_.scalar_type()); }
 
-void NativeWeights::transpose_panels(int64_t first, int64_t last, char* to) const {
+void PanelWeights::transpose_panels(int64_t first, int64_t last, char* to) const {
   kernels::kernels().transpose_panels({weight_element(), out_, in_, packed_.const_data_ptr(), to}, first, last);
 }
 
-int64_t NativeWeights::transposed_panel_bytes() const {
+int64_t PanelWeights::transposed_panel_bytes() const {
   return linear_packed_size(weight_element(), kernels::kernels().linear_panel, out_) * packed_.element_size();
 }
 
-std::shared_ptr<const NativeWeights> NativeWeights::pack(const at::Tensor& weight) {
-  const std::shared_ptr<NativeWeights> made(
-      new NativeWeights(weight.size(0), weight.size(1), weight.scalar_type(), weight.scalar_type()));
+std::shared_ptr<const PanelWeights> PanelWeights::pack(const at::Tensor& weight) {
+  const std::shared_ptr<PanelWeights> made(
+      new PanelWeights(weight.size(0), weight.size(1), weight.scalar_type(), weight.scalar_type()));
   kernels::LinearPackTask task;
   task.element = made->weight_element();
   task.n = made->out_;
@@ -77,10 +76,10 @@ std::shared_ptr<const NativeWeights> NativeWeights::pack(const at::Tensor& weigh
   return made;
 }
 
-std::shared_ptr<const NativeWeights> NativeWeights::quantize(const at::Tensor& weight, at::ScalarType activations) {
+std::shared_ptr<const PanelWeights> PanelWeights::quantize(const at::Tensor& weight, at::ScalarType activations) {
   const int64_t out = weight.size(0);
   const int64_t in = weight.size(1);
-  const std::shared_ptr<NativeWeights> made(new NativeWeights(out, in, activations, at::kChar));
+  const std::shared_ptr<PanelWeights> made(new PanelWeights(out, in, activations, at::kChar));
   made->scales_ = at::empty({out}, at::kFloat);
   auto* scales = made->scales_.mutable_data_ptr<float>();
   ElementConverter* const convert = element_converter(weight.scalar_type(), at::kFloat);
@@ -106,7 +105,7 @@ std::shared_ptr<const NativeWeights> NativeWeights::quantize(const at::Tensor& w
 }
 
 // `factors`: float32 [K] that x is multiplied with first; undefined: none. Only int8 weights have them.
-NativeWeights::Rows NativeWeights::readable_rows(const at::Tensor& x, const at::Tensor& factors) const {
+PanelWeights::Operand PanelWeights::readable_rows(const at::Tensor& x, const at::Tensor& factors) const {
   const int64_t m = x.size(0);
   const int64_t k = x.size(1);
   const int64_t stride = (k + 1) / 2 * 2;
@@ -119,7 +118,7 @@ NativeWeights::Rows NativeWeights::readable_rows(const at::Tensor& x, const at::
     return {rows, {}};
   }
   const at::Tensor from = x.to(activations()).contiguous();
-  Rows rows = {at::empty({m, stride}, at::kShort), at::empty({m, kernels::quantized_chunks(k)}, at::kFloat)};
+  Operand rows = {at::empty({m, stride}, at::kShort), at::empty({m, kernels::quantized_chunks(k)}, at::kFloat)};
   kernels::QuantizeTask task;
   task.element = element_;
   task.k = k;
@@ -134,8 +133,8 @@ NativeWeights::Rows NativeWeights::readable_rows(const at::Tensor& x, const at::
 }
 
 // The product of rows [M, in] with [in, out]; `result` [M, out] is made.
-kernels::LinearTask NativeWeights::task(const Rows& rows, int64_t out, int64_t in, const at::Tensor& scales,
-                                        at::Tensor& result) const {
+kernels::LinearTask PanelWeights::task(const Operand& rows, int64_t out, int64_t in, const at::Tensor& scales,
+                                       at::Tensor& result) const {
   const int64_t m = rows.x.size(0);
   result = at::empty({m, out}, activations());
   kernels::LinearTask task;
@@ -152,9 +151,9 @@ kernels::LinearTask NativeWeights::task(const Rows& rows, int64_t out, int64_t i
   return task;
 }
 
-at::Tensor NativeWeights::multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
-                                   const at::Tensor* residual) const {
-  const Rows rows = readable_rows(x, input_scales_);
+at::Tensor PanelWeights::multiply(const at::Tensor& x, const std::optional<at::Tensor>& bias, Epilogue epilogue,
+                                  const at::Tensor* residual) const {
+  const Operand rows = readable_rows(x, input_scales_);
   at::Tensor result;
   kernels::LinearTask task = this->task(rows, out_, in_, scales_, result);
   task.after = epilogue == Epilogue::kGelu       ? kernels::After::kGelu
@@ -168,8 +167,8 @@ at::Tensor NativeWeights::multiply(const at::Tensor& x, const std::optional<at::
   return result;
 }
 
-at::Tensor NativeWeights::multiply_transposed(const at::Tensor& dy) const {
-  const Rows rows = readable_rows(dy, scales_);
+at::Tensor PanelWeights::multiply_transposed(const at::Tensor& dy) const {
+  const Operand rows = readable_rows(dy, scales_);
   at::Tensor result;
   const kernels::LinearTask whole = task(rows, in_, out_, input_scales_, result);
   at::parallel_for(0, panels_of(in_), 1, [&](int64_t begin, int64_t end) {
@@ -186,8 +185,8 @@ at::Tensor NativeWeights::multiply_transposed(const at::Tensor& dy) const {
   return result;
 }
 
-std::shared_ptr<const PackedWeights> NativeWeights::transposed() const {
-  const std::shared_ptr<NativeWeights> made(new NativeWeights(in_, out_, activations(), packed_.scalar_type()));
+std::shared_ptr<const FrozenWeights> PanelWeights::transposed() const {
+  const std::shared_ptr<PanelWeights> made(new PanelWeights(in_, out_, activations(), packed_.scalar_type()));
   made->scales_ = input_scales_;
   made->input_scales_ = scales_;
   at::parallel_for(0, panels_of(in_), 1, [&](int64_t begin, int64_t end) {
@@ -196,17 +195,8 @@ std::shared_ptr<const PackedWeights> NativeWeights::transposed() const {
   return made;
 }
 
-int64_t NativeWeights::bytes() const {
+int64_t PanelWeights::bytes() const {
   return static_cast<int64_t>(packed_.nbytes() + (scales_.defined() ? scales_.nbytes() : 0));
-}
-
-int64_t row_copy_bytes(at::ScalarType activations, bool int8) {
-  if (int8) return sizeof(int16_t);
-  return activations == at::kBFloat16 && kernels::kernels().wide_rows ? sizeof(float) : 0;
-}
-
-at::ScalarType int8_activations() {
-  return std::string_view(kernels::kernels().name) == "avx512_bf16" ? at::kBFloat16 : at::kFloat;
 }
 
 }  // namespace neox
