@@ -355,11 +355,17 @@ function firstOf(
   warnings: string[],
 ): number {
   let chosen: { key: string; value: number } | undefined;
-  for (const [from, key] of sources) {
+  for (const [i, [from, key]] of sources.entries()) {
     if (from === undefined || !from.has(key)) continue;
     const value = read(from, key);
-    if (chosen === undefined) chosen = { key, value };
-    else if (chosen.value !== value) warnings.push(`${chosen.key} ${chosen.value} is used; ${key} says ${value}`);
+    if (chosen === undefined) {
+      chosen = { key, value };
+      // transformers 4 and 5 read the last source only in the configurations of other models.
+      if (i === sources.length - 1 && value !== fallback)
+        warnings.push(
+          `${key} ${value} is used; transformers does not read it outside of rope_parameters and takes ${fallback}`,
+        );
+    } else if (chosen.value !== value) warnings.push(`${chosen.key} ${chosen.value} is used; ${key} says ${value}`);
   }
   return chosen?.value ?? fallback;
 }

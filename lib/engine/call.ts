@@ -18,7 +18,7 @@ import type { PreparedRequest } from '../generation/request';
 import { GENERATE_OPTIONS, type GenerateOptions, prepare, type Prompt } from '../generation/request';
 import { type ScoredToken, scoredTokens } from '../generation/token-scores';
 import type { LoadedModel } from '../model/loaded-model';
-import { isTokenIds, packRows } from '../model/rows';
+import { goesWhole, isTokenIds, packRows } from '../model/rows';
 import { NO_CONTEXT, type TextContext } from '../tokenizer/backend';
 import { generateConstrained } from './constrained';
 
@@ -39,13 +39,16 @@ export async function run(
   signal?.throwIfAborted();
   if (prompts.length === 0) return [];
   const prefixes = await model.prefixHandles(request.prefixes);
-  const share = n > 1 && format === undefined;
+  // A row that goes whole begins with all of its prompt, and shares nothing.
+  const whole = anyGoesWhole(model, request);
+  const share = n > 1 && format === undefined && !whole;
   const start =
     share || request.promptLogprobs !== undefined ? await prefill(model, request, prefixes, share) : undefined;
-  if (format !== undefined && start !== undefined) native().freeCache(start.cache);
+  const cache = format === undefined && !whole ? start?.cache : undefined;
+  if (start !== undefined && cache === undefined) native().freeCache(start.cache);
   const completions =
     format === undefined
-      ? await generateFreely(model, request, prefixes, start?.cache, onPiece)
+      ? await generateFreely(model, request, prefixes, cache, onPiece)
       : await generateConstrained(model, { ...request, format }, prefixes, onPiece);
   return prompts.map((_, i) => ({
     ...resultOf(usageOf(request, i), completions.slice(i * n, (i + 1) * n)),
@@ -112,6 +115,14 @@ async function generateFreely(
 /** What stands in front of the completions of a prompt. */
 export function usageOf({ prompts, prefixes }: PreparedRequest, prompt: number): Omit<Usage, 'completionTokens'> {
   return { promptTokens: prompts[prompt]?.length ?? 0, prefixTokens: prefixes[prompt]?.prefixLength ?? 0 };
+}
+
+/** Whether a prompt must not be cut, so that no part of it can be computed before. */
+function anyGoesWhole(model: LoadedModel, request: PreparedRequest): boolean {
+  return request.prompts.some((_, i) => {
+    const { promptTokens, prefixTokens } = usageOf(request, i);
+    return goesWhole(model.config, prefixTokens + promptTokens);
+  });
 }
 
 /** Computes the prompts but for their last tokens; with `share`, as blocks that forks share. */
@@ -194,7 +205,7 @@ export async function beamSearch(
   if (prompts.length === 0) return [];
   const prefixes = await model.prefixHandles(request.prefixes);
   // The prompt becomes a block that all beams share.
-  const { cache } = await prefill(model, request, prefixes, true);
+  const cache = anyGoesWhole(model, request) ? undefined : (await prefill(model, request, prefixes, true)).cache;
   const results = await runNative(signal, (addon, cancel) =>
     addon.beamSearch(model.native, {
       ...packRows(prompts),
@@ -202,10 +213,10 @@ export async function beamSearch(
       prefixes,
       settings: prompts.map(() => ({ ...settings, seed: 0, stream: 0 })),
       cache,
-      cachedTokens: Int32Array.from(prompts, (prompt) => prompt.length - 1),
+      cachedTokens: cache && Int32Array.from(prompts, (prompt) => prompt.length - 1),
       cancel,
     }),
-  ).finally(() => native().freeCache(cache));
+  ).finally(() => cache && native().freeCache(cache));
   return results.map((sequences, i) =>
     resultOf(usageOf(request, i), beamCompletions(model, request.contexts[i] ?? NO_CONTEXT, sequences)),
   );

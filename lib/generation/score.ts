@@ -1,8 +1,9 @@
+import type * as Native from '../../types/native';
 import { native } from '../addon/addon';
 import { runNative } from '../addon/run-native';
 import { badArgument, checkInteger, checkOptions, checkSignal } from '../base/arguments';
 import type { LoadedModel } from '../model/loaded-model';
-import { checkIds, checkLength, isTokenIds, maxPositions, packRows } from '../model/rows';
+import { checkIds, checkLength, goesWhole, isTokenIds, maxPositions, packRows } from '../model/rows';
 import { PrefixWeights } from '../prefix/weights';
 import { type Prompt, promptIds } from './request';
 import { refusal } from './sampling-options';
@@ -34,8 +35,9 @@ export interface PerplexityOptions extends ScoreOptions {
    */
   window?: number;
   /**
-   * Tokens by which the window moves on. All but those of the first window are scored with at least `window - stride`
-   * tokens in front of them. Defaults to half of `window`.
+   * Tokens by which the window moves on, at most `window`. All but those of the first window are scored with at least
+   * `window - stride` tokens in front of them; with a stride of `window` the windows do not overlap, and the first token
+   * of each is not scored. Defaults to half of `window`.
    */
   stride?: number;
 }
@@ -46,7 +48,7 @@ export interface PerplexityResult {
   perplexity: number;
   /** Mean of -log p over the scored tokens, in nats. */
   loss: number;
-  /** Tokens that were scored: each but the first of the text, which nothing predicts. */
+  /** Tokens that were scored: each but the first of the text, or of windows that do not overlap. */
   tokens: number;
 }
 
@@ -70,6 +72,51 @@ export async function score(
     );
   });
   if (rest.length === 0) return [];
+  const positions = (prefix?.prefixLength ?? 0) + context.length + Math.max(...rest.map((ids) => ids.length)) - 1;
+  const scores = goesWhole(model.config, positions)
+    ? await scoreWhole(model, context, rest, prefix, signal)
+    : await scoreBehind(model, context, rest, prefix, signal);
+  return scores.map(({ logprobs, greedy }, i) => ({
+    logprob: logprobs.reduce((sum, value) => sum + value, 0),
+    tokenLogprobs: logprobs,
+    isGreedy: greedy.every((flag) => flag === 1),
+    tokens: rest[i] as Int32Array,
+  }));
+}
+
+/** Each continuation with the whole context in front of it. */
+async function scoreWhole(
+  model: LoadedModel,
+  context: Int32Array,
+  rest: readonly Int32Array[],
+  prefix: PrefixWeights | undefined,
+  signal: AbortSignal | undefined,
+): Promise<Native.ScoreResult['rows']> {
+  const [handle] = await model.prefixHandles([prefix]);
+  const inputs = rest.map((ids) => Int32Array.of(...context, ...ids.subarray(0, -1)));
+  const silent = new Int32Array(context.length - 1).fill(-1);
+  const { rows, cache } = await runNative(signal, (addon, cancel) =>
+    addon.score(model.native, {
+      ...packRows(inputs),
+      prefixes: rest.map(() => handle ?? null),
+      targets: packRows(rest.map((ids) => Int32Array.of(...silent, ...ids))).tokens,
+      top: 0,
+      keep: 'nothing',
+      cancel,
+    }),
+  );
+  native().freeCache(cache);
+  return rows;
+}
+
+/** All continuations behind the context, which is computed once. */
+async function scoreBehind(
+  model: LoadedModel,
+  context: Int32Array,
+  rest: readonly Int32Array[],
+  prefix: PrefixWeights | undefined,
+  signal: AbortSignal | undefined,
+): Promise<Native.ScoreResult['rows']> {
   const prefixes = await model.prefixHandles([prefix]);
   const before = context.subarray(0, -1);
   const start = await runNative(signal, (addon, cancel) =>
@@ -91,12 +138,7 @@ export async function score(
   const { rows } = await runNative(signal, (addon, cancel) =>
     addon.score(model.native, { ...packRows(inputs), prefixes: [], cache, targets, top: 0, keep: 'nothing', cancel }),
   ).finally(() => native().freeCache(cache));
-  return rows.map(({ logprobs, greedy }, i) => ({
-    logprob: logprobs.reduce((sum, value) => sum + value, 0),
-    tokenLogprobs: logprobs,
-    isGreedy: greedy.every((flag) => flag === 1),
-    tokens: rest[i] as Int32Array,
-  }));
+  return rows;
 }
 
 export async function perplexity(
@@ -109,7 +151,7 @@ export async function perplexity(
   const room = maxPositions(model.config) - (prefix?.prefixLength ?? 0);
   const window = checkInteger('window', options.window ?? Math.max(2, room), 2);
   checkLength('The window', window + (prefix?.prefixLength ?? 0), model.config);
-  const stride = checkInteger('stride', options.stride ?? Math.floor(window / 2), 1, window - 1);
+  const stride = checkInteger('stride', options.stride ?? Math.floor(window / 2), 1, window);
   const ids = promptIds(model, text, 'text');
   if (ids.length < 2) throw refusal('Expected at least two tokens for text: the first one is not scored');
   const rows: Int32Array[] = [];
@@ -119,10 +161,11 @@ export async function perplexity(
     // The last token of a window predicts nothing in it.
     rows.push(ids.subarray(begin, end - 1));
     const wanted = ids.slice(begin + 1, end);
-    wanted.fill(-1, 0, scored - begin - 1);
+    wanted.fill(-1, 0, Math.max(0, scored - begin - 1));
     targets.push(wanted);
     scored = end;
   }
+  const tokens = targets.reduce((sum, row) => sum + row.filter((id) => id >= 0).length, 0);
   const [handle] = await model.prefixHandles([prefix]);
   const { rows: scores, cache } = await runNative(signal, (addon, cancel) =>
     addon.score(model.native, {
@@ -135,7 +178,6 @@ export async function perplexity(
     }),
   );
   native().freeCache(cache);
-  const tokens = ids.length - 1;
   const total = scores.reduce((sum, { logprobs }) => logprobs.reduce((part, value) => part - value, sum), 0);
   return { perplexity: Math.exp(total / tokens), loss: total / tokens, tokens };
 }

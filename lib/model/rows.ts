@@ -33,6 +33,14 @@ export function maxPositions({ maxPositionEmbeddings, ropeScaling }: GPTNeoXConf
     : maxPositionEmbeddings;
 }
 
+/**
+ * Whether a row of so many positions, prefix included, has to go through the model in one piece: with dynamic rotary
+ * scaling, keys beyond the trained length depend on how long the row is when they are made.
+ */
+export function goesWhole({ maxPositionEmbeddings, ropeScaling }: GPTNeoXConfig, positions: number): boolean {
+  return ropeScaling.type === 'dynamic' && positions > maxPositionEmbeddings;
+}
+
 /** Checks that prefix, past and new tokens fit the model's positions. */
 export function checkLength(what: string, positions: number, config: GPTNeoXConfig): void {
   const limit = maxPositions(config);

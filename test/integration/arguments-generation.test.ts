@@ -262,9 +262,9 @@ const SCORES: Refusal[] = [
     text: 'The window needs 257 positions, prefix included, and the model has 256\nHint: shorten the text, or use a shorter prefix',
   },
   {
-    name: 'a stride as long as its window',
-    act: () => model.perplexity([1, 2, 3], { window: 2, stride: 2 }),
-    text: 'Expected an integer between 1 and 1 for stride but received 2 of type number',
+    name: 'a stride longer than its window',
+    act: () => model.perplexity([1, 2, 3], { window: 2, stride: 3 }),
+    text: 'Expected an integer between 1 and 2 for stride but received 3 of type number',
   },
   {
     name: 'a text of one token',

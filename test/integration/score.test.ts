@@ -84,6 +84,16 @@ test('a long text in windows: one window is the whole', async () => {
   expect(short.loss).not.toBeCloseTo(whole.loss, 2);
 });
 
+test('windows that do not overlap: each is a text of its own', async () => {
+  const ids = encode('今日は天気がよかったです。 公園で犬と歩きました。'.repeat(4)).slice(0, 41);
+  const { tokens, loss } = await model.perplexity(ids, { window: 10, stride: 10 });
+  const parts = [0, 10, 20, 30].map((begin) => ids.slice(begin, begin + 10));
+  const own = await Promise.all(parts.map((part) => model.perplexity(part)));
+  // The last window has one token, which nothing predicts.
+  expect(tokens).toBe(4 * 9);
+  expect(loss).toBeCloseTo(own.reduce((sum, part) => sum + part.loss, 0) / 4, 6);
+});
+
 test('a text longer than the model’s positions', async () => {
   const ids = encode('今日は天気がよかったです。'.repeat(400));
   expect(ids.length).toBeGreaterThan(model.config.maxPositionEmbeddings);

@@ -42,6 +42,8 @@ const KNOWN_KEYS = [
 export interface PeftAdapter {
   readonly weightsPath: string;
   readonly hints: GeometryHints;
+  /** N*D: the width of the model. */
+  readonly tokenDim: number | undefined;
   readonly baseModelName: string | undefined;
   readonly warnings: readonly string[];
 }
@@ -98,6 +100,7 @@ export async function readAdapter(folder: string): Promise<PeftAdapter> {
       numLayers: optionalSize(config, 'num_layers', path),
       numHeads: optionalSize(config, 'num_attention_heads', path),
     },
+    tokenDim: optionalSize(config, 'token_dim', path),
     baseModelName: typeof name === 'string' && name !== '' ? name : undefined,
     warnings,
   };

@@ -12,7 +12,7 @@ import { readTensor } from '../../formats/values';
 import { findTaskFolder, findTaskPrefix, type TaskKey } from './fastertransformer-task';
 import { type GeometryHints, type PrefixGeometry, resolveGeometry } from './geometry';
 import { FORMAT_VERSION, metadataFromStrings, type PrefixMetadata } from './metadata';
-import { ADAPTER_TENSOR, findAdapterFolder, readAdapter } from './peft';
+import { ADAPTER_TENSOR, findAdapterFolder, type PeftAdapter, readAdapter } from './peft';
 
 export const PREFIX_TENSOR = 'prefix';
 
@@ -80,21 +80,35 @@ async function readTask(folder: string, key: TaskKey | undefined): Promise<Prefi
 async function readAdapterFolder(folder: string, hints: GeometryHints): Promise<PrefixFile> {
   const adapter = await readAdapter(folder);
   const { entry, metadata } = await findTensor(adapter.weightsPath);
-  const stated = adapter.hints.prefixLength;
   const path = adapter.weightsPath;
-  if (stated !== undefined && stated !== entry.shape[0]) {
-    throw new NeoXPrefixError(
-      'NEOX_BAD_PREFIX',
-      `The prefix ${path} of shape [${entry.shape.join(', ')}] is not usable: its adapter_config.json states num_virtual_tokens ${stated}`,
-      { path },
-    );
-  }
+  checkStated(adapter, entry.shape, path);
   const isComplete = adapter.hints.numLayers !== undefined && adapter.hints.numHeads !== undefined;
   const geometry = resolveGeometry(entry.shape, isComplete ? adapter.hints : hints, path);
   const { baseModelName } = adapter;
   const isNamed = metadata.baseModel !== undefined || baseModelName === undefined;
   const described = isNamed ? metadata : { ...metadata, baseModel: { name: baseModelName } };
   return { format: 'peft', data: await readValues(entry), geometry, metadata: described, warnings: adapter.warnings };
+}
+
+/** The sizes that an adapter_config.json states must be those of the tensor [P, L*2*N*D], as far as it tells them. */
+function checkStated({ hints, tokenDim }: PeftAdapter, shape: readonly number[], path: string): void {
+  const { prefixLength, numLayers, numHeads } = hints;
+  const [length = 0] = shape;
+  const width = shape.slice(1).reduce((product, size) => product * size, 1);
+  const bad = (stated: string): NeoXPrefixError =>
+    new NeoXPrefixError(
+      'NEOX_BAD_PREFIX',
+      `The prefix ${path} of shape [${shape.join(', ')}] is not usable: its adapter_config.json states ${stated}`,
+      { path },
+    );
+  if (prefixLength !== undefined && prefixLength !== length) throw bad(`num_virtual_tokens ${prefixLength}`);
+  if (numLayers !== undefined && width % (2 * numLayers) !== 0) throw bad(`num_layers ${numLayers}`);
+  if (tokenDim !== undefined && width % (2 * tokenDim) !== 0) throw bad(`token_dim ${tokenDim}`);
+  if (numLayers !== undefined && tokenDim !== undefined && width !== 2 * numLayers * tokenDim)
+    throw bad(`num_layers ${numLayers} and token_dim ${tokenDim}, ${2 * numLayers * tokenDim} values a position`);
+  const size = tokenDim ?? (numLayers === undefined ? width / 2 : width / (2 * numLayers));
+  if (numHeads !== undefined && size % numHeads !== 0)
+    throw bad(`num_attention_heads ${numHeads}, which does not divide ${size}`);
 }
 
 /** The one tensor of a file that is a prefix. */

@@ -46,6 +46,9 @@ void Engine::apply(const Model& model, EngineCommands& commands, EngineReport& r
   const ModelConfig& config = model.config();
   for (EngineRequest& added : commands.added) {
     auto row = std::make_unique<ActiveRow>(std::move(added));
+    if (row->beams) {
+      row->searched = goes_whole(config, row->request) ? static_cast<int64_t>(row->request.prompt.size()) : 1;
+    }
     try {
       // The whole of what the row may need: its cache is never copied, and memory that is not there is missed at once.
       // Beams have their own.
@@ -110,7 +113,7 @@ void Engine::begin_search(const Model& model, ActiveRow& row, EngineReport& repo
   row.request.past_tokens = row.prompted;
   row.cache = {};
   row.search = std::make_unique<BeamSearch>(model.kv_shape(), row.request, *row.beams);
-  ++report.prompt_tokens;  // the last one
+  report.prompt_tokens += row.searched;
 }
 
 void Engine::plan_search(const Model& model, ActiveRow& row, std::vector<Part>& parts, EngineReport& report) {

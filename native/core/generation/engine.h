@@ -113,8 +113,8 @@ class Engine {
 
     std::unique_ptr<BeamSearch> search;  // once the prompt is through
 
-    // A search takes the last token of its prompt itself.
-    int64_t prompt_left() const { return static_cast<int64_t>(request.prompt.size()) - (beams ? 1 : 0) - prompted; }
+    int64_t searched = 0;  // tokens at the end of the prompt that its search takes itself: the last one, or all
+    int64_t prompt_left() const { return static_cast<int64_t>(request.prompt.size()) - searched - prompted; }
     bool gives() const { return prompt_left() == 0 && (!beams || search); }
   };
   // A row's share of a forward pass: a piece of its prompt, or its last token; of a beam search one for each beam,

@@ -71,12 +71,23 @@ describe('rotary settings of every generation', () => {
       1,
       5000,
     ],
-    ['top level alone', { partial_rotary_factor: 0.5, rope_theta: 7000 }, 0.5, 7000],
+    ['top level alone, with the defaults', { partial_rotary_factor: 0.25, rope_theta: 10000 }, 0.25, 10000],
     ['nulls', { rope_scaling: null, rope_parameters: null, rotary_pct: null }, 0.25, 10000],
   ])('%s', (_, extra, pct, base) => {
     const { config, warnings } = resolveConfig({ ...BASE, ...extra }, 'c');
     expect([config.rotaryPct, config.rotaryBase, warnings]).toEqual([pct, base, []]);
     expect(config.rotaryDims).toBe(Math.trunc(16 * pct));
+  });
+
+  test('what transformers reads from no such place is used with a warning', () => {
+    const { config, warnings } = resolveConfig({ ...BASE, partial_rotary_factor: 0.5, rope_theta: 7000 }, 'c');
+    expect([config.rotaryPct, config.rotaryBase]).toEqual([0.5, 7000]);
+    expect(warnings).toEqual([
+      'partial_rotary_factor 0.5 is used; transformers does not read it outside of rope_parameters and takes 0.25',
+      'rope_theta 7000 is used; transformers does not read it outside of rope_parameters and takes 10000',
+    ]);
+    const one = resolveConfig({ ...BASE, rotary_pct: 1, rope_theta: 7000 }, 'c');
+    expect([one.config.rotaryPct, one.config.rotaryBase, one.warnings.length]).toEqual([1, 7000, 1]);
   });
 
   test('a conflict is settled as transformers settles it, with a warning', () => {
