@@ -56,7 +56,10 @@ describe.each([
     await using engine = new GenerationEngine(model);
     const { tokens, logprobs } = await model.generate(prompt, { ...options, seed: 4 });
     expect(await model.generate(prompt, { ...options, seed: 4, n: 3 })).toMatchObject({ tokens, logprobs });
-    expect(await model.generate(prompt, { ...options, seed: 4, promptLogprobs: 0 })).toMatchObject({ tokens, logprobs });
+    expect(await model.generate(prompt, { ...options, seed: 4, promptLogprobs: 0 })).toMatchObject({
+      tokens,
+      logprobs,
+    });
     expect(await engine.generate({ ...options, prompt, seed: 4, n: 2 })).toMatchObject({ tokens, logprobs });
     const beams = { prefix, maxNewTokens: 12, ignoreEos: true, numBeams: 3 };
     const search = await model.generate(prompt, beams);
