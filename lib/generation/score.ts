@@ -36,8 +36,8 @@ export interface PerplexityOptions extends ScoreOptions {
   window?: number;
   /**
    * Tokens by which the window moves on, at most `window`. All but those of the first window are scored with at least
-   * `window - stride` tokens in front of them; with a stride of `window` the windows do not overlap, and the first token
-   * of each is not scored. Defaults to half of `window`.
+   * `window - stride` tokens in front of them; with a stride of `window` the windows do not overlap, and the first
+   * token of each is not scored. Defaults to half of `window`.
    */
   stride?: number;
 }
