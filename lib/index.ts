@@ -47,6 +47,25 @@ export type { SamplingOptions } from './generation/sampling-options';
 export type { ContinuationScore, PerplexityOptions, PerplexityResult, ScoreOptions } from './generation/score';
 export { type TokenChoice, TokenSampler, type TokenSamplerOptions } from './generation/token-sampler';
 export type { ScoredToken, TokenLogprob } from './generation/token-scores';
+export type {
+  ConfiguredTensor,
+  ModelConfig,
+  ModelMetadata,
+  ModelStatistics,
+  RepositoryModel,
+  ServerMetadata,
+  StatisticDuration,
+  TensorMetadata,
+} from './inference-protocol/descriptions';
+export type { InferParameters, InferParameterValue } from './inference-protocol/messages';
+export {
+  type NestedElements,
+  type Tensor,
+  tensor,
+  type TensorDatatype,
+  type TensorElement,
+  type TensorOf,
+} from './inference-protocol/tensors';
 export type { ForwardOptions, ForwardResult, HiddenStates, Logits } from './model/forward';
 export { KVCache } from './model/kv-cache';
 export type { LoadOptions } from './model/load-options';
@@ -100,3 +119,14 @@ export {
 } from './training/sweep';
 export { type TrainTasksOptions, type TrainingTask, trainTasks } from './training/tasks';
 export type { TrainingResult } from './training/training-run';
+export {
+  type InferRequest,
+  type InferResponse,
+  TritonClient,
+  type TritonClientOptions,
+  type TritonRepository,
+} from './triton-client/client';
+export type { TritonTasks } from './triton-client/task-table';
+export type { ForEachPrompt, TritonGenerateOptions } from './triton-client/text-options';
+export type { TritonCompletion, TritonPiece, TritonResult } from './triton-client/text-result';
+export type { CallOptions, EndpointOptions, TlsOptions } from './triton-client/transport';

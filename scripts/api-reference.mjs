@@ -22,7 +22,7 @@ const AREAS = [
   ['Data', /^data\//],
   ['Tokenizer', /^tokenizer\//],
   ['Export', /^(export\/(?!triton-|convert)|fastertransformer\/)/],
-  ['Triton', /^export\/triton-/],
+  ['Triton', /^(export\/triton-|triton-client\/|inference-protocol\/)/],
   ['Files and libtorch', /^(checkpoint|formats|addon)\//],
   ['Errors', /^base\/errors\.ts$/],
 ];

@@ -50,6 +50,10 @@ async function buildTypeScript() {
   removeStale(dist, fromRoot('lib'));
   // What a report's page is made of is no part of the program.
   cpSync(fromRoot('lib', 'report', 'assets'), join(dist, 'report', 'assets'), { recursive: true });
+  // The messages of gRPC, which are read when they are needed; also for those who make stubs of them.
+  cpSync(fromRoot('lib', 'inference-protocol', 'proto'), join(dist, 'inference-protocol', 'proto'), {
+    recursive: true,
+  });
   writeModuleEntry();
   writeFileSync(stamp, '');
   // Older than any file saved while the compiler ran.

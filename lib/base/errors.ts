@@ -17,6 +17,8 @@ export const ERROR_CODES = [
   'NEOX_NOT_FINITE',
   'NEOX_OUT_OF_MEMORY',
   'NEOX_PREFIX_MISMATCH',
+  'NEOX_REMOTE',
+  'NEOX_REMOTE_UNAVAILABLE',
   'NEOX_RESUME_MISMATCH',
   'NEOX_TOO_LONG',
   'NEOX_UNSUPPORTED',
@@ -31,6 +33,8 @@ export interface NeoXErrorDetails {
   hint?: string;
   /** The file concerned. */
   path?: string;
+  /** What a server answered: HTTP's number, or the name of gRPC's status. */
+  status?: number | string;
   /** The error that it comes from. */
   cause?: unknown;
 }
@@ -56,6 +60,8 @@ export class NeoXPrefixError extends Error {
   declare readonly path?: string;
   /** What to do about it; also the last line of `message`. */
   declare readonly hint?: string;
+  /** What a server answered, with NEOX_REMOTE: HTTP's number (404), or the name of gRPC's status (`'NOT_FOUND'`). */
+  declare readonly status?: number | string;
 
   constructor(code: NeoXErrorCode, message: string, details: NeoXErrorDetails = {}) {
     const text = printable(message);
@@ -66,6 +72,7 @@ export class NeoXPrefixError extends Error {
     this.code = code;
     if (details.path !== undefined) this.path = details.path;
     if (details.hint !== undefined) this.hint = details.hint;
+    if (details.status !== undefined) this.status = details.status;
   }
 }
 

@@ -40,6 +40,7 @@ import {
 } from '../fastertransformer/folder';
 import { PrefixWeights } from '../prefix/weights';
 import { type FileJob, type WrittenFile, writeFiles } from './native-files';
+import { retellTasks } from './triton-config';
 import { type VerifyOptions, type VerifyReport, verifyExport } from './verify';
 
 /** What an export is made from: a loaded LoadedModel, or just the checkpoint that openCheckpoint() gives. */
@@ -159,7 +160,8 @@ export class FTExporter {
 
   /**
    * Adds tasks to an export, in its element type and for its number of GPUs. New tasks follow the existing ones. The
-   * prefix files are put in place first, then config.ini; no other file is touched. A running server sees nothing of it
+   * prefix files are put in place first, then config.ini, and then the list of tasks in the config.pbtxt of a model
+   * that {@link exportTritonRepository} has written; no other file is touched. A running server sees nothing of it
    * until it loads the model again.
    * @throws NEOX_BAD_EXPORT when the folder is no export or one of another model, NEOX_BAD_ARGUMENT for a task that is
    *   already there (without `replace`), NEOX_PREFIX_MISMATCH, NEOX_IO
@@ -222,6 +224,7 @@ export class FTExporter {
       for (const [index, { name }] of renamed.entries())
         await move(join(directory, names[index] as string), join(directory, name));
       await writeFileAtomic(configPath, found.ini.toString());
+      await retellTasks(directory, all);
       return report(directory, dtype, ranks, renamed, all, []);
     } finally {
       for (const name of names) await rm(join(directory, name), { force: true });

@@ -1,44 +1,8 @@
-interface TensorField {
-  readonly name: string;
-  readonly dtype: 'UINT32' | 'INT32' | 'UINT64' | 'FP32' | 'BOOL';
-  readonly dims: readonly number[];
-}
-
-const scalar = (name: string, dtype: TensorField['dtype']): TensorField => ({ name, dtype, dims: [1] });
-
-/** What the backend reads of a request, in the order of NVIDIA's own model (all_models/gptneox/fastertransformer). */
-const REQUIRED: readonly TensorField[] = [
-  { name: 'input_ids', dtype: 'UINT32', dims: [-1] },
-  scalar('input_lengths', 'UINT32'),
-  { name: 'request_output_len', dtype: 'UINT32', dims: [-1] },
-];
-
-const OPTIONAL: readonly TensorField[] = [
-  scalar('start_id', 'UINT32'),
-  scalar('end_id', 'UINT32'),
-  scalar('runtime_top_k', 'UINT32'),
-  scalar('runtime_top_p', 'FP32'),
-  scalar('beam_search_diversity_rate', 'FP32'),
-  scalar('temperature', 'FP32'),
-  scalar('len_penalty', 'FP32'),
-  scalar('repetition_penalty', 'FP32'),
-  scalar('random_seed', 'UINT64'),
-  scalar('is_return_log_probs', 'BOOL'),
-  scalar('beam_width', 'UINT32'),
-  { name: 'bad_words_list', dtype: 'INT32', dims: [2, -1] },
-  { name: 'stop_words_list', dtype: 'INT32', dims: [2, -1] },
-  scalar('prompt_learning_task_name_ids', 'UINT32'),
-  scalar('top_p_decay', 'FP32'),
-  scalar('top_p_min', 'FP32'),
-  scalar('top_p_reset_ids', 'UINT32'),
-];
-
-const OUTPUTS: readonly TensorField[] = [
-  { name: 'output_ids', dtype: 'UINT32', dims: [-1, -1] },
-  { name: 'sequence_length', dtype: 'UINT32', dims: [-1] },
-  { name: 'cum_log_probs', dtype: 'FP32', dims: [-1] },
-  { name: 'output_log_probs', dtype: 'FP32', dims: [-1, -1] },
-];
+import { dirname, join } from 'node:path';
+import { kindOf, readSmallFile, writeFileAtomic } from '../base/files';
+import { BACKEND_INPUTS, BACKEND_OUTPUTS, type BackendTensor } from '../fastertransformer/backend-tensors';
+import type { ExportTask } from '../fastertransformer/folder';
+import { TASKS_PARAMETER, writeTasks } from '../fastertransformer/task-list';
 
 export interface TritonModel {
   readonly name: string;
@@ -49,7 +13,12 @@ export interface TritonModel {
   readonly dataType: 'fp16' | 'fp32';
   /** The folder with config.ini, as the server sees it. */
   readonly checkpointPath: string;
+  /** Told to clients; the backend reads them of config.ini. */
+  readonly tasks: readonly ExportTask[];
 }
+
+const TITLE = "# NVIDIA FasterTransformer's GPT-NeoX with prefix prompts, for Triton's fastertransformer backend.";
+const MAX_CONFIG_BYTES = 4 * 2 ** 20;
 
 /** config.pbtxt (Triton's ModelConfig in protobuf's text form) of a model for the fastertransformer backend. */
 export function tritonConfig(model: TritonModel): string {
@@ -60,8 +29,10 @@ export function tritonConfig(model: TritonModel): string {
     ['model_type', 'GPT-NeoX'],
     ['model_checkpoint_path', model.checkpointPath],
     ['enable_custom_all_reduce', '0'],
+    // Not the backend's: it asks for parameters by name, and passes over this one.
+    ...(model.tasks.length > 0 ? [[TASKS_PARAMETER, writeTasks(model.tasks)] as const] : []),
   ];
-  return `# NVIDIA FasterTransformer's GPT-NeoX with prefix prompts, for Triton's fastertransformer backend.
+  return `${TITLE}
 name: ${quoted(model.name)}
 backend: "fastertransformer"
 default_model_filename: "${model.tensorParallel}-gpu"
@@ -70,10 +41,10 @@ model_transaction_policy {
   decoupled: ${model.decoupled}
 }
 input [
-${[...REQUIRED.map((tensor) => block(tensor)), ...OPTIONAL.map((tensor) => block(tensor, ['optional: true']))].join(',\n')}
+${BACKEND_INPUTS.map((tensor) => block(tensor, tensor.optional ? ['optional: true'] : [])).join(',\n')}
 ]
 output [
-${OUTPUTS.map((tensor) => block(tensor)).join(',\n')}
+${BACKEND_OUTPUTS.map((tensor) => block(tensor)).join(',\n')}
 ]
 instance_group [
   {
@@ -85,10 +56,23 @@ ${parameters.map(([key, value]) => parameter(key, value)).join('\n')}
 `;
 }
 
-function block({ name, dtype, dims }: TensorField, more: readonly string[] = []): string {
+/**
+ * Tells clients of the tasks that an export has now, where it lies in a model that this package has written for Triton.
+ * @param exported the folder with config.ini
+ */
+export async function retellTasks(exported: string, tasks: readonly ExportTask[]): Promise<void> {
+  const path = join(dirname(dirname(exported)), 'config.pbtxt');
+  if ((await kindOf(path)) !== 'file') return;
+  const config = (await readSmallFile(path, MAX_CONFIG_BYTES)).toString('utf8');
+  if (!config.startsWith(TITLE)) return;
+  const own = new RegExp(`parameters \\{\\s*key: "${TASKS_PARAMETER}"[^}]*\\}\\s*\\}\\n?`);
+  await writeFileAtomic(path, `${config.replace(own, '')}${parameter(TASKS_PARAMETER, writeTasks(tasks))}\n`);
+}
+
+function block({ name, datatype, dims }: BackendTensor, more: readonly string[] = []): string {
   // The backend wants one number a request as [B]; on the wire it is [B, 1].
   const reshape = dims.length === 1 && dims[0] === 1 ? ['reshape: { shape: [ ] }'] : [];
-  const lines = [`name: "${name}"`, `data_type: TYPE_${dtype}`, `dims: [ ${dims.join(', ')} ]`, ...reshape, ...more];
+  const lines = [`name: "${name}"`, `data_type: TYPE_${datatype}`, `dims: [ ${dims.join(', ')} ]`, ...reshape, ...more];
   return `  {\n${lines.map((line) => `    ${line}\n`).join('')}  }`;
 }
 

@@ -96,6 +96,7 @@ export async function exportTritonRepository(
       pipelineParallel,
       dataType: (computeDType ?? written.dtype) === 'float16' ? 'fp16' : 'fp32',
       checkpointPath,
+      tasks: written.tasks,
     });
     await writeFileAtomic(join(folder, 'config.pbtxt'), config);
     await syncFolder(version);

@@ -4,6 +4,7 @@ import { NeoXPrefixError } from '../base/errors';
 import { boolean, choice, completed, integer, number, type OptionTable, special, without } from '../base/options';
 import type { LoadedModel } from '../model/loaded-model';
 import { checkIds, isTokenIds, type TokenIds } from '../model/rows';
+import { wordForms } from './word-forms';
 
 /**
  * How the tokens of a row are chosen. Order and formulas are Hugging Face's; docs/guides/sampling.md has them.
@@ -210,24 +211,11 @@ function bannedWords(model: LoadedModel, words: unknown, endIds: Int32Array): In
   if (!Array.isArray(words) || typeof words[0] === 'number')
     throw badArgument('badWords', 'an array of strings and of token ids', words);
   const forms = words.flatMap((word: unknown, i) => {
-    if (typeof word === 'string' && word !== '') return formsOf(model, word);
+    if (typeof word === 'string' && word !== '') return wordForms(model.tokenizer, word);
     if (!isTokenIds(word) || word.length === 0)
       throw badArgument(`badWords[${i}]`, 'a non-empty string or token ids', word);
     return [checkIds(`badWords[${i}]`, word, model.config)];
   });
   const unique = new Map(forms.filter((ids) => ids.length > 0).map((ids) => [ids.join(), ids]));
   return [...unique.values()].filter((ids) => ids.length > 1 || !endIds.includes(ids[0] as number));
-}
-
-/** A word as the tokenizer writes it at the start of a text, behind a space, and behind other text. */
-function formsOf(model: LoadedModel, word: string): Int32Array[] {
-  const { tokenizer } = model;
-  const forms = [tokenizer.encode(word), tokenizer.encode(` ${word}`)];
-  for (const other of ['。', 'a', '\n']) {
-    const before = tokenizer.encode(other);
-    const both = tokenizer.encode(other + word);
-    // Where the other text and the word are not written together.
-    if (before.length > 0 && before.every((id, i) => id === both[i])) forms.push(both.subarray(before.length));
-  }
-  return forms;
 }

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import type { Checkpoint } from '../../../lib/checkpoint/checkpoint';
+import { readTasks } from '../../../lib/fastertransformer/task-list';
 import { openCheckpoint } from '../../../lib/checkpoint/open';
 import { FTExporter } from '../../../lib/export/exporter';
 import { exportTritonRepository, type TritonOptions } from '../../../lib/export/triton-repository';
@@ -228,6 +229,34 @@ describe('config.pbtxt', () => {
     expect(report.warnings.map(({ code }) => code)).toEqual(['decoupled']);
     expect(await readFile(join(report.weights.directory, 'config.ini'), 'utf8')).toContain('model_name = neox-small\n');
     expect((await openCheckpoint(report.weights.directory)).config.torchDtype).toBe('float32');
+  });
+
+  it('tells clients the tasks, also those that are added', async () => {
+    const told = async (path: string): Promise<Map<string, number>> =>
+      readTasks(parameters(await configOf(path))['neox_prefix_tasks'] ?? '');
+    const report = await write({
+      tasks: { smile: wholeNumberPrefix(checkpoint, 3), 'a,b=c': wholeNumberPrefix(checkpoint, 2) },
+    });
+    expect(await readFile(report.configPath, 'utf8')).toContain('string_value: "smile=0,a%2Cb%3Dc=1"');
+    expect([...(await told(report.configPath))]).toEqual([
+      ['smile', 0],
+      ['a,b=c', 1],
+    ]);
+    const exporter = new FTExporter({ checkpoint });
+    await exporter.addTasks(join(report.directory, '1'), { polite: wholeNumberPrefix(checkpoint, 1) });
+    await exporter.addTasks(join(report.directory, '1', '1-gpu'), { last: wholeNumberPrefix(checkpoint, 1) });
+    expect([...(await told(report.configPath)).keys()]).toEqual(['smile', 'a,b=c', 'polite', 'last']);
+    const { configPath } = await write({ modelName: 'bare' });
+    expect(await readFile(configPath, 'utf8')).not.toContain('neox_prefix_tasks');
+    await exporter.addTasks(join(repository(), 'bare', '1'), { first: wholeNumberPrefix(checkpoint, 1) });
+    expect([...(await told(configPath))]).toEqual([['first', 0]]);
+  });
+
+  it('of somebody else is not touched by tasks that are added', async () => {
+    const { directory, configPath } = await write();
+    await writeFile(configPath, 'name: "mine"\n');
+    await new FTExporter({ checkpoint }).addTasks(join(directory, '1'), { a: wholeNumberPrefix(checkpoint, 1) });
+    expect(await readFile(configPath, 'utf8')).toBe('name: "mine"\n');
   });
 
   it("computes in the files' type unless told otherwise", async () => {
