@@ -58,7 +58,8 @@ interface Details<T> {
    * What the library takes when the option is not given; told in the help, not passed on, so that it is stated once.
    */
   default?: string | number;
-  required?: boolean;
+  /** `true`, or the option in place of which this one is needed. */
+  required?: true | { unless: string };
   conflicts?: string[];
 }
 
@@ -66,22 +67,27 @@ interface Details<T> {
  * commander's own mandatory options are missed before a misspelled one is named, which hides the cause; so they are
  * checked here, after commander is done.
  */
-const REQUIRED = new WeakSet<Option>();
+const REQUIRED = new WeakMap<Option, true | { unless: string }>();
 
 export function checkRequired(command: Command): void {
   for (const item of command.options) {
-    if (REQUIRED.has(item) && command.getOptionValue(item.attributeName()) === undefined)
-      command.error(`error: ${item.flags} is needed`);
+    const required = REQUIRED.get(item);
+    const isGiven = (name: string): boolean => command.getOptionValue(name) !== undefined;
+    if (required === undefined || isGiven(item.attributeName())) continue;
+    if (required === true) command.error(`error: ${item.flags} is needed`);
+    if (!isGiven(required.unless)) command.error(`error: ${item.flags} is needed, or --${kebab(required.unless)}`);
   }
 }
 
 export function option<T = string>(flags: string, description: string, details: Details<T> = {}): Option {
-  const { choices, default: fallback } = details;
-  const remark = details.required === true ? ' (needed)' : fallback === undefined ? '' : ` (default: ${fallback})`;
+  const { choices, default: fallback, required } = details;
+  const needed =
+    required === undefined ? '' : required === true ? ' (needed)' : ` (needed without --${required.unless})`;
+  const remark = needed !== '' || fallback === undefined ? needed : ` (default: ${fallback})`;
   const result = new Option(flags, description + remark);
   if (details.parse !== undefined) result.argParser(details.parse);
   if (choices !== undefined) result.choices(choices);
-  if (details.required === true) REQUIRED.add(result);
+  if (required !== undefined) REQUIRED.set(result, required);
   if (details.conflicts !== undefined) result.conflicts(details.conflicts);
   return result;
 }

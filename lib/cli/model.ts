@@ -21,15 +21,18 @@ export interface ModelFlags extends Pick<LoadOptions, keyof typeof FLAGS> {
 /** What the library takes as the length of a new prefix. */
 export const PREFIX_LENGTH = ENCODER_OPTIONS.prefixLength.default;
 
-export const MODEL_DIR = (): Option =>
+export const MODEL_DIR = (required: true | { unless: string } = true): Option =>
   option(
     '--pretrained-model-dir, --model <dir>',
     'folder of the base model: a Hugging Face GPT-NeoX checkpoint, or a FasterTransformer folder',
-    { required: true },
+    { required },
   );
 
 /** The base model and how it computes. */
-export const modelOptions = (): Option[] => [MODEL_DIR(), ...namesOf(FLAGS).map((name) => optionOf(name, FLAGS[name]))];
+export const modelOptions = (required: true | { unless: string } = true): Option[] => [
+  MODEL_DIR(required),
+  ...namesOf(FLAGS).map((name) => optionOf(name, FLAGS[name])),
+];
 
 /** Loads the base model with its progress shown, and says what was loaded. */
 export async function loadModel(flags: ModelFlags, ui: Ui): Promise<NeoXModel> {

@@ -18,10 +18,11 @@ import {
 } from '../model';
 import { addOptions, collect, integer, option, refuseOptions, unwrap } from '../flags';
 import { promptLoop } from '../prompt-loop';
+import { generateOverTriton, type TritonFlags, tritonFlags } from './generate-triton';
 import { samplingFlags, type SamplingFlags, samplingOptions } from '../sampling';
 import type { Ui } from '../ui';
 
-export interface GenerateFlags extends ModelFlags, PrefixFlags, SamplingFlags {
+export interface GenerateFlags extends ModelFlags, PrefixFlags, SamplingFlags, TritonFlags {
   prompt?: string[];
   promptsFile?: string;
   compare?: boolean;
@@ -33,7 +34,9 @@ export interface GenerateFlags extends ModelFlags, PrefixFlags, SamplingFlags {
 const DESCRIPTION = `Generates text with a prefix, with several, or with the base model alone.
 
 Without --prompt and --prompts-file it reads prompts line by line, at a terminal or from a pipe, until Ctrl-D or the end. With --compare, or with
-several prefixes, every prompt is answered under each of them and (--compare) without any, in one batch over the one base model.`;
+several prefixes, every prompt is answered under each of them and (--compare) without any, in one batch over the one base model.
+
+With --triton a server has the model, and --task chooses among the prefixes that were exported with it.`;
 
 const EXAMPLES = `
 Examples:
@@ -41,6 +44,7 @@ Examples:
   $ neox-prefix generate --model models/japanese-gpt-neox-small --prefix smileface.safetensors --prefix casual.safetensors --compare --prompt 今日は
   $ neox-prefix generate --model models/japanese-gpt-neox-small --prefix smileface_suffix.task0.weight          (a prompt loop)
   $ cat prompts.txt | neox-prefix generate --model models/pythia-410m --decode-method greedy --json > answers.jsonl
+  $ neox-prefix generate --triton grpc://gpu:8001 --tokenizer models/japanese-gpt-neox-small --task smile --prompt 今日は
 
 A prefix is a .safetensors of this program, a .checkpoint or .weight of rinna's, or a PEFT adapter folder.
 With --json: one object {"results": [...]}; with --stream and in the prompt loop, an object a line.`;
@@ -51,7 +55,8 @@ export function register(program: Command, act: Act): void {
     .summary('generate text, with a prefix or without')
     .description(unwrap(DESCRIPTION))
     .addHelpText('after', EXAMPLES);
-  addOptions(command, 'Model', modelOptions());
+  addOptions(command, 'Model', modelOptions({ unless: 'triton' }));
+  addOptions(command, 'Triton', tritonFlags());
   addOptions(command, 'Prefix', [
     option<string[]>('--prefix-checkpoint-path, --prefix <file>', 'a prefix; may be repeated', { parse: collect }),
     option('--compare', 'answer each prompt without a prefix too'),
@@ -102,6 +107,10 @@ export interface Answer extends GenerateResult {
 }
 
 export async function run(flags: GenerateFlags, ui: Ui): Promise<number> {
+  if (flags.triton !== undefined) return generateOverTriton(flags, ui, readPrompts);
+  const { task, tritonModel } = flags;
+  if (task !== undefined || tritonModel !== undefined)
+    throw new UsageError('--task and --triton-model go with --triton', 'a file has a prefix for --prefix');
   const sampling = samplingOptions(flags);
   const beams = (flags.numBeams ?? 1) > 1;
   const several = (flags.prefix?.length ?? 0) + (flags.compare === true ? 1 : 0) > 1;
