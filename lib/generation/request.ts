@@ -173,7 +173,7 @@ export function promptIds(model: LoadedModel, prompt: unknown, name: string): In
 }
 
 /** The white space that a text ends in is there already, whether its tokens have it or not. */
-function spacesAtEnd(prompt: Prompt | undefined): number {
+export function spacesAtEnd(prompt: Prompt | undefined): number {
   return typeof prompt === 'string' ? prompt.length - trimEndAsPython(prompt).length : 0;
 }
 

@@ -2,9 +2,11 @@ import { randomInt } from 'node:crypto';
 import { badArgument } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import { packWords } from '../fastertransformer/word-lists';
+import { type Prompt, spacesAtEnd } from '../generation/request';
 import { wordForms } from '../generation/word-forms';
 import { type Tensor, tensor } from '../inference-protocol/tensors';
 import { isTokenIds, type TokenIds } from '../model/rows';
+import type { TextContext } from '../tokenizer/backend';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import type { TaskTable } from './task-table';
 import type { CheckedOptions } from './text-options';
@@ -12,6 +14,8 @@ import type { CheckedOptions } from './text-options';
 /** What the request's rows are, for reading the answer. */
 export interface TextRequest {
   readonly inputs: ReadonlyMap<string, Tensor>;
+  /** What the text of each row goes on from. */
+  readonly contexts: readonly TextContext[];
   readonly lengths: readonly number[];
   /** Longest prompt of the batch: that of all rows, with their padding. */
   readonly width: number;
@@ -86,6 +90,7 @@ export function textRequest(
   if (stopWords.length > 0) inputs.set('stop_words_list', wordsTensor(stopWords, rows.length));
   return {
     inputs,
+    contexts: rows.map((ids, i) => ({ ids, spaces: spacesAtEnd(prompts[i] as Prompt) })),
     lengths: lengthsOf(rows),
     width,
     maxNewTokens: options.maxNewTokens,

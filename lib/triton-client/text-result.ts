@@ -2,6 +2,7 @@ import { type NeoXPrefixError } from '../base/errors';
 import type { FinishReason } from '../generation/output';
 import { RowText } from '../generation/stop-strings';
 import type { Tensor } from '../inference-protocol/tensors';
+import { NO_CONTEXT } from '../tokenizer/backend';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import { badAnswer } from './transport';
 import type { TextRequest } from './text-request';
@@ -86,8 +87,9 @@ export class GeneratedText {
     private readonly row: number,
     tokenizer: Tokenizer | undefined,
   ) {
-    if (tokenizer !== undefined)
-      this.text = new RowText(tokenizer.createDecoder({ skipSpecialTokens: true }), request.stopStrings);
+    if (tokenizer === undefined) return;
+    const decoder = tokenizer.textStream(true, request.contexts[row] ?? NO_CONTEXT);
+    this.text = new RowText(decoder, request.stopStrings, tokenizer);
   }
 
   /** Whether the end token, a stop string or stop ids have come. */
