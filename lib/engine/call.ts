@@ -1,6 +1,5 @@
 import type * as Native from '../../types/native';
-import { native } from '../addon/addon';
-import { runNative } from '../addon/run-native';
+import { runNative, runNativeNow } from '../addon/run-native';
 import { badArgument } from '../base/arguments';
 import { namesOf } from '../base/options';
 import {
@@ -45,7 +44,7 @@ export async function run(
   const start =
     share || request.promptLogprobs !== undefined ? await prefill(model, request, prefixes, share) : undefined;
   const cache = format === undefined && !whole ? start?.cache : undefined;
-  if (start !== undefined && cache === undefined) native().freeCache(start.cache);
+  if (start !== undefined && cache === undefined) runNativeNow((addon) => addon.freeCache(start.cache));
   const completions =
     format === undefined
       ? await generateFreely(model, request, prefixes, cache, onPiece)
@@ -67,7 +66,9 @@ async function generateFreely(
   const { prompts, settings, stops, n, signal } = request;
   const cache = start && n > 1 ? repeated(start, prompts.length, n) : start;
   const stopFlags =
-    stops.length === 0 ? undefined : Array.from({ length: prompts.length * n }, () => native().createCancelFlag());
+    stops.length === 0
+      ? undefined
+      : Array.from({ length: prompts.length * n }, () => runNativeNow((addon) => addon.createCancelFlag()));
   const rows: Rows = { prompts: [], prefixes: [], settings: [] };
   prompts.forEach((prompt, i) => {
     for (let stream = 0; stream < n; stream++) {
@@ -90,7 +91,7 @@ async function generateFreely(
       if (output.stop !== undefined) return; // the tokens that came while the row was being stopped
       const piece = output.push(token, scores);
       onPiece?.(row, piece);
-      if (output.stop !== undefined) native().cancel(stopFlags?.[row] as Native.CancelFlag);
+      if (output.stop !== undefined) runNativeNow((addon) => addon.cancel(stopFlags?.[row] as Native.CancelFlag));
     });
   const results = await runNative(signal, (addon, cancel) =>
     addon.generate(model.native, {
@@ -102,7 +103,7 @@ async function generateFreely(
       cancel,
       onToken: listener,
     }),
-  ).finally(() => cache && native().freeCache(cache));
+  ).finally(() => cache && runNativeNow((addon) => addon.freeCache(cache)));
   return results.map((result, row) => {
     const output = outputs?.[row];
     if (output === undefined) return completionOf(model, contextOf(row), result, scored);
@@ -157,8 +158,8 @@ export async function prefill(
 /** A cache with each row n times; the one that is given is freed. */
 function repeated(cache: Native.Cache, rows: number, n: number): Native.Cache {
   const sources = Int32Array.from({ length: rows * n }, (_, row) => Math.floor(row / n));
-  const fork = native().forkCache(cache, sources, new Int32Array(rows * n));
-  native().freeCache(cache);
+  const fork = runNativeNow((addon) => addon.forkCache(cache, sources, new Int32Array(rows * n)));
+  runNativeNow((addon) => addon.freeCache(cache));
   return fork;
 }
 
@@ -216,7 +217,7 @@ export async function beamSearch(
       cachedTokens: cache && Int32Array.from(prompts, (prompt) => prompt.length - 1),
       cancel,
     }),
-  ).finally(() => cache && native().freeCache(cache));
+  ).finally(() => cache && runNativeNow((addon) => addon.freeCache(cache)));
   return results.map((sequences, i) =>
     resultOf(usageOf(request, i), beamCompletions(model, request.contexts[i] ?? NO_CONTEXT, sequences)),
   );

@@ -1,6 +1,5 @@
 import type * as Native from '../../types/native';
-import { native } from '../addon/addon';
-import { fromNative } from '../addon/run-native';
+import { fromNative, runNative, runNativeNow } from '../addon/run-native';
 import type { Completion } from '../generation/output';
 import { beamCompletions } from '../generation/output';
 import type { LoadedModel } from '../model/loaded-model';
@@ -59,8 +58,8 @@ export class Scheduler {
     >,
   ) {
     const { maxRows, prefillTokens, promptCacheBytes } = options;
-    this.cancelFlag = native().createCancelFlag();
-    this.handle = native().createEngine(model.native, { prefillTokens, promptCacheBytes });
+    this.cancelFlag = runNativeNow((addon) => addon.createCancelFlag());
+    this.handle = runNativeNow((addon) => addon.createEngine(model.native, { prefillTokens, promptCacheBytes }));
     this.rows = new Array<Job | undefined>(maxRows).fill(undefined);
     this.freeSlots = Array.from({ length: maxRows }, (_, i) => maxRows - 1 - i);
   }
@@ -122,11 +121,11 @@ export class Scheduler {
   /** Ends all jobs with an error and frees the native engine. */
   async dispose(error: unknown): Promise<void> {
     this.disposed = true;
-    native().cancel(this.cancelFlag);
+    runNativeNow((addon) => addon.cancel(this.cancelFlag));
     for (const job of this.jobs) this.fail(job, error);
     await this.worked;
     for (const resolve of this.onRemoved.splice(0)) resolve();
-    await native().disposeEngine(this.handle);
+    await runNative(undefined, (addon) => addon.disposeEngine(this.handle));
   }
 
   /** @param sequences of a beam search, which has no output before */
@@ -186,7 +185,7 @@ export class Scheduler {
       this.working = true;
       this.worked = this.work();
     } else if (this.inNative) {
-      native().interruptEngine(this.handle);
+      runNativeNow((addon) => addon.interruptEngine(this.handle));
     }
   }
 
@@ -227,7 +226,9 @@ export class Scheduler {
   private async run(commands: Native.EngineCommands): Promise<Native.EngineReport> {
     this.inNative = true;
     try {
-      return await this.model.track(native().engineRun(this.model.native, this.handle, commands));
+      return await this.model.track(
+        runNative(undefined, (addon) => addon.engineRun(this.model.native, this.handle, commands)),
+      );
     } finally {
       this.inNative = false;
     }

@@ -1,5 +1,4 @@
-import { native } from '../addon/addon';
-import { runNative } from '../addon/run-native';
+import { runNative, runNativeNow } from '../addon/run-native';
 import { badArgument, checkOneOf, checkOptions, checkSignal } from '../base/arguments';
 import { checkLayer, rowPrefixes } from '../model/forward';
 import type { LoadedModel } from '../model/loaded-model';
@@ -61,7 +60,7 @@ export async function embed(
         cancel,
       }),
     );
-    native().freeCache(cache);
+    runNativeNow((addon) => addon.freeCache(cache));
     results.push(...pool(hiddenStates as Float32Array, batch, model.config.hiddenSize, pooling));
   }
   return results;

@@ -1,6 +1,5 @@
 import type * as Native from '../../types/native';
-import { native } from '../addon/addon';
-import { runNative } from '../addon/run-native';
+import { runNative, runNativeNow } from '../addon/run-native';
 import { badArgument, checkInteger, checkOptions, checkSignal } from '../base/arguments';
 import type { LoadedModel } from '../model/loaded-model';
 import { checkIds, checkLength, goesWhole, isTokenIds, maxPositions, packRows } from '../model/rows';
@@ -105,7 +104,7 @@ async function scoreWhole(
       cancel,
     }),
   );
-  native().freeCache(cache);
+  runNativeNow((addon) => addon.freeCache(cache));
   return rows;
 }
 
@@ -130,14 +129,14 @@ async function scoreBehind(
     }),
   );
   const zeros = new Int32Array(rest.length);
-  const cache = native().forkCache(start.cache, zeros, zeros);
-  native().freeCache(start.cache);
+  const cache = runNativeNow((addon) => addon.forkCache(start.cache, zeros, zeros));
+  runNativeNow((addon) => addon.freeCache(start.cache));
   const last = context[context.length - 1] as number;
   const inputs = rest.map((ids) => Int32Array.of(last, ...ids.subarray(0, -1)));
   const targets = packRows(rest).tokens;
   const { rows } = await runNative(signal, (addon, cancel) =>
     addon.score(model.native, { ...packRows(inputs), prefixes: [], cache, targets, top: 0, keep: 'nothing', cancel }),
-  ).finally(() => native().freeCache(cache));
+  ).finally(() => runNativeNow((addon) => addon.freeCache(cache)));
   return rows;
 }
 
@@ -177,7 +176,7 @@ export async function perplexity(
       cancel,
     }),
   );
-  native().freeCache(cache);
+  runNativeNow((addon) => addon.freeCache(cache));
   const total = scores.reduce((sum, { logprobs }) => logprobs.reduce((part, value) => part - value, sum), 0);
   return { perplexity: Math.exp(total / tokens), loss: total / tokens, tokens };
 }

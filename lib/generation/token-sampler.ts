@@ -1,6 +1,5 @@
 import { randomInt } from 'node:crypto';
 import type * as Native from '../../types/native';
-import { native } from '../addon/addon';
 import { runNativeNow } from '../addon/run-native';
 import { badArgument, checkInteger, checkOptions } from '../base/arguments';
 import { namesOf, without } from '../base/options';
@@ -46,7 +45,9 @@ export class TokenSampler {
     const seed = options.seed === undefined ? randomInt(2 ** 47) : checkInteger('seed', options.seed, 0);
     const settings = samplingSettings(model, { ...options, maxNewTokens: Number.MAX_SAFE_INTEGER });
     this.settings = { ...settings, seed, stream: 0 };
-    this.sampler = native().createSampler(this.settings, checkIds('prompt', prompt, model.config));
+    this.sampler = runNativeNow((addon) =>
+      addon.createSampler(this.settings, checkIds('prompt', prompt, model.config)),
+    );
   }
 
   /**

@@ -1,7 +1,6 @@
 import { inspect } from 'node:util';
 import type * as Native from '../../types/native';
-import { native } from '../addon/addon';
-import { runNative } from '../addon/run-native';
+import { runNative, runNativeNow } from '../addon/run-native';
 import { badArgument, checkInteger } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import type { PrefixWeights } from '../prefix/weights';
@@ -25,7 +24,7 @@ export class KVCache {
     readonly prefixes: readonly (PrefixWeights | undefined)[],
   ) {
     this.handle = handle;
-    this.lengths = Array.from(native().cacheLengths(handle));
+    this.lengths = Array.from(runNativeNow((addon) => addon.cacheLengths(handle)));
   }
 
   /** B */
@@ -53,7 +52,7 @@ export class KVCache {
    * shares with another cache counts in both, and is freed when the last of them is disposed.
    */
   get bytes(): number {
-    return native().cacheBytes(this.native);
+    return runNativeNow((addon) => addon.cacheBytes(this.native));
   }
 
   /** @internal */
@@ -104,7 +103,8 @@ export class KVCache {
 
   /** Frees the memory now rather than when the cache is collected. */
   dispose(): void {
-    if (this.handle !== undefined) native().freeCache(this.handle);
+    const { handle } = this;
+    if (handle !== undefined) runNativeNow((addon) => addon.freeCache(handle));
     this.handle = undefined;
   }
 
@@ -123,7 +123,9 @@ export class KVCache {
   }
 
   private derive(rows: readonly number[], lengths = rows.map((row) => this.lengths[row] as number)): KVCache {
-    const handle = native().forkCache(this.native, Int32Array.from(rows), Int32Array.from(lengths));
+    const handle = runNativeNow((addon) =>
+      addon.forkCache(this.native, Int32Array.from(rows), Int32Array.from(lengths)),
+    );
     return new KVCache(
       this.model,
       handle,

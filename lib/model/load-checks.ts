@@ -1,6 +1,6 @@
 // What LoadedModel.load checks and decides before the addon loads.
 import type * as Native from '../../types/native';
-import { native } from '../addon/addon';
+import { runNativeNow } from '../addon/run-native';
 import type { GPTNeoXConfig, HiddenAct } from '../architecture/config';
 import { checkOneOf, checkString } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
@@ -11,7 +11,7 @@ import { maxPositions } from './rows';
 export function checkDevice(device: unknown): string {
   const text = checkString('device', device);
   if (!/^(cpu|cuda(:\d+)?)$/.test(text)) checkOneOf('device', text, ['cpu', 'cuda', 'cuda:0']);
-  if (text !== 'cpu' && !native().systemInfo().cudaAvailable) {
+  if (text !== 'cpu' && !runNativeNow((addon) => addon.systemInfo()).cudaAvailable) {
     throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The device ${text} is not available: this libtorch sees no CUDA`, {
       hint: "use device: 'cpu', or a CUDA build of libtorch; `neox-prefix doctor` tells what was found",
     });

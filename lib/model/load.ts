@@ -1,5 +1,4 @@
-import { native } from '../addon/addon';
-import { runNative } from '../addon/run-native';
+import { runNative, runNativeNow } from '../addon/run-native';
 import { withArithmetic } from '../architecture/arithmetic';
 import { checkPath } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
@@ -43,5 +42,5 @@ export async function loadParts(directory: string, options: LoadOptions = {}): P
       onProgress,
     }),
   );
-  return [handle, checkpoint, tokenizer, native().modelInfo(handle), config];
+  return [handle, checkpoint, tokenizer, runNativeNow((addon) => addon.modelInfo(handle)), config];
 }

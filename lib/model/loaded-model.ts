@@ -1,7 +1,6 @@
 import { inspect } from 'node:util';
 import type * as Native from '../../types/native';
-import { native } from '../addon/addon';
-import { runNative } from '../addon/run-native';
+import { runNative, runNativeNow } from '../addon/run-native';
 import type { GPTNeoXConfig } from '../architecture/config';
 import { badArgument } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
@@ -148,8 +147,9 @@ export class LoadedModel {
   /** What was loaded, and how it is held now: `weightBytes` grows when training makes its packed copy. */
   info(): ModelInfo {
     const { directory, format, fingerprint, warnings } = this.checkpoint;
+    const { handle } = this;
     const { dtype, computeDtype, device, backend, weightBytes } =
-      this.handle === undefined ? this.details : native().modelInfo(this.handle);
+      handle === undefined ? this.details : runNativeNow((addon) => addon.modelInfo(handle));
     const names = this.config.tieWordEmbeddings
       ? [...this.checkpoint.tensors.keys()].filter((name) => name !== 'embed_out.weight')
       : [...this.checkpoint.tensors.keys()];
@@ -187,7 +187,7 @@ export class LoadedModel {
     for (const dependent of [...this.dependents]) await dependent.deref()?.dispose();
     const handle = this.native;
     this.handle = undefined;
-    await native().disposeModel(handle);
+    await runNative(undefined, (addon) => addon.disposeModel(handle));
   }
 
   /** {@link dispose}, for `await using`. */

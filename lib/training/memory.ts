@@ -1,7 +1,7 @@
+import { runNativeNow } from '../addon/run-native';
 import { readFileSync } from 'node:fs';
 import { availableParallelism, freemem } from 'node:os';
 import { join } from 'node:path';
-import { native } from '../addon/addon';
 import type { LoadedModel } from '../model/loaded-model';
 
 /** What training takes of the memory of the model's device, in bytes. */
@@ -43,8 +43,8 @@ const QUERY_TILE = 48;
  * some 200 MB), and copies of the encoder's state while it is saved.
  */
 export function predictTrainingMemory(model: LoadedModel, shape: TrainingShape): TrainingMemory {
-  const { computeDtype, backend, rowBytes, weightBytes, backwardBytes, leastBackwardBytes } = native().modelInfo(
-    model.native,
+  const { computeDtype, backend, rowBytes, weightBytes, backwardBytes, leastBackwardBytes } = runNativeNow((addon) =>
+    addon.modelInfo(model.native),
   );
   const { hiddenSize, numLayers, numHeads, headSize, intermediateSize, vocabSize, useParallelResidual } = model.config;
   const { tokens, longestRow, prefixLength, projection, inputDim, hiddenDim, checkpointing, copyWeights } = shape;
@@ -102,7 +102,7 @@ const COPIES_SHARE = 1 / 8;
  * large model would take twice its memory for them.
  */
 export function affordsCopies(model: LoadedModel): boolean {
-  return native().modelInfo(model.native).backwardBytes <= availableMemory() * COPIES_SHARE;
+  return runNativeNow((addon) => addon.modelInfo(model.native)).backwardBytes <= availableMemory() * COPIES_SHARE;
 }
 
 /**
