@@ -132,7 +132,12 @@ async function scoreBehind(
   const cache = runNativeNow((addon) => addon.forkCache(start.cache, zeros, zeros));
   runNativeNow((addon) => addon.freeCache(start.cache));
   const last = context[context.length - 1] as number;
-  const inputs = rest.map((ids) => Int32Array.of(last, ...ids.subarray(0, -1)));
+  const inputs = rest.map((ids) => {
+    const input = new Int32Array(ids.length);
+    input[0] = last;
+    input.set(ids.subarray(0, -1), 1);
+    return input;
+  });
   const targets = packRows(rest).tokens;
   const { rows } = await runNative(signal, (addon, cancel) =>
     addon.score(model.native, { ...packRows(inputs), prefixes: [], cache, targets, top: 0, keep: 'nothing', cancel }),

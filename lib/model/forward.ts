@@ -3,7 +3,7 @@ import { badArgument, checkInteger, checkOneOf, checkOptions, checkSignal } from
 import { PrefixWeights } from '../prefix/weights';
 import { KVCache } from './kv-cache';
 import type { LoadedModel } from './loaded-model';
-import { checkIds, checkLength, isTokenIds, packRows, type TokenIds } from './rows';
+import { checkIds, checkLength, copyIds, isTokenIds, packRows, type TokenIds } from './rows';
 
 /** What goes through the model in one forward pass. */
 export interface ForwardOptions {
@@ -58,7 +58,10 @@ export interface ForwardResult {
 }
 
 interface PaddedRow {
+  /** Without padding. */
   ids: Int32Array;
+  /** Tokens with padding. */
+  width: number;
   /** Where each kept token stood. */
   positions: number[];
 }
@@ -99,7 +102,7 @@ export async function forward(model: LoadedModel, options: ForwardOptions): Prom
       cancel,
     }),
   );
-  const unpacked = (data: Float32Array, size: number): Logits => unpack(data, rows, options.inputIds, size);
+  const unpacked = (data: Float32Array, size: number): Logits => unpack(data, rows, size);
   const last = (data: Float32Array): Logits => ({ data, shape: [rows.length, 1, vocabSize] });
   const { logits, hiddenStates } = result;
   return {
@@ -135,21 +138,23 @@ function checkRows(model: LoadedModel, inputIds: unknown, attentionMask: unknown
   if (attentionMask !== undefined && (!Array.isArray(attentionMask) || attentionMask.length !== inputIds.length)) {
     throw badArgument('attentionMask', `an array of ${inputIds.length} rows, as inputIds has,`, attentionMask);
   }
-  return inputIds.map((row: unknown, i) => {
+  return Array.from(inputIds, (row: unknown, i) => {
     if (!isTokenIds(row)) throw badArgument(`inputIds[${i}]`, 'an array of token ids', row);
-    const mask = (attentionMask as readonly ArrayLike<number>[] | undefined)?.[i];
-    if (mask !== undefined && mask.length !== row.length) {
-      throw badArgument(`attentionMask[${i}]`, `${row.length} entries, as inputIds[${i}] has,`, mask.length);
+    const name = `inputIds[${i}]`;
+    const ids = copyIds(name, row);
+    const given = (attentionMask as readonly ArrayLike<number>[] | undefined)?.[i];
+    if (given !== undefined && given.length !== ids.length) {
+      throw badArgument(`attentionMask[${i}]`, `${ids.length} entries, as ${name} has,`, given.length);
     }
     const positions: number[] = [];
-    for (let t = 0; t < row.length; t++) {
-      const keep = mask?.[t] ?? 1;
+    for (let t = 0; t < ids.length; t++) {
+      const keep = given?.[t] ?? 1;
       if (keep !== 0 && keep !== 1) throw badArgument(`attentionMask[${i}][${t}]`, '0 or 1', keep);
       if (keep === 1) positions.push(t);
     }
-    if (positions.length === 0) throw badArgument(`inputIds[${i}]`, 'at least one token that is not padding', row);
-    const ids = positions.length === row.length ? row : positions.map((t) => row[t] as number);
-    return { ids: checkIds(`inputIds[${i}]`, ids, model.config), positions };
+    if (positions.length === 0) throw badArgument(name, 'at least one token that is not padding', row);
+    const kept = positions.length === ids.length ? ids : positions.map((t) => ids[t] as number);
+    return { ids: checkIds(name, kept, model.config), width: ids.length, positions };
   });
 }
 
@@ -161,8 +166,8 @@ export function checkLayer(name: string, layer: unknown, model: LoadedModel): nu
 }
 
 /** Puts what a packed batch gave for its tokens, `size` numbers each, where the tokens stood. */
-function unpack(data: Float32Array, rows: PaddedRow[], inputIds: readonly TokenIds[], size: number): Logits {
-  const width = Math.max(...inputIds.map((row) => row.length));
+function unpack(data: Float32Array, rows: PaddedRow[], size: number): Logits {
+  const width = rows.reduce((most, row) => Math.max(most, row.width), 0);
   const shape: Logits['shape'] = [rows.length, width, size];
   if (rows.every(({ positions }) => positions.length === width)) return { data, shape };
   const padded = new Float32Array(rows.length * width * size);

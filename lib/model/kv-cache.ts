@@ -69,7 +69,8 @@ export class KVCache {
   fork(rows?: readonly number[]): KVCache {
     if (rows === undefined) return this.derive(this.lengths.map((_, i) => i));
     if (!Array.isArray(rows) || rows.length === 0) throw badArgument('rows', 'a non-empty array of rows', rows);
-    return this.derive(rows.map((row: unknown, i) => checkInteger(`rows[${i}]`, row, 0, this.batchSize - 1)));
+    const checked = Array.from(rows, (row: unknown, i) => checkInteger(`rows[${i}]`, row, 0, this.batchSize - 1));
+    return this.derive(checked);
   }
 
   /**

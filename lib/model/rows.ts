@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import type { GPTNeoXConfig } from '../architecture/config';
 import { badArgument } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
@@ -5,8 +6,26 @@ import { NeoXPrefixError } from '../base/errors';
 /** Token ids. */
 export type TokenIds = readonly number[] | Int32Array;
 
+/** No more than this is looked at: a wrong array must not fill the memory. */
+const MOST_IDS = 2 ** 24;
+
 export function isTokenIds(value: unknown): value is TokenIds {
-  return value instanceof Int32Array || (Array.isArray(value) && value.every((id) => typeof id === 'number'));
+  if (value instanceof Int32Array) return true;
+  return Array.isArray(value) && value.length <= MOST_IDS && value.every((id) => typeof id === 'number');
+}
+
+/**
+ * A plain copy of what is to be checked. Whatever is checked has to be the copy: an array may give another number when
+ * it is read again (a subclass, a Proxy, memory that another thread writes), and ids index memory.
+ */
+export function copyIds(name: string, ids: ArrayLike<number>): Int32Array | number[] {
+  const { length } = ids;
+  if (!(length >= 0 && length <= MOST_IDS)) throw badArgument(name, `at most ${MOST_IDS} token ids`, ids);
+  // Not by its iterator or its methods, which it may have of its own.
+  if (types.isInt32Array(ids)) return new Int32Array(ids);
+  const copy: number[] = [];
+  for (let i = 0; i < length; i++) copy.push(ids[i] as number);
+  return copy;
 }
 
 /**
@@ -14,13 +33,13 @@ export function isTokenIds(value: unknown): value is TokenIds {
  * its turn.
  */
 export function checkIds(name: string, ids: TokenIds, config: GPTNeoXConfig): Int32Array {
-  for (let i = 0; i < ids.length; i++) {
-    const id = ids[i];
-    if (!Number.isInteger(id) || (id as number) < 0 || (id as number) >= config.vocabSize) {
+  const copy = copyIds(name, ids);
+  for (const [i, id] of copy.entries()) {
+    if (!Number.isInteger(id) || id < 0 || id >= config.vocabSize) {
       throw badArgument(`${name}[${i}]`, `a token id between 0 and ${config.vocabSize - 1}`, id);
     }
   }
-  return Int32Array.from(ids);
+  return copy instanceof Int32Array ? copy : Int32Array.from(copy);
 }
 
 /**

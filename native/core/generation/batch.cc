@@ -2,6 +2,10 @@
 
 #include <ATen/ops/from_blob.h>
 
+#include <string>
+
+#include "core/base/error.h"
+
 namespace neox {
 namespace {
 
@@ -26,6 +30,11 @@ at::Tensor hidden_states(const Model& model, const std::vector<RowInput>& rows, 
   for (const RowInput& row : rows) {
     batch.push_back({static_cast<int64_t>(ids.size()), count_of(row), row.cache->block.get(), row.cache});
     ids.insert(ids.end(), row.tokens->begin(), row.tokens->end());
+  }
+  // The embedding reads a row for each, wherever that lies.
+  for (const int64_t id : ids) {
+    if (id >= 0 && id < model.config().vocab_size) continue;
+    throw CoreError("NEOX_BAD_ARGUMENT", "The token id " + std::to_string(id) + " is not in the vocabulary");
   }
   const at::Tensor id_tensor = at::from_blob(ids.data(), {static_cast<int64_t>(ids.size())}, at::kLong);
   return model.forward(id_tensor.to(model.options().device), batch, wanted, cancel, layer);

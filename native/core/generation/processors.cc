@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <string>
 #include <utility>
 
 #include "core/base/error.h"
@@ -20,11 +21,24 @@ bool has_penalties(const SamplingOptions& o) {
 
 LogitsProcessors::LogitsProcessors(std::shared_ptr<const SamplingOptions> options, const std::vector<int64_t>& prompt)
     : options_(std::move(options)), tokens_(prompt) {
+  for (const int64_t token : prompt) note(token);
+  for (const auto& [token, bias] : options_->logit_bias) note(token);
+  for (const int64_t token : options_->end_ids) note(token);
+  for (const auto& word : options_->bad_words) {
+    if (word.empty()) throw CoreError("NEOX_BAD_ARGUMENT", "A bad word has no tokens");
+    for (const int64_t token : word) note(token);
+  }
   if (!has_penalties(*options_)) return;
   for (const int64_t token : prompt) counts_[token] = 0;
 }
 
+void LogitsProcessors::note(int64_t token) {
+  if (token < 0) throw CoreError("NEOX_BAD_ARGUMENT", "The token id " + std::to_string(token) + " is below 0");
+  largest_ = std::max(largest_, token);
+}
+
 void LogitsProcessors::push(int64_t token) {
+  note(token);
   tokens_.push_back(token);
   ++generated_;
   if (has_penalties(*options_)) ++counts_[token];
@@ -37,6 +51,9 @@ bool LogitsProcessors::idle() const {
 }
 
 void LogitsProcessors::apply(float* scores, int64_t vocab, const uint32_t* allowed) const {
+  if (largest_ >= vocab) {
+    throw CoreError("NEOX_BAD_ARGUMENT", "The token id " + std::to_string(largest_) + " is not in the vocabulary");
+  }
   for (const auto& [token, bias] : options_->logit_bias) scores[token] += bias;
   penalize(scores);
   ban_repeated_ngrams(scores);

@@ -3,7 +3,9 @@
 #include <ATen/ops/from_blob.h>
 
 #include <algorithm>
+#include <string>
 
+#include "core/base/error.h"
 #include "core/generation/batch.h"
 
 namespace neox {
@@ -61,6 +63,9 @@ std::vector<RowScores> score(const Model& model, std::vector<ScoreRow>& rows, in
     int64_t position = 0;
     for (; begin < end; ++begin) {
       for (const int64_t token : rows[numbers[begin]].targets) {
+        if (token >= model.config().vocab_size) {
+          throw CoreError("NEOX_BAD_ARGUMENT", "The target " + std::to_string(token) + " is not in the vocabulary");
+        }
         if (token >= 0) targets.push_back({position, token, numbers[begin]});
         ++position;
       }
