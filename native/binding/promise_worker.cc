@@ -1,6 +1,8 @@
 #include "binding/promise_worker.h"
 
 #include <optional>
+#include <set>
+#include <unordered_map>
 #include <utility>
 
 namespace neox::binding {
@@ -57,6 +59,7 @@ struct PromiseWorker::Operation {
   void Settle(Napi::Env environment) {
     { std::lock_guard<std::mutex> wait_until_run_returns(mutex); }
     napi_remove_env_cleanup_hook(environment, OnTeardown, this);
+    Unlist();
     try {
       Answer(environment);
     } catch (const Napi::Error&) {
@@ -86,10 +89,37 @@ struct PromiseWorker::Operation {
 
   static void OnTeardown(void* data) {
     auto* operation = static_cast<Operation*>(data);
-    operation->worker->cancel_->cancel();
+    // All of them before the first is waited for: hooks run from the last operation to the first, and the last one
+    // waits in the queue behind one that runs, for minutes, until that is over.
+    CancelAll(operation->env);
     std::unique_lock<std::mutex> lock(operation->mutex);
     operation->abandoned = true;
     operation->executed_changed.wait(lock, [&] { return operation->executed; });
+  }
+
+  // Of each environment those that are not settled. An environment's own are touched by its thread alone.
+  static inline std::mutex pending_mutex;
+  static inline std::unordered_map<napi_env, std::set<Operation*>> pending;
+
+  void List() {
+    std::lock_guard<std::mutex> lock(pending_mutex);
+    pending[env].insert(this);
+  }
+
+  void Unlist() {
+    std::lock_guard<std::mutex> lock(pending_mutex);
+    const auto own = pending.find(env);
+    if (own == pending.end()) return;
+    own->second.erase(this);
+    if (own->second.empty()) pending.erase(own);
+  }
+
+  static void CancelAll(napi_env environment) {
+    std::lock_guard<std::mutex> lock(pending_mutex);
+    const auto own = pending.find(environment);
+    if (own == pending.end()) return;
+    for (Operation* operation : own->second) operation->worker->cancel_->cancel();
+    pending.erase(own);
   }
 
   void Send(Event event) {
@@ -135,6 +165,7 @@ Napi::Value PromiseWorker::Start(Napi::Env env, const std::shared_ptr<WorkerThre
                                       operation.get(), Operation::OnMessage, &operation->tsfn);
   if (status != napi_ok) throw Napi::Error::New(env, "Could not create a thread-safe function");
   Operation* raw = operation.release();
+  raw->List();
   napi_add_env_cleanup_hook(env, Operation::OnTeardown, raw);
   const Napi::Promise promise = raw->deferred.Promise();
   thread->post([raw] { raw->Run(); });

@@ -45,6 +45,13 @@ test('and while an engine of theirs works', async () => {
   expect(await run('terminate while an engine works')).toEqual({ codes: [1, 1, 1] });
 });
 
+test('one that is terminated ends at once, although operations wait behind the one that runs', async () => {
+  const { code, milliseconds } = await run('terminate while operations wait');
+  expect(code).toBe(1);
+  // The one that runs would take most of a minute.
+  expect(milliseconds).toBeLessThan(3000);
+});
+
 test('an error in a worker reaches its parent', async () => {
   expect(await run('throw')).toEqual({ error: 'in the worker', code: 1 });
 });

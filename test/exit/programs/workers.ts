@@ -7,7 +7,7 @@ import { PrefixTrainer } from '../../../lib/training/prefix-trainer';
 
 interface Task {
   folder: string;
-  what: 'generate' | 'load' | 'train' | 'engine' | 'format' | 'throw' | 'exit' | 'calls';
+  what: 'generate' | 'load' | 'train' | 'engine' | 'format' | 'throw' | 'exit' | 'calls' | 'queue';
 }
 
 const wrong = {} as never;
@@ -41,6 +41,12 @@ async function inWorker({ folder, what }: Task): Promise<void> {
     const { text } = await model.generate('今日は', { format: { choices: ['はい'] } });
     parentPort?.postMessage(text);
     await model.dispose();
+    return;
+  }
+  if (what === 'queue') {
+    // The first takes most of a minute; the others wait behind it.
+    for (let i = 0; i < 3; i++) void model.generate(PROMPT, { n: 256, maxNewTokens: 900, ignoreEos: true });
+    setTimeout(() => parentPort?.postMessage('queued'), 300);
     return;
   }
   if (what === 'engine') {
@@ -109,6 +115,13 @@ const WAYS: Record<string, (folder: string) => Promise<unknown>> = {
       codes.push(await worker.terminate());
     }
     return { codes };
+  },
+  'terminate while operations wait': async (folder) => {
+    const worker = start({ folder, what: 'queue' });
+    await message(worker);
+    const started = performance.now();
+    const code = await worker.terminate();
+    return { code, milliseconds: performance.now() - started };
   },
   'terminate while it calls': async (folder) => {
     for (let i = 0; i < 40; i++) {
