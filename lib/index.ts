@@ -19,11 +19,19 @@ export type { Encoder, Sample, TextOrIds, TokenizedSample, TokenizedTurn, Turn }
 export { type SplitCounts, splitDataset } from './data/split';
 export type { DatasetStatistics } from './data/statistics';
 export { type FromSamplesOptions, TokenizedDataset } from './data/tokenized-dataset';
-export { type EngineStats, GenerationEngine } from './engine/engine';
+export {
+  type DrainOptions,
+  type EngineResult,
+  type EngineStats,
+  type EngineStreamRequest,
+  GenerationEngine,
+} from './engine/engine';
+export type { RequestTiming } from './engine/job';
 export type { EngineOptions } from './engine/engine-options';
 export { PrefixStore, type PrefixStoreOptions, type StoredPrefix } from './engine/prefix-store';
 export type { EngineRequest } from './engine/engine-request';
-export type { EngineStream } from './engine/stream';
+export type { EnginePiece, EngineStream } from './engine/stream';
+export type { PrefixUse } from './engine/tally';
 export { type ConvertOptions, type ConvertReport, convertPrefix } from './export/convert';
 export {
   type AddTasksOptions,
@@ -41,7 +49,7 @@ export type { ExportDType, ExportTask } from './fastertransformer/folder';
 export type { BeamOptions } from './generation/beam-options';
 export type { EmbedOptions } from './generation/embed';
 export type { OutputFormat } from './generation/constraints/output-format';
-export type { Completion, FinishReason, GenerateResult, StreamPiece, Usage } from './generation/output';
+export type { Completion, EndToken, FinishReason, GenerateResult, StreamPiece, Usage } from './generation/output';
 export type { GenerateOptions, Prompt, StreamOptions } from './generation/request';
 export type { SamplingOptions } from './generation/sampling-options';
 export type { ContinuationScore, PerplexityOptions, PerplexityResult, ScoreOptions } from './generation/score';

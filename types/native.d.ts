@@ -242,6 +242,11 @@ export interface EngineRequest {
   settings: GenerateRowSettings;
   /** A beam search. It gives no tokens before it ends, and goes on to its end with any grant. */
   beams?: BeamSettings | undefined;
+  /**
+   * How many of the most likely tokens to give beside the score of each token of the prompt; -1: no scores. With scores
+   * of a prompt of several tokens, `settings.maxNewTokens` may be 0.
+   */
+  promptLogprobs: number;
 }
 
 /** What changed since the last run; removals come first. */
@@ -264,12 +269,24 @@ export interface EngineCommands {
 export interface EngineReport {
   /** Rows whose prompt was begun, in pairs: slot, tokens of it that the prompt cache had. */
   started: Int32Array;
+  /** Prompts that are through, of rows that asked for their scores: of all tokens but the first. */
+  prompts: { slot: number; scores: TokenScores }[];
   /** New tokens in pairs: slot, token. */
   tokens: Int32Array;
   /** Of those tokens, by their place among the pairs, that belong to rows which asked for it. */
   scores: (TokenScores | undefined)[];
-  /** `sequences`: of a beam search that did not fail, best first. */
-  ended: { slot: number; finishReason: 'stop' | 'length'; sequences?: BeamResult[]; error?: Error }[];
+  /**
+   * `sequences`: of a beam search that did not fail, best first. `token`: the end token, where one came; `scores`: its
+   * own, where the row asked for them.
+   */
+  ended: {
+    slot: number;
+    finishReason: 'stop' | 'length';
+    sequences?: BeamResult[];
+    token?: number;
+    scores?: TokenScores;
+    error?: Error;
+  }[];
   /** Forward passes. */
   steps: number;
   /** Tokens of prompts that went through the model. */

@@ -21,6 +21,7 @@ export const ERROR_CODES = [
   'NEOX_REMOTE_UNAVAILABLE',
   'NEOX_RESUME_MISMATCH',
   'NEOX_TOO_LONG',
+  'NEOX_UNKNOWN_PREFIX',
   'NEOX_UNSUPPORTED',
 ] as const;
 
@@ -35,6 +36,8 @@ export interface NeoXErrorDetails {
   path?: string;
   /** What a server answered: HTTP's number, or the name of gRPC's status. */
   status?: number | string;
+  /** Of NEOX_BUSY of an engine: `'full'`, try again later; or `'drained'`, it takes nothing more. */
+  reason?: 'full' | 'drained';
   /** The error that it comes from. */
   cause?: unknown;
 }
@@ -62,6 +65,8 @@ export class NeoXPrefixError extends Error {
   declare readonly hint?: string;
   /** What a server answered, with NEOX_REMOTE: HTTP's number (404), or the name of gRPC's status (`'NOT_FOUND'`). */
   declare readonly status?: number | string;
+  /** Of NEOX_BUSY of an engine: whether it is full now, or takes nothing more. */
+  declare readonly reason?: 'full' | 'drained';
 
   constructor(code: NeoXErrorCode, message: string, details: NeoXErrorDetails = {}) {
     const text = printable(message);
@@ -73,6 +78,7 @@ export class NeoXPrefixError extends Error {
     if (details.path !== undefined) this.path = details.path;
     if (details.hint !== undefined) this.hint = details.hint;
     if (details.status !== undefined) this.status = details.status;
+    if (details.reason !== undefined) this.reason = details.reason;
   }
 }
 

@@ -38,16 +38,23 @@ export async function generateConstrained(
   try {
     while (constraints.length < count) constraints.push(await startConstraint(model, format, settings.endIds));
     signal?.throwIfAborted();
-    const collectors = constraints.splice(0).map((constraint, row) => {
-      const [source, stream] = [Math.floor(row / n), row % n];
-      const prompt = prompts[source] as Int32Array;
-      const collector = new Collector(onPiece && ((piece) => onPiece(row, piece)));
+    const collectors = constraints.map((_, row) => new Collector(onPiece && ((piece) => onPiece(row, piece))));
+    const jobs = collectors.map((collector, row) => {
+      const prompt = prompts[Math.floor(row / n)] as Int32Array;
       const output = new Output(model, formatDecoder(model.tokenizer), [], settings.logprobs >= 0);
-      const job = new Job(row, 0, 0, prompt.length, 0, output, collector);
-      scheduler.add(job, signal);
-      const own = { ...settings, seed: seeds[source] as number, stream };
-      scheduler.ready(job, { prompt, prefix: prefixes[source] ?? null, settings: own, constraint });
-      return collector;
+      return new Job(row, 0, 0, prompt.length, 0, output, collector);
+    });
+    scheduler.add(jobs, signal);
+    constraints.splice(0).forEach((constraint, row) => {
+      const source = Math.floor(row / n);
+      scheduler.ready(jobs[row] as Job, {
+        prompt: prompts[source] as Int32Array,
+        prefix: prefixes[source] ?? null,
+        settings: { ...settings, seed: seeds[source] as number, stream: row % n },
+        constraint,
+        endToken: false,
+        promptLogprobs: -1,
+      });
     });
     const results = await Promise.all(collectors.map(({ result }) => result));
     return results.flatMap(({ completions }) => completions);

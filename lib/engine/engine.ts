@@ -1,13 +1,13 @@
-import { badArgument } from '../base/arguments';
+import { checkNumber, checkOptions } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import type { BeamOptions } from '../generation/beam-options';
 import { startConstraint } from '../generation/constraints/compiler';
 import { formatDecoder } from '../generation/constraints/vocabulary';
 import { decoderFor, type GenerateResult, Output, resultOf } from '../generation/output';
 import { checkModel, type LoadedModel } from '../model/loaded-model';
-import { Collector } from './collector';
-import { Job, type Sink } from './job';
 import { NO_CONTEXT } from '../tokenizer/backend';
+import { type Collected, Collector } from './collector';
+import { Job, type RequestTiming, type Sink } from './job';
 import { bytesPerToken, type EngineOptions, type ResolvedOptions, resolveOptions } from './engine-options';
 import {
   type EngineRequest,
@@ -18,6 +18,7 @@ import {
 } from './engine-request';
 import { Scheduler } from './scheduler';
 import { Channel, EngineStream } from './stream';
+import type { PrefixUse } from './tally';
 
 /** What an engine is doing and has done. */
 export interface EngineStats {
@@ -46,7 +47,27 @@ export interface EngineStats {
   steps: number;
   /** Seconds that the model's thread worked for the engine. */
   nativeSeconds: number;
+  /** What ended so far, by the names of prefixes. */
+  prefixes: PrefixUse[];
 }
+
+/** What an engine gives for a request. */
+export interface EngineResult extends GenerateResult {
+  /** How long it took; of several texts the longest times. */
+  timing: RequestTiming;
+}
+
+/** What a stream can be asked for: all but a beam search, which has no pieces. */
+export type EngineStreamRequest = Omit<EngineRequest, keyof BeamOptions>;
+
+/** How {@link GenerationEngine.drain} ends. */
+export interface DrainOptions {
+  /** Seconds until what has not ended by itself is ended with NEOX_BUSY. Defaults to no limit. */
+  seconds?: number;
+}
+
+/** The longest that a timer of Node can wait. */
+const MOST_SECONDS = 2 ** 31 / 1e3 - 1;
 
 /**
  * Generates for many requests at once over one model, beam searches among them: each joins the running batch as soon as
@@ -84,20 +105,22 @@ export class GenerationEngine {
   }
 
   /**
-   * One request, one result: what {@link NeoXModel.generate} gives for it.
-   * @throws NEOX_BAD_ARGUMENT, NEOX_PREFIX_MISMATCH, NEOX_UNSUPPORTED, NEOX_NOT_FINITE; NEOX_TOO_LONG for what can
-   *   never fit; NEOX_BUSY when as many wait as may, and while the engine drains; NEOX_DISPOSED; the reason of its
-   *   signal
+   * One request, one result: what {@link NeoXModel.generate} gives for it. Of several requests all are taken or none,
+   * and when one fails, the others end.
+   * @throws NEOX_BAD_ARGUMENT, NEOX_UNKNOWN_PREFIX, NEOX_PREFIX_MISMATCH, NEOX_UNSUPPORTED, NEOX_NOT_FINITE;
+   *   NEOX_TOO_LONG for what can never fit; NEOX_BUSY when as many wait as may, and while the engine drains;
+   *   NEOX_DISPOSED; the reason of its signal
    */
-  async generate(request: EngineRequest): Promise<GenerateResult> {
-    const prepared = this.prepare(request, REQUEST_KEYS);
-    const collectors = Array.from({ length: prepared.n }, () => new Collector());
+  generate(request: EngineRequest): Promise<EngineResult>;
+  generate(requests: readonly EngineRequest[]): Promise<EngineResult[]>;
+  async generate(request: EngineRequest | readonly EngineRequest[]): Promise<EngineResult | EngineResult[]> {
+    const prepared = listOf(request).map((one) => this.prepare(one, REQUEST_KEYS));
+    const collectors = prepared.map(({ n }) => Array.from({ length: n }, (_, i) => new Collector(undefined, i === 0)));
     const jobs = this.submit(prepared, collectors);
     try {
-      const results = await Promise.all(collectors.map(({ result }) => result));
-      const completions = results.flatMap((result) => result.completions);
-      const [{ usage }] = results as [(typeof results)[number]];
-      return resultOf(usage, completions);
+      const rows = await Promise.all(collectors.map((own) => Promise.all(own.map(({ result }) => result))));
+      const results = rows.map(joined);
+      return Array.isArray(request) ? results : (results[0] as EngineResult);
     } catch (error) {
       for (const job of jobs) void this.scheduler.cancel(job, error);
       throw error;
@@ -105,18 +128,28 @@ export class GenerationEngine {
   }
 
   /**
-   * One request, piece by piece; the texts of the pieces, joined, are the text that `generate` gives. The request is
-   * under way from this call on. A stream that is not read makes its own row wait, after `maxUnread` tokens, and no
-   * other. A beam search has no pieces, and so no stream.
+   * One request or several, piece by piece; the texts of a text's pieces, joined, are the text that `generate` gives.
+   * They are under way from this call on. A stream that is not read makes its own rows wait, after `maxUnread` tokens
+   * of each, and no other. A beam search has no pieces, and so no stream.
    * @throws as `generate`, from this call where it is known by then
    */
-  stream(request: Omit<EngineRequest, keyof BeamOptions>): EngineStream {
-    const prepared = this.prepare(request, STREAM_REQUEST_KEYS);
-    if (prepared.n !== 1) throw badArgument('n', '1 for a stream', prepared.n);
-    const channel = new Channel(this.options.maxUnread, () => this.scheduler.resume(job));
-    const [job] = this.submit(prepared, [channel]) as [Job];
+  stream(request: EngineStreamRequest | readonly EngineStreamRequest[]): EngineStream {
+    const prepared = listOf(request).map((one) => this.prepare(one, STREAM_REQUEST_KEYS));
     const { scheduler } = this;
-    return new EngineStream(channel, () => scheduler.cancel(job));
+    let jobs: Job[] = [];
+    const stop = async (error?: unknown): Promise<void> => {
+      await Promise.all(jobs.map((job) => scheduler.cancel(job, error)));
+    };
+    const channel = new Channel((error) => void stop(error));
+    let count = 0;
+    const sinks = prepared.map(({ n }) =>
+      Array.from({ length: n }, () => {
+        const index = count++;
+        return channel.open(index, this.options.maxUnread, () => scheduler.resume(jobs[index] as Job));
+      }),
+    );
+    jobs = this.submit(prepared, sinks);
+    return new EngineStream(channel, () => stop());
   }
 
   /** What the engine is doing and has done. */
@@ -131,13 +164,30 @@ export class GenerationEngine {
       kvBytesPerToken: bytesPerToken(model.config, model.computeDtype),
       ...counts,
       refused,
+      prefixes: scheduler.tally.list(),
     };
   }
 
-  /** Refuses new requests from now on with NEOX_BUSY, and waits until the present ones have ended. */
-  async drain(): Promise<void> {
+  /**
+   * Refuses new requests from now on with NEOX_BUSY, and waits until the present ones have ended, which a stream that
+   * nobody reads does not do by itself: `seconds` sets a limit.
+   * @throws NEOX_BAD_ARGUMENT
+   */
+  async drain(options: DrainOptions = {}): Promise<void> {
+    checkOptions('options', options, ['seconds']);
+    const { seconds } = options;
+    if (seconds !== undefined) checkNumber('seconds', seconds, 0, MOST_SECONDS);
     this.draining = true;
-    await this.scheduler.idle();
+    const end = (): void => {
+      const error = drainedError(`The engine was drained, and this request had not ended after ${seconds} s`);
+      for (const job of this.scheduler.jobs) void this.scheduler.cancel(job, error);
+    };
+    const timer = seconds === undefined ? undefined : setTimeout(end, seconds * 1e3);
+    try {
+      await this.scheduler.idle();
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /**
@@ -161,42 +211,46 @@ export class GenerationEngine {
     return prepared;
   }
 
-  /** Takes the rows of a request in; from here on their sinks hear of all that happens. */
-  private submit(prepared: PreparedEngineRequest, sinks: readonly Sink[]): Job[] {
-    this.checkRoom(sinks.length);
-    const jobs = sinks.map((sink) => this.newJob(prepared, sink));
-    void this.enter(jobs, prepared);
-    return jobs;
+  /** Takes the rows of all requests in, or of none; from here on their sinks hear of all that happens. */
+  private submit(prepared: readonly PreparedEngineRequest[], sinks: readonly (readonly Sink[])[]): Job[] {
+    this.checkRoom(sinks.flat().length);
+    return prepared.flatMap((request, i) => {
+      const jobs = (sinks[i] ?? []).map((sink) => this.newJob(request, sink));
+      this.scheduler.add(jobs, request.signal);
+      void this.enter(jobs, request);
+      return jobs;
+    });
   }
 
   private newJob(prepared: PreparedEngineRequest, sink: Sink): Job {
-    const { scheduler } = this;
-    const { prompts, priority, prefix, cost, stops, settings, format, signal } = prepared;
+    const { prompts, priority, prefix, prefixName, cost, stops, settings, format } = prepared;
     const context = prepared.contexts[0] ?? NO_CONTEXT;
     const decoder = format === undefined ? decoderFor(this.model, context) : formatDecoder(this.model.tokenizer);
     const output = new Output(this.model, decoder, stops, settings.logprobs >= 0);
     const promptTokens = (prompts[0] as Int32Array).length;
-    const job = new Job(this.arrivals++, priority, cost, promptTokens, prefix?.prefixLength ?? 0, output, sink);
-    scheduler.add(job, signal);
-    return job;
+    const prefixTokens = prefix?.prefixLength ?? 0;
+    return new Job(this.arrivals++, priority, cost, promptTokens, prefixTokens, output, sink, prefixName);
   }
 
   /** Makes jobs ready once their prefix is in the form that attention reads and their format is compiled. */
   private async enter(jobs: readonly Job[], prepared: PreparedEngineRequest): Promise<void> {
-    const { prompts, contexts, seeds, settings, beams, format } = prepared;
+    const { prompts, contexts, seeds, settings, beams, format, endToken, promptLogprobs = -1 } = prepared;
     try {
       const prefix = (await prepared.prefix?.load()) ?? null;
       const shared = { ...settings, seed: seeds[0] as number };
       for (const [stream, job] of jobs.entries()) {
         const constraint = format && (await startConstraint(this.model, format, settings.endIds));
         const own = { ...shared, stream };
+        const prompt = prompts[0] as Int32Array;
         this.scheduler.ready(job, {
-          prompt: prompts[0] as Int32Array,
+          prompt,
           context: contexts[0],
           prefix,
           settings: own,
           beams,
           constraint,
+          endToken,
+          promptLogprobs: job.sink.wantsPrompt ? promptLogprobs : -1,
         });
       }
     } catch (error) {
@@ -208,16 +262,39 @@ export class GenerationEngine {
     const { maxRows, maxQueue } = this.options;
     if (!this.draining && this.scheduler.jobs.size + more <= maxRows + maxQueue) return;
     this.refused++;
-    throw this.draining
-      ? new NeoXPrefixError('NEOX_BUSY', 'The engine takes no more requests: it is drained')
-      : new NeoXPrefixError(
-          'NEOX_BUSY',
-          `The engine has as many requests as it takes: ${maxRows} rows and ${maxQueue} that wait`,
-          {
-            hint: 'try again later, or raise maxQueue',
-          },
-        );
+    if (this.draining) throw drainedError('The engine takes no more requests: it is drained');
+    throw new NeoXPrefixError(
+      'NEOX_BUSY',
+      `The engine has as many requests as it takes: ${maxRows} rows and ${maxQueue} that wait`,
+      { hint: 'try again later, or raise maxQueue', reason: 'full' },
+    );
   }
+}
+
+function listOf<T>(request: T | readonly T[]): readonly T[] {
+  return Array.isArray(request) ? (request as readonly T[]) : [request as T];
+}
+
+/** The result of a request, of what its rows gave. */
+function joined(rows: readonly Collected[]): EngineResult {
+  const [{ usage, promptLogprobs }] = rows as readonly [Collected];
+  const most = (part: keyof RequestTiming): number => Math.max(...rows.map(({ timing }) => timing[part]));
+  return {
+    ...resultOf(
+      usage,
+      rows.flatMap(({ completions }) => completions),
+    ),
+    ...(promptLogprobs !== undefined && { promptLogprobs }),
+    timing: {
+      queuedSeconds: most('queuedSeconds'),
+      prefillSeconds: most('prefillSeconds'),
+      decodeSeconds: most('decodeSeconds'),
+    },
+  };
+}
+
+function drainedError(message: string): NeoXPrefixError {
+  return new NeoXPrefixError('NEOX_BUSY', message, { reason: 'drained' });
 }
 
 function disposedError(): NeoXPrefixError {

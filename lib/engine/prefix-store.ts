@@ -1,5 +1,5 @@
 import { resolve } from 'node:path';
-import { badArgument, checkInteger, checkOptions, checkPath, checkString, nearest } from '../base/arguments';
+import { badArgument, checkInteger, checkOptions, checkPath, checkString, nearest, show } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import { checkModel, type LoadedModel } from '../model/loaded-model';
 import { checkLength } from '../model/rows';
@@ -114,7 +114,7 @@ export class PrefixStore {
   /**
    * Gives a name another prefix. Requests that were made before keep the one they have; the old one serves until the
    * new one is read.
-   * @throws as `add`; NEOX_BAD_ARGUMENT for a name that there is not
+   * @throws as `add`; NEOX_UNKNOWN_PREFIX for a name that there is not
    */
   async replace(name: string, source: PrefixWeights | string): Promise<StoredPrefix> {
     this.entry(name);
@@ -124,7 +124,7 @@ export class PrefixStore {
   /**
    * The prefix of a name: the same object for as long as somebody has it, else read from its file. As a request does,
    * this brings it into memory.
-   * @throws NEOX_BAD_ARGUMENT for a name that there is not; NEOX_BAD_PREFIX when its file is another one now, or what
+   * @throws NEOX_UNKNOWN_PREFIX for a name that there is not; NEOX_BAD_PREFIX when its file is another one now, or what
    *   PrefixWeights.load throws; NEOX_DISPOSED when the store is, or it has left memory and the model is
    */
   async get(name: string): Promise<PrefixWeights> {
@@ -143,7 +143,7 @@ export class PrefixStore {
 
   /**
    * Takes a prefix out. Requests that were made before keep it.
-   * @throws NEOX_BAD_ARGUMENT for a name that there is not
+   * @throws NEOX_UNKNOWN_PREFIX for a name that there is not
    */
   async remove(name: string): Promise<void> {
     const entry = this.entry(name);
@@ -307,14 +307,12 @@ export class PrefixStore {
     if (entry !== undefined) return entry;
     const names = [...this.entries.keys()];
     const near = nearest(name, names);
-    throw badArgument(
-      'name',
-      'the name of a prefix of the store',
-      name,
-      near === undefined
-        ? `it has ${names.length === 0 ? 'none' : names.sort().slice(0, 10).join(', ')}`
-        : `did you mean '${near}'?`,
-    );
+    throw new NeoXPrefixError('NEOX_UNKNOWN_PREFIX', `The store has no prefix ${show(name)}`, {
+      hint:
+        near === undefined
+          ? `it has ${names.length === 0 ? 'none' : names.sort().slice(0, 10).join(', ')}`
+          : `did you mean '${near}'?`,
+    });
   }
 
   private checkAlive(): void {

@@ -1,12 +1,13 @@
 import type * as Native from '../../types/native';
 import { fromNative, runNative, runNativeNow } from '../addon/run-native';
-import type { Completion } from '../generation/output';
-import { beamCompletions } from '../generation/output';
+import { beamCompletions, type Completion, type EndToken } from '../generation/output';
+import { scoredTokens } from '../generation/token-scores';
 import type { LoadedModel } from '../model/loaded-model';
 import { NO_CONTEXT } from '../tokenizer/backend';
 import type { Job, RowStart } from './job';
 import type { ResolvedOptions } from './engine-options';
 import { AdmissionQueue } from './queue';
+import { Tally } from './tally';
 
 /** Native work between two looks at what JavaScript has new; one step where that takes longer. */
 const SLICE_MICROSECONDS = 20_000;
@@ -30,6 +31,8 @@ export class Scheduler {
     steps: 0,
     nativeSeconds: 0,
   };
+  /** The same by the names of prefixes. */
+  readonly tally = new Tally();
   /** Tokens of KV cache that the running jobs have reserved. */
   reserved = 0;
 
@@ -69,13 +72,21 @@ export class Scheduler {
     return this.options.maxRows - this.freeSlots.length;
   }
 
-  /** Takes a job in, which its signal may end. */
-  add(job: Job, signal: AbortSignal | undefined): void {
-    this.jobs.add(job);
+  /** Takes the jobs of a request in, which its signal may end. */
+  add(jobs: readonly Job[], signal: AbortSignal | undefined): void {
+    for (const job of jobs) this.jobs.add(job);
     if (signal === undefined) return;
-    const onAbort = (): void => void this.cancel(job, signal.reason);
+    // One listener for all: Node warns of a leak at the eleventh.
+    const onAbort = (): void => {
+      for (const job of jobs) void this.cancel(job, signal.reason);
+    };
     signal.addEventListener('abort', onAbort, { once: true });
-    job.cleanUp = () => signal.removeEventListener('abort', onAbort);
+    let left = jobs.length;
+    for (const job of jobs) {
+      job.cleanUp = () => {
+        if (--left === 0) signal.removeEventListener('abort', onAbort);
+      };
+    }
   }
 
   /** A job that is ready may be admitted from now on. */
@@ -85,7 +96,9 @@ export class Scheduler {
       return;
     }
     job.row = row;
-    if (row.settings.maxNewTokens === 0) {
+    const scores = row.promptLogprobs >= 0;
+    if (row.settings.maxNewTokens === 0 && !(scores && row.prompt.length > 1)) {
+      if (scores) job.sink.prompt([null]);
       this.finish(job, 'length', false, row.beams && [{ tokens: new Int32Array(0), finishReason: 'length', score: 0 }]);
       return;
     }
@@ -134,18 +147,23 @@ export class Scheduler {
     finishReason: 'stop' | 'length',
     rowIsGone: boolean,
     sequences?: readonly Native.BeamResult[],
+    end?: EndToken,
   ): void {
     this.counts.completed++;
+    const { usage, timing } = job;
     const { rest, completion } = job.output.end(finishReason);
-    const completions =
-      sequences === undefined ? [completion] : beamCompletions(this.model, job.row?.context ?? NO_CONTEXT, sequences);
-    this.leave(job, () => job.sink.end(rest, completions as [Completion, ...Completion[]], job.usage), rowIsGone);
+    if (end !== undefined && job.row?.endToken === true) completion.end = end;
+    const completions = (
+      sequences === undefined ? [completion] : beamCompletions(this.model, job.row?.context ?? NO_CONTEXT, sequences)
+    ) as [Completion, ...Completion[]];
+    this.leave(job, () => job.sink.end({ rest, completions, usage, timing }), rowIsGone);
   }
 
   /** Takes a job out, wherever it is, and tells its sink. */
   private leave(job: Job, tell: () => void, rowIsGone = false): void {
     job.ended = true;
     job.cleanUp();
+    this.tally.add(job.prefixName, job.promptTokens, job.output.length);
     job.row?.constraint?.dispose();
     this.jobs.delete(job);
     if (job.slot < 0) {
@@ -171,11 +189,11 @@ export class Scheduler {
   private admit(): void {
     for (let job = this.queue.head; this.fits(job); job = this.queue.head) {
       this.queue.shift();
-      job.slot = this.freeSlots.pop() as number;
+      job.admit(this.freeSlots.pop() as number);
       this.rows[job.slot] = job;
       this.reserved += job.cost;
-      const { prompt, prefix, settings, beams } = job.row;
-      this.added.push({ slot: job.slot, prompt, prefix, settings, beams });
+      const { prompt, prefix, settings, beams, promptLogprobs } = job.row;
+      this.added.push({ slot: job.slot, prompt, prefix, settings, beams, promptLogprobs });
     }
   }
 
@@ -266,12 +284,16 @@ export class Scheduler {
   }
 
   private apply(report: Native.EngineReport): void {
-    const { started, tokens, scores, ended, counts } = { ...report, counts: this.counts };
+    const { started, prompts, tokens, scores, ended, counts } = { ...report, counts: this.counts };
     for (let i = 0; i < started.length; i += 2) {
       const cached = started[i + 1] as number;
       counts.cachedTokens += cached;
       const job = this.rows[started[i] as number];
       if (job !== undefined) job.cachedTokens = cached;
+    }
+    for (const { slot, scores: own } of prompts) {
+      const job = this.rows[slot];
+      if (job?.row !== undefined) job.sink.prompt([null, ...scoredTokens(job.row.prompt.subarray(1), own)]);
     }
     // A row that JavaScript ended meanwhile is not there any more, and whatever else it said goes nowhere.
     for (let i = 0; i < tokens.length; i += 2) {
@@ -283,19 +305,25 @@ export class Scheduler {
     counts.promptTokens += report.promptTokens;
     counts.promptCacheBytes = report.promptCacheBytes;
     counts.nativeSeconds += report.microseconds / 1e6;
-    for (const { slot, finishReason, sequences, error } of ended) {
+    for (const { slot, finishReason, sequences, error, token, scores: own } of ended) {
       for (const sequence of sequences ?? []) counts.generatedTokens += sequence.tokens.length;
       const job = this.rows[slot];
       if (job === undefined) continue;
-      if (error === undefined) this.finish(job, finishReason, true, sequences);
+      if (error === undefined) this.finish(job, finishReason, true, sequences, endToken(token, own));
       else this.fail(job, fromNative(error));
     }
   }
 
   private take(job: Job, token: number, scores: Native.TokenScores | undefined): void {
-    job.granted--;
+    job.takeToken();
     job.sink.piece(job.output.push(token, scores));
     if (job.output.stop !== undefined) this.finish(job, 'stop', false);
     else job.row?.constraint?.accept(token);
   }
+}
+
+function endToken(token: number | undefined, scores: Native.TokenScores | undefined): EndToken | undefined {
+  if (token === undefined) return undefined;
+  const logprob = scores && scoredTokens([token], scores)[0];
+  return { token, ...(logprob !== undefined && { logprob }) };
 }

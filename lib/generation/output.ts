@@ -66,6 +66,13 @@ export interface Usage {
   cachedTokens?: number;
 }
 
+/** The end-of-sequence token that ended a text. */
+export interface EndToken {
+  token: number;
+  /** Its log-probability, with `logprobs`. */
+  logprob?: ScoredToken;
+}
+
 /** One text for a prompt. */
 export interface Completion {
   /**
@@ -81,6 +88,8 @@ export interface Completion {
   stop?: string;
   /** Of each new token, with `logprobs`. */
   logprobs?: ScoredToken[];
+  /** The end-of-sequence token that ended it, with `endToken`. */
+  end?: EndToken;
   /**
    * Of a beam search: the log-probability of the tokens under the processed distributions, divided by their number ^
    * `lengthPenalty`.
@@ -161,6 +170,8 @@ export interface StreamPiece {
   finishReason?: FinishReason;
   /** The stop string that ended the text; in the last piece only. */
   stop?: string;
+  /** The end-of-sequence token that ended the text, with `endToken`; in the last piece only. */
+  end?: EndToken;
   /** How many tokens it took; in the last piece only. */
   usage?: Usage;
 }

@@ -22,8 +22,10 @@ EngineRequest parse_request(const Napi::Object& o) {
   request.sampling = parse_sampling(settings);
   request.max_new_tokens = get_int(settings, "maxNewTokens");
   if (has_value(o, "beams")) added.beams = parse_beams(get_object(o, "beams"));
-  if (request.prompt.empty() || request.max_new_tokens < 1) {
-    throw CoreError("NEOX_BAD_ARGUMENT", "A row of an engine has a prompt and at least one token to give");
+  added.prompt_logprobs = get_int(o, "promptLogprobs");
+  const bool scores = added.prompt_logprobs >= 0 && request.prompt.size() > 1;
+  if (request.prompt.empty() || request.max_new_tokens < (scores ? 0 : 1)) {
+    throw CoreError("NEOX_BAD_ARGUMENT", "A row of an engine has a prompt and something to give");
   }
   return added;
 }
@@ -77,6 +79,13 @@ class RunWorker final : public ModelWorker {
       if (token.scored) scores.Set(static_cast<uint32_t>(tokens.size()) / 2, score_of(env, token.choice));
       tokens.insert(tokens.end(), {token.slot, token.choice.token});
     }
+    auto prompts = Napi::Array::New(env, report_.prompts.size());
+    for (uint32_t i = 0; i < report_.prompts.size(); ++i) {
+      auto item = Napi::Object::New(env);
+      item.Set("slot", static_cast<double>(report_.prompts[i].slot));
+      item.Set("scores", to_scores(env, report_.prompts[i].scores));
+      prompts.Set(i, item);
+    }
     auto ended = Napi::Array::New(env, report_.ended.size());
     for (uint32_t i = 0; i < report_.ended.size(); ++i) {
       const EngineReport::End& end = report_.ended[i];
@@ -84,6 +93,10 @@ class RunWorker final : public ModelWorker {
       item.Set("slot", static_cast<double>(end.slot));
       item.Set("finishReason", reason_name(end.reason));
       if (!end.sequences.empty()) item.Set("sequences", to_sequences(env, end.sequences));
+      if (end.token) {
+        item.Set("token", static_cast<double>(end.token->choice.token));
+        if (end.token->scored) item.Set("scores", score_of(env, end.token->choice));
+      }
       if (end.error) item.Set("error", to_js_error(env, describe(end.error)).Value());
       ended.Set(i, item);
     }
@@ -91,6 +104,7 @@ class RunWorker final : public ModelWorker {
     result.Set("started", to_int_array(env, started));
     result.Set("tokens", to_int_array(env, tokens));
     result.Set("scores", scores);
+    result.Set("prompts", prompts);
     result.Set("ended", ended);
     result.Set("steps", static_cast<double>(report_.steps));
     result.Set("promptTokens", static_cast<double>(report_.prompt_tokens));

@@ -48,6 +48,8 @@ describe.each(['byte-level', 'byte-fallback', 'dummy-prefix'])('pieces of text b
       expect(pieces.map(({ text }) => text).join('') + tail).toBe(expected.text);
       expect(pieces.map(({ token }) => token)).toEqual(expected.tokens);
       expect(last).toEqual({
+        index: 0,
+        timing: expect.objectContaining({ decodeSeconds: expect.any(Number) }) as unknown,
         finishReason: expected.finishReason,
         usage: { completionTokens: expected.tokens.length, promptTokens: 1, prefixTokens: 0, cachedTokens: 0 },
       });

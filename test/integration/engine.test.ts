@@ -50,7 +50,8 @@ describe('what a request may ask for', () => {
     await using engine = new GenerationEngine(model, { maxRows: 3 });
     const options = { n: 5, seed: 9, maxNewTokens: 12, ignoreEos: true, logprobs: 2, prefix: randomPrefix(model, 4) };
     const prompt = new Random(4).ids(30, 64);
-    const { usage, ...result } = await engine.generate({ prompt, ...options });
+    const { usage, timing, ...result } = await engine.generate({ prompt, ...options });
+    expect(timing.queuedSeconds).toBeGreaterThan(0); // three rows for five texts
     const { usage: expectedUsage, ...expected } = await model.generate(prompt, options);
     expect(result).toEqual(expected);
     expect(result.completions).toHaveLength(5);
@@ -446,9 +447,24 @@ describe('what is refused', () => {
       text: "Unknown option 'maxNewToken' in request\nHint: did you mean 'maxNewTokens'?",
     },
     {
-      name: 'several completions in a stream',
-      act: () => engine.stream({ prompt: [1], n: 2 }),
-      text: 'Expected 1 for a stream for n but received 2 of type number',
+      name: 'endToken',
+      act: request({ prompt: [1], endToken: 1 }),
+      text: 'Expected a boolean for endToken but received 1 of type number',
+    },
+    {
+      name: 'the end tokens of a beam search',
+      act: request({ prompt: [1], endToken: true, numBeams: 2 }),
+      text: 'endToken and a beam search do not go together\nHint: its texts come without their ends',
+    },
+    {
+      name: 'a wrong one among several requests',
+      act: () => engine.generate([{ prompt: [1] }, wrong({ prompt: [1], topK: -1 })]),
+      text: 'Expected an integer of at least 0 for topK but received -1 of type number',
+    },
+    {
+      name: 'the seconds of drain',
+      act: () => engine.drain({ seconds: -1 }),
+      text: 'Expected a finite number of at least 0 and at most 2147482.648 for seconds but received -1 of type number',
     },
     {
       name: 'priority',

@@ -79,17 +79,20 @@ describe('names', () => {
     {
       name: 'a name that is not there, near one that is',
       act: async () => (await some()).get('smlie'),
-      text: "Expected the name of a prefix of the store for name but received 'smlie' of type string\nHint: did you mean 'smile'?",
+      code: 'NEOX_UNKNOWN_PREFIX',
+      text: "The store has no prefix 'smlie'\nHint: did you mean 'smile'?",
     },
     {
       name: 'a name that is not there',
       act: async () => (await some()).remove('something else'),
-      text: "Expected the name of a prefix of the store for name but received 'something else' of type string\nHint: it has polite, smile",
+      code: 'NEOX_UNKNOWN_PREFIX',
+      text: "The store has no prefix 'something else'\nHint: it has polite, smile",
     },
     {
       name: 'any name of an empty store',
       act: () => none().replace('a', prefix(1)),
-      text: "Expected the name of a prefix of the store for name but received 'a' of type string\nHint: it has none",
+      code: 'NEOX_UNKNOWN_PREFIX',
+      text: "The store has no prefix 'a'\nHint: it has none",
     },
     {
       name: 'a name that is taken',
@@ -188,7 +191,8 @@ describe('an engine', () => {
     await expectRefusal({
       name: '',
       act: () => engine.stream({ ...greedy, prefix: 'smiel' }),
-      text: "Expected the name of a prefix of the store for name but received 'smiel' of type string\nHint: did you mean 'smile'?",
+      code: 'NEOX_UNKNOWN_PREFIX',
+      text: "The store has no prefix 'smiel'\nHint: did you mean 'smile'?",
     });
     await using without = new GenerationEngine(model);
     await expectRefusal({
@@ -282,7 +286,7 @@ describe('an engine', () => {
       if (round % 4 === 3) {
         await prefixes.remove('task');
         expect(await failureOf(engine.generate({ ...greedy, prefix: 'task' }))).toMatchObject({
-          code: 'NEOX_BAD_ARGUMENT',
+          code: 'NEOX_UNKNOWN_PREFIX',
         });
         await prefixes.add('task', source);
       } else {

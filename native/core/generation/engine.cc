@@ -12,6 +12,8 @@
 namespace neox {
 namespace {
 
+constexpr int64_t kScored = 128;  // positions whose logits are in memory at a time
+
 // With dynamic rotary scaling, keys beyond the trained length depend on how long the row is when they are made: such a
 // prompt is neither cut nor taken from the cache.
 bool goes_whole(const ModelConfig& config, const GenerationRequest& request) {
@@ -29,7 +31,7 @@ EngineReport Engine::run(const Model& model, EngineCommands commands, const Canc
   };
   bool going = report.ended.empty();
   do {
-    const std::vector<Part> parts = plan(model, report);
+    std::vector<Part> parts = plan(model, report);
     if (parts.empty()) break;
     going = step(model, parts, cancel, report) && going && report.ended.empty();
   } while (going && !over());
@@ -47,7 +49,9 @@ void Engine::apply(const Model& model, EngineCommands& commands, EngineReport& r
   for (EngineRequest& added : commands.added) {
     auto row = std::make_unique<ActiveRow>(std::move(added));
     if (row->beams) {
-      row->searched = goes_whole(config, row->request) ? static_cast<int64_t>(row->request.prompt.size()) : 1;
+      row->held_back = goes_whole(config, row->request) ? static_cast<int64_t>(row->request.prompt.size()) : 1;
+    } else if (row->request.max_new_tokens == 0) {
+      row->held_back = 1;
     }
     try {
       // The whole of what the row may need: its cache is never copied, and memory that is not there is missed at once.
@@ -76,9 +80,9 @@ void Engine::apply(const Model& model, EngineCommands& commands, EngineReport& r
 
 void Engine::start(const Model& model, ActiveRow& row, EngineReport& report) {
   row.started = true;
-  // The last token's logits are wanted, so it is computed in any case.
-  const int64_t limit =
-      goes_whole(model.config(), row.request) ? 0 : static_cast<int64_t>(row.request.prompt.size()) - 1;
+  // The last token's logits are wanted, so it is computed in any case; where scores of the prompt are, all of it is.
+  const bool whole = goes_whole(model.config(), row.request) || row.prompt_logprobs >= 0;
+  const int64_t limit = whole ? 0 : static_cast<int64_t>(row.request.prompt.size()) - 1;
   if (options_.prompt_cache_bytes > 0 && limit > 0) row.prompted = cache_.load(row.request.prompt, limit, row.cache);
   report.started.push_back({row.slot, row.prompted});
 }
@@ -113,7 +117,7 @@ void Engine::begin_search(const Model& model, ActiveRow& row, EngineReport& repo
   row.request.past_tokens = row.prompted;
   row.cache = {};
   row.search = std::make_unique<BeamSearch>(model.kv_shape(), row.request, *row.beams);
-  report.prompt_tokens += row.searched;
+  report.prompt_tokens += row.held_back;
 }
 
 void Engine::plan_search(const Model& model, ActiveRow& row, std::vector<Part>& parts, EngineReport& report) {
@@ -133,12 +137,22 @@ int64_t Engine::piece(const Model& model, const ActiveRow& row, int64_t room) co
   return room == options_.prefill_tokens ? row.prompt_left() : 0;
 }
 
-bool Engine::step(const Model& model, const std::vector<Part>& parts, const CancelFlag& cancel, EngineReport& report) {
+bool Engine::step(const Model& model, std::vector<Part>& parts, const CancelFlag& cancel,
+                  EngineReport& report) {
   at::Tensor hidden;
   try {
     std::vector<RowInput> inputs;
-    for (const Part& part : parts) inputs.push_back({part.cache, &part.tokens});
-    hidden = hidden_states(model, inputs, Wanted::kLast, cancel);  // [parts, H]
+    bool all = false;  // the last of each part will do, but for prompts that are scored
+    for (const Part& part : parts) {
+      inputs.push_back({part.cache, &part.tokens});
+      all = all || (part.row->prompt_logprobs >= 0 && part.row->prompt_left() > 0);
+    }
+    int64_t count = 0;
+    for (Part& part : parts) {
+      count += all ? static_cast<int64_t>(part.tokens.size()) : 1;
+      part.last = count - 1;
+    }
+    hidden = hidden_states(model, inputs, all ? Wanted::kAll : Wanted::kLast, cancel);  // [count, H]
   } catch (const Cancelled&) {
     throw;
   } catch (...) {
@@ -146,6 +160,7 @@ bool Engine::step(const Model& model, const std::vector<Part>& parts, const Canc
     return true;
   }
   ++report.steps;
+  score_prompts(model, parts, hidden, cancel, report);
   keep_prompts(model, parts, report);
   std::vector<Draw> drawn;
   try {
@@ -159,6 +174,36 @@ bool Engine::step(const Model& model, const std::vector<Part>& parts, const Canc
   return going;
 }
 
+// The scores of the tokens that stand behind those of this step's pieces of prompts.
+void Engine::score_prompts(const Model& model, const std::vector<Part>& parts, const at::Tensor& hidden,
+                           const CancelFlag& cancel, EngineReport& report) {
+  const int64_t vocab = model.config().vocab_size;
+  for (const Part& part : parts) {
+    ActiveRow& row = *part.row;
+    if (row.prompt_logprobs < 0 || row.prompt_left() == 0) continue;
+    const auto tokens = static_cast<int64_t>(part.tokens.size());
+    const int64_t first = part.last + 1 - tokens;
+    const int64_t scored = std::min(tokens, static_cast<int64_t>(row.request.prompt.size()) - 1 - row.prompted);
+    try {
+      for (int64_t begin = 0; begin < scored; begin += kScored) {
+        cancel.check();
+        const int64_t count = std::min(kScored, scored - begin);
+        const at::Tensor logits = model.logits(hidden.narrow(0, first + begin, count)).to(at::kCPU);  // [count, V]
+        const auto* own = logits.const_data_ptr<float>();
+        for (int64_t i = 0; i < count; ++i) {
+          const auto next = static_cast<size_t>(row.prompted + begin + i + 1);
+          add_score(own + i * vocab, vocab, row.request.prompt[next], row.prompt_logprobs, row.prompt_scores);
+        }
+      }
+      if (row.prompt_left() == tokens) report.prompts.push_back({row.slot, std::move(row.prompt_scores)});
+    } catch (const Cancelled&) {
+      throw;
+    } catch (...) {
+      end(row, FinishReason::kLength, std::current_exception(), report);
+    }
+  }
+}
+
 void Engine::keep_prompts(const Model& model, const std::vector<Part>& parts, EngineReport& report) {
   for (const Part& part : parts) {
     ActiveRow& row = *part.row;
@@ -166,6 +211,8 @@ void Engine::keep_prompts(const Model& model, const std::vector<Part>& parts, En
     const auto tokens = static_cast<int64_t>(part.tokens.size());
     row.prompted += tokens;
     report.prompt_tokens += tokens;
+    if (row.prompt_left() == 0 && row.request.max_new_tokens == 0)
+      end(row, FinishReason::kLength, nullptr, report);
     const bool whole = row.prompt_left() == 0 && !goes_whole(model.config(), row.request);
     if (!whole || options_.prompt_cache_bytes == 0) continue;
     try {
@@ -186,7 +233,7 @@ std::vector<Engine::Draw> Engine::draw(const Model& model, const std::vector<Par
     if (drawn.empty() || drawn.back().row != parts[i].row) {
       drawn.push_back({parts[i].row, static_cast<int64_t>(giving.size()), {}, nullptr});
     }
-    giving.push_back(static_cast<int64_t>(i));
+    giving.push_back(parts[i].last);
   }
   if (drawn.empty()) return drawn;
   const auto count = static_cast<int64_t>(giving.size());
@@ -232,19 +279,21 @@ bool Engine::take(const ModelConfig& config, Draw& drawn, EngineReport& report) 
   const int64_t token = drawn.choice.token;
   if (row.sampler.ends(token)) {
     end(row, FinishReason::kStop, nullptr, report);
+    report.ended.back().token = {row.slot, row.request.sampling.logprobs >= 0, std::move(drawn.choice)};
     return true;
   }
   row.last = token;
   report.tokens.push_back({row.slot, row.request.sampling.logprobs >= 0, std::move(drawn.choice)});
   if (row.sampler.generated() == row.request.max_new_tokens || row.cache.positions() >= config.max_positions)
     end(row, FinishReason::kLength, nullptr, report);
-  return --row.granted > 0;
+  // Whoever waits for a first token has it at once; the time of a slice is for those that follow.
+  return --row.granted > 0 && row.sampler.generated() > 1;
 }
 
 void Engine::end(ActiveRow& row, FinishReason reason, const std::exception_ptr& error, EngineReport& report) {
   if (row.ended) return;  // a search has several parts
   row.ended = true;
-  report.ended.push_back({row.slot, reason, error, {}});
+  report.ended.push_back({row.slot, reason, error, {}, {}});
 }
 
 // A forward pass that failed has changed no row but for the room that it claimed. Prompts are what needs memory: where

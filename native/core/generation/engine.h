@@ -34,6 +34,9 @@ struct EngineRequest {
   int64_t slot = 0;  // the caller's name for the row, free again when the row has ended or was removed
   GenerationRequest request;
   std::optional<BeamSettings> beams;  // a beam search
+  // 0 or more: the prompt's tokens are scored, with so many of the most likely beside each. Its max_new_tokens may be
+  // 0.
+  int64_t prompt_logprobs = -1;
 };
 
 // More tokens that a row may give; a row without any waits, and the others go on. A beam search goes on to its end with
@@ -67,9 +70,15 @@ struct EngineReport {
     FinishReason reason = FinishReason::kLength;
     std::exception_ptr error;           // set: the row failed, and only it
     std::vector<BeamResult> sequences;  // of a beam search, which has no tokens before
+    std::optional<Token> token;         // the end token, where one came
+  };
+  struct Prompt {
+    int64_t slot = 0;
+    TokenScores scores;  // of its tokens but for the first
   };
   std::vector<Start> started;
-  std::vector<Token> tokens;  // in the order of the steps
+  std::vector<Prompt> prompts;  // that are through, of rows that asked for their scores
+  std::vector<Token> tokens;    // in the order of the steps
   std::vector<End> ended;
   int64_t steps = 0;          // forward passes
   int64_t prompt_tokens = 0;  // that went through the model
@@ -82,8 +91,9 @@ class Engine {
  public:
   explicit Engine(const EngineOptions& options) : options_(options), cache_(options.prompt_cache_bytes) {}
 
-  // Runs until something needs the caller: a row ended or has used its grant, interrupt() was called, the time is over,
-  // or no row can go on. Throws Cancelled; what else goes wrong is the end of the rows it belongs to.
+  // Runs until something needs the caller: a row has its first token, ended or has used its grant, interrupt() was
+  // called, the time is over, or no row can go on. Throws Cancelled; what else goes wrong is the end of the rows it
+  // belongs to.
   EngineReport run(const Model& model, EngineCommands commands, const CancelFlag& cancel);
 
   // From any thread: the run in progress ends behind its current forward pass. Cleared by resume().
@@ -96,12 +106,15 @@ class Engine {
         : slot(added.slot),
           request(std::move(added.request)),
           beams(added.beams),
+          prompt_logprobs(added.prompt_logprobs),
           cache(request.past),
           sampler(request.sampling, request.prompt) {}
 
     int64_t slot;
     GenerationRequest request;
     std::optional<BeamSettings> beams;
+    int64_t prompt_logprobs;
+    TokenScores prompt_scores;
     Past cache;
     Sampler sampler;
     int64_t granted = 0;
@@ -113,9 +126,11 @@ class Engine {
 
     std::unique_ptr<BeamSearch> search;  // once the prompt is through
 
-    int64_t searched = 0;  // tokens at the end of the prompt that its search takes itself: the last one, or all
-    int64_t prompt_left() const { return static_cast<int64_t>(request.prompt.size()) - searched - prompted; }
-    bool gives() const { return prompt_left() == 0 && (!beams || search); }
+    // Tokens at the end of the prompt that do not go as a part of it: those that its search takes itself (the last one,
+    // or all), and the last one where no token is wanted behind it.
+    int64_t held_back = 0;
+    int64_t prompt_left() const { return static_cast<int64_t>(request.prompt.size()) - held_back - prompted; }
+    bool gives() const { return !ended && prompt_left() == 0 && (!beams || search); }
   };
   // A row's share of a forward pass: a piece of its prompt, or its last token; of a beam search one for each beam,
   // together and in order.
@@ -123,6 +138,7 @@ class Engine {
     ActiveRow* row = nullptr;
     Past* cache = nullptr;
     std::vector<int64_t> tokens;
+    int64_t last = 0;  // where the hidden state of its last token is
   };
   // A token for a row, or why there is none; a step of a beam search.
   struct Draw {
@@ -139,7 +155,9 @@ class Engine {
   static void plan_search(const Model& model, ActiveRow& row, std::vector<Part>& parts, EngineReport& report);
   int64_t piece(const Model& model, const ActiveRow& row, int64_t room) const;
   // False when a row used up what it was granted.
-  bool step(const Model& model, const std::vector<Part>& parts, const CancelFlag& cancel, EngineReport& report);
+  bool step(const Model& model, std::vector<Part>& parts, const CancelFlag& cancel, EngineReport& report);
+  static void score_prompts(const Model& model, const std::vector<Part>& parts, const at::Tensor& hidden,
+                            const CancelFlag& cancel, EngineReport& report);
   void keep_prompts(const Model& model, const std::vector<Part>& parts, EngineReport& report);
   std::vector<Draw> draw(const Model& model, const std::vector<Part>& parts, const at::Tensor& hidden) const;
   bool take(const ModelConfig& config, Draw& drawn, EngineReport& report);

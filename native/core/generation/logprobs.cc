@@ -25,6 +25,13 @@ double log_sum_exp(const float* logits, int64_t vocab, float largest) {
   return largest + std::log(kernels::kernels().exp_sum(logits, vocab, largest, 1.0F, nullptr));
 }
 
+bool add_score(const float* logits, int64_t vocab, int64_t token, int64_t top, TokenScores& scores) {
+  const kernels::RowRange range = finite_range(logits, vocab);
+  const double log_sum = log_sum_exp(logits, vocab, range.largest);
+  scores.add(static_cast<float>(logits[token] - log_sum), most_likely(logits, vocab, log_sum, top));
+  return range.first_largest == token;
+}
+
 std::vector<std::pair<int32_t, float>> most_likely(const float* logits, int64_t vocab, double log_sum, int64_t count) {
   std::vector<std::pair<int32_t, float>> best;  // sorted
   const auto better = [](const auto& a, const auto& b) { return a.second > b.second; };

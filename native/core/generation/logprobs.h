@@ -25,6 +25,9 @@ kernels::RowRange finite_range(const float* logits, int64_t vocab);
 // log(sum(exp(logits))), given the largest.
 double log_sum_exp(const float* logits, int64_t vocab, float largest);
 
+// Adds the score of a token under a row of logits, and says whether it is the most likely one. Throws as finite_range.
+bool add_score(const float* logits, int64_t vocab, int64_t token, int64_t top, TokenScores& scores);
+
 // The `count` most likely tokens with their log-probabilities, best first; of equal ones the lower id first.
 std::vector<std::pair<int32_t, float>> most_likely(const float* logits, int64_t vocab, double log_sum, int64_t count);
 

@@ -34,10 +34,9 @@ void score_targets(const Model& model, const at::Tensor& hidden, const std::vect
     for (size_t i = begin; i < end; ++i, row += vocab) {
       const Target& target = targets[i];
       RowScores& result = results[target.row];
-      const kernels::RowRange range = for_row(target.row, [&] { return finite_range(row, vocab); });
-      const double log_sum = log_sum_exp(row, vocab, range.largest);
-      result.scores.add(static_cast<float>(row[target.token] - log_sum), most_likely(row, vocab, log_sum, top));
-      result.greedy.push_back(range.first_largest == target.token ? 1 : 0);
+      const bool greedy =
+          for_row(target.row, [&] { return add_score(row, vocab, target.token, top, result.scores); });
+      result.greedy.push_back(greedy ? 1 : 0);
     }
   }
 }
