@@ -1,9 +1,52 @@
 import { createInterface } from 'node:readline';
+import type { Readable } from 'node:stream';
 import { isNeoXPrefixError } from '../base/errors';
+import { type ByteSource, readLines } from '../formats/lines';
+import type { CliIO } from './io';
 import { reportError } from './usage-errors';
 import type { Ui } from './ui';
 
 const PROMPT = 'Prompt (Ctrl-D ends): ';
+
+/** The lines that are typed at a terminal, each asked for. */
+async function* typedLines({ stdin, stderr, interrupt }: CliIO, signal: AbortSignal): AsyncGenerator<string, void> {
+  // What is asked goes to stderr: stdout has the answers alone.
+  const reader = createInterface({ input: stdin, output: stderr as NodeJS.WritableStream, prompt: PROMPT });
+  // readline reads the keys itself, Ctrl-C included.
+  reader.on('SIGINT', () => interrupt());
+  const close = (): void => reader.close();
+  signal.addEventListener('abort', close, { once: true });
+  try {
+    reader.prompt();
+    for await (const line of reader) {
+      yield line;
+      reader.prompt();
+    }
+  } finally {
+    signal.removeEventListener('abort', close);
+    reader.close();
+  }
+}
+
+/** The lines of a pipe, split as those of a file. */
+async function* pipedLines({ stdin }: CliIO, signal: AbortSignal): AsyncGenerator<string, void> {
+  // A pipe that gives nothing would be waited for.
+  const close = (): void => void ('destroy' in stdin && (stdin as Readable).destroy(signal.reason as Error));
+  signal.addEventListener('abort', close, { once: true });
+  try {
+    for await (const { text } of readLines(standardInput(stdin), signal)) yield text;
+  } finally {
+    signal.removeEventListener('abort', close);
+  }
+}
+
+/** What comes by stdin, as it is. */
+export function standardInput(stdin: CliIO['stdin']): ByteSource {
+  const bytes = async function* (): AsyncGenerator<Buffer, void> {
+    for await (const chunk of stdin) yield Buffer.from(chunk as Buffer | string);
+  };
+  return { name: 'standard input', bytes: bytes() };
+}
 
 /**
  * Reads prompts line by line until the end of the input, one at a time; at a terminal it asks for each. A prompt that
@@ -14,21 +57,10 @@ export async function promptLoop(ui: Ui, answer: (prompt: string) => Promise<voi
   const { io, signal } = ui;
   signal.throwIfAborted();
   const asks = io.stdin.isTTY === true;
-  // What is asked goes to stderr: stdout has the answers alone.
-  const reader = createInterface(
-    asks
-      ? { input: io.stdin, output: io.stderr as NodeJS.WritableStream, prompt: PROMPT }
-      : { input: io.stdin, terminal: false },
-  );
-  // At a terminal readline reads the keys itself, Ctrl-C included.
-  reader.on('SIGINT', () => io.interrupt());
-  const close = (): void => reader.close();
-  signal.addEventListener('abort', close, { once: true });
   let status = 0;
   let line = 0;
   try {
-    if (asks) reader.prompt();
-    for await (const prompt of reader) {
+    for await (const prompt of asks ? typedLines(io, signal) : pipedLines(io, signal)) {
       signal.throwIfAborted();
       line++;
       try {
@@ -38,13 +70,10 @@ export async function promptLoop(ui: Ui, answer: (prompt: string) => Promise<voi
         if (asks) reportError(error, ui);
         else status = reportError(error, ui, `line ${line}`);
       }
-      if (asks) reader.prompt();
     }
     signal.throwIfAborted();
     return status;
   } finally {
-    signal.removeEventListener('abort', close);
-    reader.close();
     // What comes next does not belong on the line of the question.
     if (asks) ui.note('');
   }

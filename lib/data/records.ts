@@ -2,7 +2,7 @@ import { isNeoXPrefixError } from '../base/errors';
 import { badLine } from '../formats/bad-line';
 import type { Message, Template } from '../tokenizer/templates';
 import { conversationSample, templateFor } from './conversation';
-import { type OnBytes, readLines } from './lines';
+import { type OnBytes, readLines } from '../formats/lines';
 import { packLines, type PackOptions } from './packing';
 import type { Problems } from './problems';
 import { type Encoder, MAX_ID, type Sample } from './sample';

@@ -1,6 +1,8 @@
+import { Readable } from 'node:stream';
 import { readSmallFile } from '../base/files';
 import { badLine } from '../formats/bad-line';
 import { isObject } from '../formats/json';
+import { readLines } from '../formats/lines';
 import type { TrainingEvent } from './events';
 
 /** `value`: a number, or `null`, which stands for NaN and infinity. */
@@ -101,20 +103,34 @@ function isKnown(type: string): type is TrainingEvent['type'] {
  * @throws NEOX_FILE_NOT_FOUND, NEOX_IO; NEOX_BAD_DATA naming the line
  */
 export async function readEvents(path: string): Promise<TrainingEvent[]> {
-  const lines = (await readSmallFile(path, 2 ** 30)).toString('utf8').split('\n');
+  const bytes = await readSmallFile(path, 2 ** 30);
   const events: TrainingEvent[] = [];
-  for (const [i, line] of lines.entries()) {
-    if (line.trim() === '') continue;
-    let event: unknown;
-    try {
-      event = JSON.parse(line);
-    } catch (error) {
-      if (i === lines.length - 1) break;
-      throw badLine(path, i + 1, 'it is no event of a training run', error);
-    }
+  const add = (line: number, event: unknown): void => {
     const problem = problemOf(event);
-    if (problem !== undefined) throw badLine(path, i + 1, problem);
+    if (problem !== undefined) throw badLine(path, line, problem);
     if (isKnown((event as TrainingEvent).type)) events.push(event as TrainingEvent);
+  };
+  const end = bytes.lastIndexOf(0x0a) + 1;
+  let count = 0;
+  for await (const { number, text } of readLines({ name: path, bytes: Readable.from([bytes.subarray(0, end)]) })) {
+    count = number;
+    if (text.trim() === '') continue;
+    try {
+      add(number, JSON.parse(text));
+    } catch (error) {
+      throw error instanceof SyntaxError ? badLine(path, number, 'it is no event of a training run', error) : error;
+    }
   }
+  const last = parsedOrNothing(bytes.subarray(end));
+  if (last !== undefined) add(count + 1, last);
   return events;
+}
+
+/** The value of a line that may have been cut off. */
+function parsedOrNothing(bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
+  } catch {
+    return undefined;
+  }
 }

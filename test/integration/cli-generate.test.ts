@@ -1,5 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { temporaryFolder, writeRandomModel } from '../helpers';
 import { cli, jsonLines } from '../unit/cli/cli-helpers';
 import { MODEL, trainSmile } from './cli-run';
@@ -120,6 +121,32 @@ describe('generate', () => {
       (await cli([...GENERATE, '--prefix', BEST, '--json'], { stdin: '今日は\n\n休日の朝に' })).stdout,
     );
     expect(json.map(({ prompt, text }) => `${prompt as string}${text as string}`)).toEqual(lines.slice(0, 3));
+  });
+
+  test('stdin and a file of prompts have the same lines', async () => {
+    const prompts = ['今日は', '休日の\u2028朝に', '犬\rは', '\ufeff猫は', '町の\u2029広場で'];
+    const bytes = Buffer.from(`\ufeff${prompts.join('\r\n')}\n`);
+    const file = folder.join('prompts.txt');
+    writeFileSync(file, bytes);
+    const found = jsonLines((await cli([...GENERATE, '--json'], { stdin: bytes })).stdout);
+    expect(found.map(({ prompt }) => prompt)).toEqual(prompts);
+    const [read] = jsonLines((await cli([...GENERATE, '--json', '--prompts-file', file])).stdout);
+    const results = read?.['results'] as { prompt: string; text: string }[];
+    expect(results.map(({ prompt, text }) => [prompt, text])).toEqual(found.map(({ prompt, text }) => [prompt, text]));
+    const zipped = jsonLines((await cli([...GENERATE, '--json'], { stdin: gzipSync(bytes) })).stdout);
+    expect(zipped).toEqual(found);
+  });
+
+  test('stdin that is not UTF-8 is an error, as a file is', async () => {
+    const bytes = Buffer.concat([Buffer.from('今日は\n'), Buffer.from([0x8d, 0xa1, 0x0a])]);
+    const file = folder.join('sjis.txt');
+    writeFileSync(file, bytes);
+    const byFile = await cli([...GENERATE, '--prompts-file', file]);
+    const byPipe = await cli(GENERATE, { stdin: bytes });
+    expect([byPipe.code, byFile.code]).toEqual([1, 1]);
+    expect(byFile.stderr).toContain(`${file}:2: it is not valid UTF-8`);
+    expect(byPipe.stderr).toContain('standard input:2: it is not valid UTF-8');
+    expect(byPipe.stdout).toMatch(/^今日は.+\n$/);
   });
 
   test('a prompt that cannot be answered does not end the prompt loop', async () => {

@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { randomInt } from 'node:crypto';
-import { readLines } from '../../data/lines';
+import { readLines } from '../../formats/lines';
 import type { GenerateResult } from '../../generation/output';
 import type { GenerateOptions } from '../../generation/request';
 import type { NeoXModel } from '../../neox-model';

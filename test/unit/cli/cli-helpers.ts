@@ -4,7 +4,7 @@ import { runCli } from '../../../lib/cli/program';
 
 export interface FakeOptions {
   /** What stdin gives before it ends. */
-  stdin?: string;
+  stdin?: string | Buffer;
   /** Whether stdout and stderr are a terminal. */
   isTTY?: boolean;
   env?: NodeJS.ProcessEnv;
@@ -24,7 +24,7 @@ export function fakeIO({ stdin = '', isTTY = false, env = {} }: FakeOptions = {}
     return Object.assign(target, { isTTY, columns: 120 });
   };
   return {
-    stdin: Readable.from(stdin === '' ? [] : [stdin]),
+    stdin: Readable.from(stdin.length === 0 ? [] : [stdin]),
     stdout: stream('stdout'),
     stderr: stream('stderr'),
     env,

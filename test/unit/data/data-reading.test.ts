@@ -3,7 +3,7 @@ import fsPromises from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { openDataset, readDataset, type OpenDatasetOptions } from '../../../lib/data/dataset';
-import { readLines } from '../../../lib/data/lines';
+import { readLines } from '../../../lib/formats/lines';
 import { Problems } from '../../../lib/data/problems';
 import { badLine } from '../../../lib/formats/bad-line';
 import type { TokenizedSample } from '../../../lib/data/sample';

@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { readDataset } from '../../../lib/data/dataset';
-import { readLines } from '../../../lib/data/lines';
+import { readLines } from '../../../lib/formats/lines';
 import { packLines } from '../../../lib/data/packing';
 import { sampleRows, tokenizeSample } from '../../../lib/data/sample';
 import type { Sample } from '../../../lib/data/sample';

@@ -2,7 +2,7 @@ import { createReadStream } from 'node:fs';
 import { Readable, pipeline } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import { NeoXPrefixError } from '../base/errors';
-import { badLine } from '../formats/bad-line';
+import { badLine } from './bad-line';
 
 /** A line of a file, without its end. */
 export interface Line {
@@ -19,15 +19,28 @@ const MAX_LINE_BYTES = 64 * 2 ** 20;
 const NEW_LINE = 0x0a;
 const GZIP = [0x1f, 0x8b];
 
+/** Bytes that come from elsewhere than a file: a pipe. */
+export interface ByteSource {
+  /** What errors call it. */
+  readonly name: string;
+  readonly bytes: AsyncIterable<Buffer>;
+}
+
 /**
  * The lines of a UTF-8 file, which may be compressed by gzip (its first two bytes say so), read piece by piece. A line
- * ends in "\n" or "\r\n" (not in U+2028, which may stand inside a JSON string); a byte order mark at the start of the
- * file is dropped.
+ * ends in "\n" or "\r\n" (not in a lone "\r", nor in U+2028, which may stand inside a JSON string); a byte order mark at
+ * the start of the file is dropped. The one rule for whatever is read line by line.
  *
  * @throws NEOX_FILE_NOT_FOUND, NEOX_IO, or NEOX_BAD_DATA with file and line for bytes that are not UTF-8 and for
  *   damaged gzip data.
  */
-export async function* readLines(path: string, signal?: AbortSignal, onBytes?: OnBytes): AsyncGenerator<Line> {
+export async function* readLines(
+  source: string | ByteSource,
+  signal?: AbortSignal,
+  onBytes?: OnBytes,
+): AsyncGenerator<Line> {
+  const { name: path, bytes } =
+    typeof source === 'string' ? { name: source, bytes: fileBytes(source, onBytes) } : source;
   const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
   let number = 0;
   const toLine = (bytes: Uint8Array): Line => {
@@ -43,7 +56,7 @@ export async function* readLines(path: string, signal?: AbortSignal, onBytes?: O
   let held: Buffer[] = [];
   let heldBytes = 0;
   try {
-    for await (const chunk of uncompressed(path, onBytes)) {
+    for await (const chunk of uncompressed(path, bytes)) {
       signal?.throwIfAborted();
       let from = 0;
       for (let end = chunk.indexOf(NEW_LINE); end >= 0; end = chunk.indexOf(NEW_LINE, from)) {
@@ -63,9 +76,9 @@ export async function* readLines(path: string, signal?: AbortSignal, onBytes?: O
   if (heldBytes > 0) yield toLine(Buffer.concat(held));
 }
 
-/** The bytes of a file, without its gzip compression. */
-async function* uncompressed(path: string, onBytes: OnBytes | undefined): AsyncGenerator<Buffer, void> {
-  const bytes = fileBytes(path, onBytes);
+/** Bytes without their gzip compression. */
+async function* uncompressed(path: string, source: AsyncIterable<Buffer>): AsyncGenerator<Buffer, void> {
+  const bytes = source[Symbol.asyncIterator]();
   try {
     // A pipe may give its first bytes one by one.
     let start = Buffer.alloc(0);
@@ -76,7 +89,7 @@ async function* uncompressed(path: string, onBytes: OnBytes | undefined): AsyncG
     }
     const all = async function* (): AsyncGenerator<Buffer, void> {
       if (start.length > 0) yield start;
-      yield* bytes;
+      for (let next = await bytes.next(); next.done !== true; next = await bytes.next()) yield next.value;
     };
     if (GZIP.every((byte, i) => start[i] === byte)) {
       // The error of either stream ends the iteration of the second.
@@ -89,7 +102,7 @@ async function* uncompressed(path: string, onBytes: OnBytes | undefined): AsyncG
     }
   } finally {
     // Whoever leaves early may not have begun with it.
-    await bytes.return();
+    await bytes.return?.();
   }
 }
 
