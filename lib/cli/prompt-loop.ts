@@ -1,5 +1,5 @@
 import { createInterface } from 'node:readline';
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import { isNeoXPrefixError } from '../base/errors';
 import { type ByteSource, readLines } from '../formats/lines';
 import type { CliIO } from './io';
@@ -9,11 +9,11 @@ import type { Ui } from './ui';
 const PROMPT = 'Prompt (Ctrl-D ends): ';
 
 /** The lines that are typed at a terminal, each asked for. */
-async function* typedLines({ stdin, stderr, interrupt }: CliIO, signal: AbortSignal): AsyncGenerator<string, void> {
+async function* typedLines(io: CliIO, signal: AbortSignal): AsyncGenerator<string, void> {
   // What is asked goes to stderr: stdout has the answers alone.
-  const reader = createInterface({ input: stdin, output: stderr as NodeJS.WritableStream, prompt: PROMPT });
+  const reader = createInterface({ input: io.stdin, output: io.stderr as NodeJS.WritableStream, prompt: PROMPT });
   // readline reads the keys itself, Ctrl-C included.
-  reader.on('SIGINT', () => interrupt());
+  reader.on('SIGINT', () => io.interrupt());
   const close = (): void => reader.close();
   signal.addEventListener('abort', close, { once: true });
   try {
@@ -31,7 +31,9 @@ async function* typedLines({ stdin, stderr, interrupt }: CliIO, signal: AbortSig
 /** The lines of a pipe, split as those of a file. */
 async function* pipedLines({ stdin }: CliIO, signal: AbortSignal): AsyncGenerator<string, void> {
   // A pipe that gives nothing would be waited for.
-  const close = (): void => void ('destroy' in stdin && (stdin as Readable).destroy(signal.reason as Error));
+  const close = (): void => {
+    if (stdin instanceof Readable) stdin.destroy(signal.reason as Error);
+  };
   signal.addEventListener('abort', close, { once: true });
   try {
     for await (const { text } of readLines(standardInput(stdin), signal)) yield text;
@@ -43,7 +45,7 @@ async function* pipedLines({ stdin }: CliIO, signal: AbortSignal): AsyncGenerato
 /** What comes by stdin, as it is. */
 export function standardInput(stdin: CliIO['stdin']): ByteSource {
   const bytes = async function* (): AsyncGenerator<Buffer, void> {
-    for await (const chunk of stdin) yield Buffer.from(chunk as Buffer | string);
+    for await (const chunk of stdin) yield Buffer.from(chunk);
   };
   return { name: 'standard input', bytes: bytes() };
 }
