@@ -28,8 +28,8 @@ export interface ByteSource {
 
 /**
  * The lines of a UTF-8 file, which may be compressed by gzip (its first two bytes say so), read piece by piece. A line
- * ends in "\n" or "\r\n" (not in a lone "\r", nor in U+2028, which may stand inside a JSON string); a byte order mark at
- * the start of the file is dropped. The one rule for whatever is read line by line.
+ * ends in "\n" or "\r\n" (not in a lone "\r", nor in U+2028, which may stand inside a JSON string); a byte order mark
+ * at the start of the file is dropped. The one rule for whatever is read line by line.
  *
  * @throws NEOX_FILE_NOT_FOUND, NEOX_IO, or NEOX_BAD_DATA with file and line for bytes that are not UTF-8 and for
  *   damaged gzip data.
