@@ -84,7 +84,7 @@ const ADAPTER = (
     [
       'sizes whose product overflows',
       { num_layers: 2 ** 53 - 1, num_attention_heads: 2 ** 53 - 1 },
-      'does not divide into',
+      'states num_layers 9007199254740991',
     ],
     ['layers of 1e308', { num_layers: 1e308 }, 'Expected a positive integer for num_layers'],
     ['heads that are negative', { num_attention_heads: -2 }, 'Expected a positive integer for num_attention_heads'],

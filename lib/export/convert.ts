@@ -1,15 +1,9 @@
 import { badArgument, checkBoolean, checkOneOf, checkOptions, checkPath, checkString } from '../base/arguments';
-import { NeoXPrefixError } from '../base/errors';
-import { kindOf } from '../base/files';
+import { checkReplaceable } from '../base/new-folder';
 import { openCheckpoint } from '../checkpoint/open';
 import { isExportFolder } from '../fastertransformer/folder';
-import {
-  formatOf,
-  PREFIX_LOAD_OPTIONS,
-  type PrefixFormat,
-  type PrefixLoadOptions,
-  PrefixWeights,
-} from '../prefix/weights';
+import { formatOfPath, PREFIX_FORMATS, type PrefixFormat, SOURCE_FORMATS } from '../prefix/formats/index';
+import { PREFIX_LOAD_OPTIONS, type PrefixLoadOptions, PrefixWeights } from '../prefix/weights';
 import { FTExporter } from './exporter';
 
 /** What to read, and what to write. */
@@ -59,8 +53,8 @@ export async function convertPrefix(from: string, to: string, options: ConvertOp
     wanted === undefined
       ? (await isExportFolder(to))
         ? 'fastertransformer'
-        : await formatOf(to)
-      : checkOneOf('options.format', wanted, ['safetensors', 'rinna', 'peft', 'fastertransformer']);
+        : await formatOfPath(to)
+      : checkOneOf('options.format', wanted, SOURCE_FORMATS);
 
   const loaded = await PrefixWeights.load(from, loadOptions);
   const prefix = name === undefined ? loaded : loaded.withMetadata({ task: name });
@@ -70,10 +64,14 @@ export async function convertPrefix(from: string, to: string, options: ConvertOp
     const { taskId, warnings } = await addTask(prefix, to, overwrite);
     return { ...described, to: { path: to, format, taskId }, warnings: [...prefix.warnings, ...warnings] };
   }
-  await checkFree(to, format, overwrite);
+  const { kind } = PREFIX_FORMATS[format];
+  await checkReplaceable(to, {
+    ...{ overwrite, kind, isOurs: () => true, what: `a ${kind}`, code: 'NEOX_BAD_ARGUMENT' },
+    hints: { ours: 'choose another path, or set `overwrite: true` to replace it', other: 'choose another path' },
+  });
   await prefix.save(to, { format });
   const lost =
-    format === 'rinna' && hasMetadata(prefix)
+    !PREFIX_FORMATS[format].keepsMetadata && hasMetadata(prefix)
       ? [`${to} holds the numbers only: the task, the base model and the recipe are not in it`]
       : [];
   return { ...described, to: { path: to, format }, warnings: [...prefix.warnings, ...lost] };
@@ -100,17 +98,6 @@ async function addTask(
       ...(unknown ? [`${to} does not say which base model it was made from: only the sizes were compared`] : []),
     ],
   };
-}
-
-async function checkFree(path: string, format: PrefixFormat, overwrite: boolean): Promise<void> {
-  const kind = await kindOf(path);
-  if (kind === undefined || (overwrite && kind === (format === 'peft' ? 'folder' : 'file'))) return;
-  const hint = overwrite ? 'choose another path' : 'choose another path, or set `overwrite: true` to replace it';
-  throw new NeoXPrefixError(
-    'NEOX_BAD_ARGUMENT',
-    `There is a ${kind === 'other' ? 'special file' : kind} already: ${path}`,
-    { path, hint },
-  );
 }
 
 function hasMetadata({ metadata }: PrefixWeights): boolean {

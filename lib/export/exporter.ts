@@ -14,8 +14,8 @@ import {
   checkSignal,
 } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
-import { kindOf, listFolder, writeFileAtomic } from '../base/files';
-import { attempt, inNewFolder, move } from '../base/new-folder';
+import { kindOf, writeFileAtomic } from '../base/files';
+import { attempt, checkReplaceable, inNewFolder, move } from '../base/new-folder';
 import { plural } from '../base/quantities';
 import type { Checkpoint } from '../checkpoint/checkpoint';
 import { type ExportWarning, incompatibilities } from '../fastertransformer/compatibility';
@@ -144,7 +144,14 @@ export class FTExporter {
     settings.signal?.throwIfAborted();
 
     const target = resolve(checkPath('dir', dir), `${ranks}-gpu`);
-    await checkTarget(target, settings.overwrite);
+    await checkReplaceable(target, {
+      ...{ overwrite: settings.overwrite, kind: 'folder', what: 'an export', code: 'NEOX_BAD_EXPORT' },
+      isOurs: async () => (await kindOf(join(target, 'config.ini'))) === 'file',
+      hints: {
+        ours: 'choose another folder, set `overwrite: true` to replace it, or use addTasks() to add prefixes to it',
+        other: 'choose another folder',
+      },
+    });
     const written = await inNewFolder(target, settings.overwrite, async (folder) => {
       const jobs = [
         { files: base },
@@ -313,25 +320,6 @@ function bytesOf(jobs: readonly { readonly files: readonly FilePlan[] }[], dtype
   return jobs.reduce(
     (sum, { files }) => sum + files.reduce((bytes, file) => bytes + file.elements * BYTES_PER_ELEMENT[dtype], 0),
     0,
-  );
-}
-
-/** A place that can be written: nothing there, or an export when it may be replaced. */
-async function checkTarget(target: string, overwrite: boolean): Promise<void> {
-  const kind = await kindOf(target);
-  if (kind === undefined) return;
-  const isExport = kind === 'folder' && (await kindOf(join(target, 'config.ini'))) === 'file';
-  const isEmpty = kind === 'folder' && !isExport && (await listFolder(target)).length === 0;
-  if (overwrite && (isExport || isEmpty)) return;
-  throw new NeoXPrefixError(
-    'NEOX_BAD_EXPORT',
-    isExport ? `There is an export already: ${target}` : `Something else is there already: ${target}`,
-    {
-      path: target,
-      hint: isExport
-        ? 'choose another folder, set `overwrite: true` to replace it, or use addTasks() to add prefixes to it'
-        : 'choose another folder',
-    },
   );
 }
 

@@ -10,9 +10,8 @@ import {
   checkPath,
   checkString,
 } from '../base/arguments';
-import { NeoXPrefixError } from '../base/errors';
-import { kindOf, listFolder, syncFolder, writeFileAtomic } from '../base/files';
-import { attempt, inNewFolder } from '../base/new-folder';
+import { kindOf, syncFolder, writeFileAtomic } from '../base/files';
+import { attempt, checkReplaceable, inNewFolder } from '../base/new-folder';
 import type { ExportWarning } from '../fastertransformer/compatibility';
 import { EXPORT_DTYPES, type ExportDType, type ExportTask } from '../fastertransformer/folder';
 import { type ExportOptions, type ExportReport, type ExportSource, FTExporter } from './exporter';
@@ -82,7 +81,14 @@ export async function exportTritonRepository(
   const directory = join(repository, modelName);
   const checkpointPath = posix.join(serverPath ?? repository, modelName, VERSION, `${tensorParallel}-gpu`);
   exportOptions.signal?.throwIfAborted();
-  await checkTarget(directory, overwrite);
+  await checkReplaceable(directory, {
+    ...{ overwrite, kind: 'folder', what: 'a model', code: 'NEOX_BAD_EXPORT' },
+    isOurs: async () => (await kindOf(join(directory, 'config.pbtxt'))) !== undefined,
+    hints: {
+      ours: 'choose another modelName, set `overwrite: true` to replace it, or add prefixes to the weights in its folder 1 with FTExporter.addTasks()',
+      other: 'choose another folder or modelName',
+    },
+  });
 
   const weights = await inNewFolder(directory, overwrite, async (folder) => {
     const version = join(folder, VERSION);
@@ -148,23 +154,4 @@ function checkTritonOptions(options: TritonOptions): TritonOptions & Required<Pi
     decoupled: checkBoolean('decoupled', options.decoupled ?? false),
     overwrite: checkBoolean('overwrite', options.overwrite ?? false),
   };
-}
-
-/** A place that can be written: nothing there, or a model of a repository when it may be replaced. */
-async function checkTarget(directory: string, overwrite: boolean): Promise<void> {
-  const kind = await kindOf(directory);
-  if (kind === undefined) return;
-  const names = kind === 'folder' ? await listFolder(directory) : [];
-  const isModel = names.includes('config.pbtxt');
-  if (overwrite && kind === 'folder' && (isModel || names.length === 0)) return;
-  throw new NeoXPrefixError(
-    'NEOX_BAD_EXPORT',
-    isModel ? `There is a model already: ${directory}` : `Something else is there already: ${directory}`,
-    {
-      path: directory,
-      hint: isModel
-        ? 'choose another modelName, set `overwrite: true` to replace it, or add prefixes to the weights in its folder 1 with FTExporter.addTasks()'
-        : 'choose another folder or modelName',
-    },
-  );
 }

@@ -1,4 +1,3 @@
-import { extname } from 'node:path';
 import { inspect } from 'node:util';
 
 import type { GPTNeoXConfig } from '../architecture/config';
@@ -12,18 +11,22 @@ import {
   checkString,
 } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
-import { kindOf, sha256 } from '../base/files';
+import { sha256 } from '../base/files';
 import { isObject } from '../formats/json';
-import { writeSafetensors } from '../formats/safetensors';
-import { writeTorchTensor } from '../formats/torch-writer';
+import {
+  formatOfPath,
+  PREFIX_FORMATS,
+  type PrefixFile,
+  type PrefixFormat,
+  readPrefixFile,
+  WRITTEN_FORMATS,
+} from './formats/index';
 import { type PrefixGeometry, shapeOf, widthOf } from './formats/geometry';
-import { checkMetadata, FORMAT_VERSION, metadataToStrings, type PrefixMetadata } from './formats/metadata';
-import { writeAdapter } from './formats/peft';
-import { PREFIX_TENSOR, type PrefixFile, type PrefixFormat, readPrefixFile } from './formats/read';
+import { checkMetadata, FORMAT_VERSION, type PrefixMetadata } from './formats/metadata';
 
 export type { PrefixGeometry } from './formats/geometry';
 export { type BaseModelSummary, describeBaseModel, type JsonValue, type PrefixMetadata } from './formats/metadata';
-export type { PrefixFormat } from './formats/read';
+export type { PrefixFormat } from './formats/index';
 
 /** Shape of a tensor that becomes a prefix, and what the prefix shall remember. */
 export interface PrefixTensorOptions extends PrefixGeometry {
@@ -295,19 +298,8 @@ export class PrefixWeights implements PrefixGeometry {
   async save(path: string, options: PrefixSaveOptions = {}): Promise<void> {
     checkPath('path', path);
     checkOptions('options', options, ['format']);
-    const format = options.format ?? (await formatOf(path));
-    switch (checkOneOf('options.format', format, ['safetensors', 'rinna', 'peft'])) {
-      case 'safetensors':
-        return writeSafetensors(
-          path,
-          [{ name: PREFIX_TENSOR, dtype: 'F32', shape: this.shape, data: this.data }],
-          metadataToStrings(this.metadata),
-        );
-      case 'rinna':
-        return writeTorchTensor(path, { shape: [this.prefixLength, widthOf(this)], data: this.data });
-      case 'peft':
-        return writeAdapter(path, this.data, this, this.metadata);
-    }
+    const format = checkOneOf('options.format', options.format ?? (await formatOfPath(path)), WRITTEN_FORMATS);
+    await PREFIX_FORMATS[format].write?.(path, { data: this.data, geometry: this, metadata: this.metadata });
   }
 
   /** Norms of each layer, and how many values are not finite. */
@@ -348,28 +340,6 @@ function fingerprintOf(given: PrefixLoadOptions['config']): string | undefined {
 
 function checkTaskKey(task: unknown): string | number {
   return typeof task === 'number' ? checkInteger('options.task', task, 0) : checkString('options.task', task);
-}
-
-/** The format that a path says: by what is there, or by its ending. */
-export async function formatOf(path: string): Promise<PrefixFormat> {
-  if ((await kindOf(path)) === 'folder') return 'peft';
-  switch (extname(path)) {
-    case '.safetensors':
-      return 'safetensors';
-    case '.checkpoint':
-    case '.weight':
-    case '.pt':
-      return 'rinna';
-    case '':
-      return 'peft';
-    default:
-      throw badArgument(
-        'path',
-        'a name that ends in .safetensors, .checkpoint, .weight or .pt, or a folder,',
-        path,
-        "or say the format with options.format: 'peft' for a folder of this name",
-      );
-  }
 }
 
 function checkFinite(data: Float32Array, { numLayers, numHeads, headSize }: PrefixGeometry, source: string): void {

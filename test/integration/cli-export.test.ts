@@ -148,7 +148,11 @@ describe('export', () => {
       ['peft', folder.join('adapter')],
     ] as const) {
       expect((await cli(['export', format, '--prefix', BEST, '--out', out])).code).toBe(0);
-      expect((await cli(['export', format, '--prefix', BEST, '--out', out])).code).toBe(2);
+      const again = await cli(['export', format, '--prefix', BEST, '--out', out]);
+      expect(again.code).toBe(1);
+      expect(again.stderr).toMatch(
+        /^error: There is a (file|folder) already: .*\nhint: .*give --overwrite to replace it\n$/,
+      );
       const back = `${out}.safetensors`;
       expect((await cli(['export', 'safetensors', '--prefix', out, '--model', MODEL, '--out', back])).code).toBe(0);
       expect((await PrefixWeights.load(back)).hash).toBe(original.hash);

@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { NeoXPrefixError, isNeoXPrefixError } from '../../base/errors';
 import { openCheckpoint } from '../../checkpoint/open';
 import { type ConvertOptions, convertPrefix } from '../../export/convert';
+import { SOURCE_FORMATS } from '../../prefix/formats/index';
 import type { Act } from '../command';
 import { UsageError } from '../usage-errors';
 import { addOptions, given, integer, option, unwrap } from '../flags';
@@ -39,7 +40,7 @@ export function register(program: Command, act: Act): void {
     .addHelpText('after', EXAMPLES);
   addOptions(command, 'Options', [
     option('--format <format>', 'the format to write', {
-      choices: ['safetensors', 'rinna', 'peft', 'fastertransformer'],
+      choices: SOURCE_FORMATS,
       default: 'what the name of <to> says',
     }),
     option('--task <name>', 'which task of a FasterTransformer folder', { default: 'the only one' }),

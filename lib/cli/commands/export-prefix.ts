@@ -1,11 +1,9 @@
 import type { Command } from 'commander';
-import { kindOf } from '../../base/files';
-import { openCheckpoint } from '../../checkpoint/open';
-import { type PrefixFormat, PrefixWeights } from '../../prefix/weights';
+import type { PrefixFormat } from '../../prefix/weights';
 import type { Act } from '../command';
-import { UsageError } from '../usage-errors';
-import { addOptions, given, integer, option } from '../flags';
+import { addOptions, integer, option } from '../flags';
 import type { Ui } from '../ui';
+import { run as convert } from './convert';
 
 export interface ExportPrefixFlags {
   prefix: string;
@@ -60,19 +58,8 @@ export function register(program: Command, act: Act): void {
   }
 }
 
+/** `convert` with the format said, under the options of `export`. */
 export async function run(format: PrefixFormat, flags: ExportPrefixFlags, ui: Ui): Promise<number> {
-  const { out, prefixSeqLen: prefixLength } = flags;
-  if (flags.overwrite !== true && (await kindOf(out)) !== undefined) {
-    throw new UsageError(
-      `There is something already: ${out}`,
-      'choose another --out, or give --overwrite to replace it',
-    );
-  }
-  const checkpoint = flags.model === undefined ? undefined : await openCheckpoint(flags.model);
-  const prefix = await PrefixWeights.load(flags.prefix, given({ config: checkpoint, prefixLength }));
-  for (const warning of prefix.warnings) ui.warn(warning);
-  await prefix.save(out, { format });
-  ui.json({ format, path: out, shape: prefix.shape, task: prefix.metadata.task ?? null });
-  ui.print(`${out}: prefix [${prefix.shape.join(', ')}], ${format}`);
-  return 0;
+  const { prefix, out, ...others } = flags;
+  return convert({ ...others, args: [prefix, out], format }, ui);
 }

@@ -1,18 +1,11 @@
 import { NeoXPrefixError } from '../../base/errors';
 import { openCheckpoint } from '../../checkpoint/open';
 import { readSafetensorsHeader } from '../../formats/safetensors';
-import { readPrefixFile } from '../../prefix/formats/read';
+import { PREFIX_FORMATS, readPrefixFile } from '../../prefix/formats/index';
 import { PrefixWeights } from '../../prefix/weights';
 import { fields, formatCount, formatNumber, inline, shellWord, table } from '../text-columns';
 import { given } from '../flags';
 import type { Finding, InspectFlags } from './finding';
-
-const FORMATS = {
-  safetensors: 'safetensors of neox-prefix',
-  rinna: 'one tensor of torch.save (rinna)',
-  peft: 'PEFT adapter',
-  fastertransformer: 'task of a FasterTransformer folder',
-} as const;
 
 export async function inspectPrefix(path: string, flags: InspectFlags): Promise<Finding> {
   const encoder = path.endsWith('.safetensors') ? await inspectEncoder(path) : undefined;
@@ -33,7 +26,7 @@ export async function inspectPrefix(path: string, flags: InspectFlags): Promise<
   const text = [
     fields([
       ['prefix', path],
-      ['format', FORMATS[format] ?? format],
+      ['format', PREFIX_FORMATS[format].title],
       ['task', task],
       ['shape', `[${shape.join(', ')}]  (positions, layers, key and value, heads, head size)`],
       ['values', `${formatCount(prefix.data.length)}, float32 in memory`],

@@ -8,11 +8,25 @@ import { checkFiles, geometryOf } from '../../fastertransformer/folder-checks';
 import { joinPrefix } from '../../fastertransformer/joined-tensors';
 import type { TensorEntry } from '../../formats/tensor';
 import type { PrefixGeometry } from './geometry';
+import { type FoundPrefix, NO_METADATA, type PrefixFormatEntry, readValues, type TaskKey } from './source';
 
-/** A task of a FasterTransformer folder: by its name, or by the id that requests send. */
-export type TaskKey = string | number;
+/** A task of a FasterTransformer folder of any number of ranks; the exporter writes one. */
+export const FASTERTRANSFORMER_TASK: PrefixFormatEntry = {
+  title: 'task of a FasterTransformer folder',
+  endings: [],
+  ...{ kind: 'folder', keepsMetadata: false },
+  recognise: async (source) => {
+    const found = await findTaskFolder(source.path);
+    return found && ((_hints, key) => readTask(found.folder, key ?? found.task));
+  },
+};
 
-export interface TaskPrefix {
+async function readTask(folder: string, key: TaskKey | undefined): Promise<FoundPrefix> {
+  const { task, entry, geometry } = await findTaskPrefix(folder, key);
+  return { data: await readValues(entry), geometry, metadata: { ...NO_METADATA, task: task.name }, warnings: [] };
+}
+
+interface TaskPrefix {
   readonly task: ExportTask;
   /** The prefix, [P, L, 2, N, D] of all ranks together. */
   readonly entry: TensorEntry;
@@ -23,7 +37,7 @@ export interface TaskPrefix {
  * The FasterTransformer folder that a path means: the folder, one that holds it, or the file of a task in it, which
  * names the task.
  */
-export async function findTaskFolder(path: string): Promise<{ folder: string; task?: string } | undefined> {
+async function findTaskFolder(path: string): Promise<{ folder: string; task?: string } | undefined> {
   if (await isExportFolder(path)) return { folder: path };
   const task = /^model\.prefix_prompt\.(.+)\.weight\.\d+\.bin$/.exec(basename(path))?.[1];
   return task !== undefined && (await isExportFolder(dirname(path))) ? { folder: dirname(path), task } : undefined;
@@ -34,7 +48,7 @@ export async function findTaskFolder(path: string): Promise<{ folder: string; ta
  * @throws NEOX_BAD_ARGUMENT when the folder has no such task, or several and `key` is undefined; NEOX_BAD_EXPORT when
  *   its files are missing or of another size; NEOX_BAD_PREFIX for a task without a prefix (prompt_length 0)
  */
-export async function findTaskPrefix(dir: string, key: TaskKey | undefined): Promise<TaskPrefix> {
+async function findTaskPrefix(dir: string, key: TaskKey | undefined): Promise<TaskPrefix> {
   const folder = await openExport(dir);
   const task = pickTask(folder, key);
   const { prefixLength, name } = task;

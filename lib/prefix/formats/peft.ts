@@ -6,11 +6,21 @@ import { NeoXPrefixError } from '../../base/errors';
 import { kindOf, makeFolder, readSmallFile, removeEmptyFolders, writeFileAtomic } from '../../base/files';
 import { get, type JsonObject, parseJsonObject } from '../../formats/json';
 import { writeSafetensors } from '../../formats/safetensors';
-import { type GeometryHints, type PrefixGeometry, widthOf } from './geometry';
-import { metadataToStrings, type PrefixMetadata } from './metadata';
+import { type GeometryHints, resolveGeometry, widthOf } from './geometry';
+import { metadataToStrings } from './metadata';
+import {
+  ADAPTER_TENSOR,
+  anyTensor,
+  type FoundPrefix,
+  onlyTensor,
+  openTensorFile,
+  type PrefixContent,
+  type PrefixFormatEntry,
+  readerOf,
+  readValues,
+} from './source';
 
-export const ADAPTER_CONFIG = 'adapter_config.json';
-export const ADAPTER_TENSOR = 'prompt_embeddings';
+const ADAPTER_CONFIG = 'adapter_config.json';
 
 /** What PEFT writes for prefix tuning, up to 0.21; other keys are ignored with a warning. */
 const KNOWN_KEYS = [
@@ -39,7 +49,7 @@ const KNOWN_KEYS = [
 /**
  * An adapter folder of PEFT (peft/tuners/prefix_tuning): where its weights are and what its configuration says of them.
  */
-export interface PeftAdapter {
+interface PeftAdapter {
   readonly weightsPath: string;
   readonly hints: GeometryHints;
   /** N*D: the width of the model. */
@@ -48,8 +58,59 @@ export interface PeftAdapter {
   readonly warnings: readonly string[];
 }
 
+/** An adapter folder of PEFT, or a file with the one tensor of an adapter: [P, L*2*N*D] named prompt_embeddings. */
+export const PEFT_ADAPTER: PrefixFormatEntry = {
+  title: 'PEFT adapter',
+  endings: [''],
+  ...{ kind: 'folder', keepsMetadata: true },
+  recognise: async (source) => {
+    const folder = await findAdapterFolder(source.path);
+    if (folder !== undefined) return (hints) => readAdapter(folder, hints);
+    if (source.kind === 'folder') return undefined;
+    const file = await source.tensorFile();
+    return readerOf(file, onlyTensor(file, ADAPTER_TENSOR));
+  },
+  write: writeAdapter,
+};
+
+async function readAdapter(folder: string, hints: GeometryHints): Promise<FoundPrefix> {
+  const adapter = await readAdapterConfig(folder);
+  const path = adapter.weightsPath;
+  const file = await openTensorFile(path);
+  const entry = anyTensor(file);
+  checkStated(adapter, entry.shape, path);
+  const isComplete = adapter.hints.numLayers !== undefined && adapter.hints.numHeads !== undefined;
+  const geometry = resolveGeometry(entry.shape, isComplete ? adapter.hints : hints, path);
+  const { baseModelName } = adapter;
+  const { metadata } = file;
+  const isNamed = metadata.baseModel !== undefined || baseModelName === undefined;
+  const described = isNamed ? metadata : { ...metadata, baseModel: { name: baseModelName } };
+  return { data: await readValues(entry), geometry, metadata: described, warnings: adapter.warnings };
+}
+
+/** The sizes that an adapter_config.json states must be those of the tensor [P, L*2*N*D], as far as it tells them. */
+function checkStated({ hints, tokenDim }: PeftAdapter, shape: readonly number[], path: string): void {
+  const { prefixLength, numLayers, numHeads } = hints;
+  const [length = 0] = shape;
+  const width = shape.slice(1).reduce((product, size) => product * size, 1);
+  const bad = (stated: string): NeoXPrefixError =>
+    new NeoXPrefixError(
+      'NEOX_BAD_PREFIX',
+      `The prefix ${path} of shape [${shape.join(', ')}] is not usable: its adapter_config.json states ${stated}`,
+      { path },
+    );
+  if (prefixLength !== undefined && prefixLength !== length) throw bad(`num_virtual_tokens ${prefixLength}`);
+  if (numLayers !== undefined && width % (2 * numLayers) !== 0) throw bad(`num_layers ${numLayers}`);
+  if (tokenDim !== undefined && width % (2 * tokenDim) !== 0) throw bad(`token_dim ${tokenDim}`);
+  if (numLayers !== undefined && tokenDim !== undefined && width !== 2 * numLayers * tokenDim)
+    throw bad(`num_layers ${numLayers} and token_dim ${tokenDim}, ${2 * numLayers * tokenDim} values a position`);
+  const size = tokenDim ?? (numLayers === undefined ? width / 2 : width / (2 * numLayers));
+  if (numHeads !== undefined && size % numHeads !== 0)
+    throw bad(`num_attention_heads ${numHeads}, which does not divide ${size}`);
+}
+
 /** The adapter folder that a path means (the folder itself or a file in it), or undefined when there is none. */
-export async function findAdapterFolder(path: string): Promise<string | undefined> {
+async function findAdapterFolder(path: string): Promise<string | undefined> {
   const isFolder = (await kindOf(path)) === 'folder';
   const isPart = [ADAPTER_CONFIG, 'adapter_model.safetensors', 'adapter_model.bin'].includes(basename(path));
   const folder = isFolder ? path : isPart ? dirname(path) : undefined;
@@ -57,7 +118,7 @@ export async function findAdapterFolder(path: string): Promise<string | undefine
 }
 
 /** Reads adapter_config.json and finds the weights beside it. */
-export async function readAdapter(folder: string): Promise<PeftAdapter> {
+async function readAdapterConfig(folder: string): Promise<PeftAdapter> {
   const path = join(folder, ADAPTER_CONFIG);
   const config = parseJsonObject(
     await readSmallFile(path, 1024 * 1024),
@@ -134,12 +195,7 @@ function optionalSize(config: JsonObject, key: string, path: string): number | u
  * [P, L*2*N*D]. The configuration comes last, so that a folder without it is unfinished. After an error a new folder is
  * gone again.
  */
-export async function writeAdapter(
-  folder: string,
-  data: Float32Array,
-  geometry: PrefixGeometry,
-  metadata: PrefixMetadata,
-): Promise<void> {
+async function writeAdapter(folder: string, { data, geometry, metadata }: PrefixContent): Promise<void> {
   const made = await makeFolder(folder);
   const shape = [geometry.prefixLength, widthOf(geometry)];
   const tensor = { name: ADAPTER_TENSOR, dtype: 'F32', shape, data } as const;
