@@ -141,7 +141,9 @@ describe('what is there', () => {
     const { path } = await source('safetensors');
     const out = join(folder, 'file');
     await writeFile(out, 'something');
-    expect((await failure(convertPrefix(path, out, { overwrite: true }))).message).toContain('Something else is there already');
+    expect((await failure(convertPrefix(path, out, { overwrite: true }))).message).toContain(
+      'Something else is there already',
+    );
     expect(await readFile(out, 'utf8')).toBe('something');
   });
 });
