@@ -13,9 +13,7 @@ export async function setup() {
       `Node ${process.versions.node} is too old (20.17 is needed).\nHint: install a newer one, for example with nvm: \`nvm install 22\``,
     );
   }
-  checkTools({
-    python: !process.env.NEOX_PREFIX_LIBTORCH && !process.env.LIBTORCH && !existsSync(fromRoot('.libtorch', 'lib')),
-  });
+  checkTools();
   await step('npm packages', installPackages);
   await step('TypeScript', () => build('--typescript'));
   await step('libtorch', provideLibtorch);
@@ -41,20 +39,33 @@ async function build(half) {
   if ((await run(process.execPath, [fromRoot('scripts', 'build.mjs'), half])) !== 0) process.exit(1);
 }
 
+/** The version that all tests run with; another one only where that is not to be had. */
 async function provideLibtorch() {
-  const { findLibtorch } = require(fromRoot('dist', 'addon', 'libtorch.js'));
+  const { findLibtorch, LIBTORCH_VERSION, minorOf } = require(fromRoot('dist', 'addon', 'libtorch.js'));
   try {
-    return describe(findLibtorch());
+    return describe(findLibtorch({ minors: [minorOf(LIBTORCH_VERSION)] }));
   } catch (error) {
     // A variable that points to nothing is the user's to mend.
     if (error.code !== 'NEOX_LIBTORCH_NOT_FOUND' || error.path !== undefined) throw error;
   }
+  try {
+    return describe(await fetchTested());
+  } catch (error) {
+    try {
+      return describe(findLibtorch());
+    } catch {
+      throw error;
+    }
+  }
+}
+
+async function fetchTested() {
   const { fetchLibtorch } = require(fromRoot('dist', 'addon', 'fetch-libtorch.js'));
   const controller = new AbortController();
   const interrupt = () => controller.abort(new Failure('Interrupted.'));
   process.once('SIGINT', interrupt).once('SIGTERM', interrupt);
   try {
-    return describe(await fetchLibtorch({ signal: controller.signal, onProgress: progressLine() }));
+    return await fetchLibtorch({ signal: controller.signal, onProgress: progressLine() });
   } finally {
     process.off('SIGINT', interrupt).off('SIGTERM', interrupt);
   }

@@ -2,7 +2,7 @@
 import { Failure, output } from './common.mjs';
 
 /** One message that names everything missing on this machine and the command that brings it. */
-export function checkTools({ python = false } = {}) {
+export function checkTools() {
   const missing = [];
   const cmake = /version (\d+)\.(\d+)/.exec(output('cmake', ['--version']) ?? '');
   if (cmake === null || Number(cmake[1]) * 1000 + Number(cmake[2]) < 3020) {
@@ -27,10 +27,6 @@ export function checkTools({ python = false } = {}) {
   }
   if (!hasNinja() && output('make', ['--version']) === undefined)
     missing.push({ what: 'neither ninja nor make was found', apt: ['ninja-build'] });
-  if (python && output('python3', ['-I', '-m', 'pip', '--version']) === undefined) {
-    const what = output('python3', ['--version']) === undefined ? 'python3 was not found' : 'python3 has no pip';
-    missing.push({ what: `${what} (it downloads libtorch)`, apt: ['python3', 'python3-pip'] });
-  }
   if (missing.length === 0) return;
   const packages = [...new Set(missing.flatMap((tool) => tool.apt))].join(' ');
   throw new Failure(

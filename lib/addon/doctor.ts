@@ -124,6 +124,7 @@ const SOURCES = {
   NEOX_PREFIX_LIBTORCH: 'from NEOX_PREFIX_LIBTORCH',
   LIBTORCH: 'from LIBTORCH',
   package: "the package's own",
+  cache: "from this user's cache",
   python: 'the torch of python3',
 } as const;
 
@@ -200,9 +201,14 @@ async function checkTools(report: DoctorReport, add: Add): Promise<void> {
     text === undefined ? [absent, 'not found'] : ['ok', text];
   add('cmake', ...found(cmake), `${APT} cmake\` (needed to build the addon)`);
   add('compiler', ...found(compiler), `${APT} g++\` (needed to build the addon)`);
-  const pip: DoctorCheck['status'] =
-    python !== undefined ? 'ok' : report.libtorch === undefined ? 'missing' : 'optional';
-  add('python3, pip', pip, python ?? 'not found', `${APT} python3 python3-pip\` (needed to fetch libtorch)`);
+  // Without pip, libtorch comes from PyTorch's own index.
+  const pip: DoctorCheck['status'] = python === undefined ? 'optional' : 'ok';
+  add(
+    'python3, pip',
+    pip,
+    python ?? 'not found',
+    `${APT} python3 python3-pip\` (to get libtorch from an index of pip's)`,
+  );
 }
 
 /** CXX may be a path from the current folder, where it is not started. */

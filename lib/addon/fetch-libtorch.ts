@@ -1,26 +1,38 @@
-import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { checkBoolean, checkFunction, checkOptions, checkPath, checkSignal, checkString } from '../base/arguments';
+import { badArgument } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import { makeFolder } from '../base/files';
-import { PACKAGE_ROOT } from '../base/package';
-import { describe, type Libtorch, LIBTORCH_VERSION } from './libtorch';
-import { ISOLATED, TOOLS_FOLDER } from './python';
+import type { Download, FetchProgress } from './fetch-progress';
+import { findInIndex, httpDownload, type RemoteFile } from './http-download';
+import { defaultDestination, describe, type Libtorch, LIBTORCH_VERSION } from './libtorch';
+import { pipDownload } from './pip-download';
+import { unpackError, unpackLibtorch } from './unpack-libtorch';
 
-/** Progress in bytes. `total` is 0 while it is not known. */
-export interface FetchProgress {
-  phase: 'download' | 'unpack';
-  done: number;
-  total: number;
-}
+export type { FetchProgress } from './fetch-progress';
 
-/** What to fetch, and where to. */
+/** Where PyTorch publishes its builds: a simple index of wheels (PEP 503), archives of libtorch beside it. */
+export const PYTORCH_INDEX = 'https://download.pytorch.org/whl';
+
+/** What is fetched, from where, and where to. */
 export interface FetchLibtorchOptions {
-  /** Defaults to the version that the package is built with. */
+  /** Defaults to the version that all tests run with. */
   version?: string;
-  /** The folder to make. Defaults to `.libtorch` in the package. */
+  /** A CUDA build for that version of CUDA, such as `'13.0'`, with its CUDA libraries (x86-64). Defaults to a CPU build. */
+  cuda?: string;
+  /**
+   * The libtorch itself: a folder, a libtorch archive (`.zip`) or a torch wheel (`.whl`), on this machine or at an
+   * `http(s)` address, where `#sha256=...` may follow. Defaults to asking pip, where python3 has it, and then `index`.
+   */
+  from?: string;
+  /** Index of wheels that is asked where pip has none. Defaults to PyTorch's own. */
+  index?: string;
+  /**
+   * The folder to make. Defaults to `libtorch-VERSION` in `~/.cache/neox-prefix` (or `$XDG_CACHE_HOME/neox-prefix`), which
+   * installing packages does not empty; in a clone of the repository to its `.libtorch`.
+   */
   destination?: string;
   /** Fetches again although the folder holds that version already. Defaults to `false`. */
   force?: boolean;
@@ -30,25 +42,28 @@ export interface FetchLibtorchOptions {
   signal?: AbortSignal;
 }
 
+const OPTIONS = ['version', 'cuda', 'from', 'index', 'destination', 'force', 'onProgress', 'signal'];
+
 /**
- * Takes libtorch out of the torch wheel that pip downloads: the CPU build where an index offers one. The version of
- * python3 does not matter: a wheel is a zip archive and libtorch in it does not depend on Python. The files are checked
- * against the wheel's checksums, unpacked beside the destination and moved there in one step, so that the destination
- * is whole or absent whatever happens. Does nothing when it holds that version already.
+ * Gets libtorch: from what `from` names, or out of the torch wheel that pip downloads (the CPU build where an index
+ * offers one), or, where pip has none, from PyTorch's own index. The files are checked against the archive's checksums,
+ * unpacked beside the destination and moved there in one step, so that the destination is whole or absent whatever
+ * happens. A download that broke is gone on with by the next call. Does nothing when the destination holds that version
+ * already.
  *
- * @throws NeoXPrefixError `NEOX_LIBTORCH_NOT_FOUND` when it cannot be had: no python3, no pip, no wheel, a damaged
- *   wheel.
+ * @throws NeoXPrefixError `NEOX_LIBTORCH_NOT_FOUND` when it cannot be had: no such version, no network, a damaged file;
+ *   `NEOX_IO` when the destination cannot be written
  */
 export async function fetchLibtorch(options: FetchLibtorchOptions = {}): Promise<Libtorch> {
-  checkOptions('fetchLibtorch options', options, ['version', 'destination', 'force', 'onProgress', 'signal']);
+  checkOptions('fetchLibtorch options', options, OPTIONS);
   const version = checkString('version', options.version ?? LIBTORCH_VERSION);
-  if (!/^\d+\.\d+\.\d+$/.test(version)) {
-    throw new NeoXPrefixError(
-      'NEOX_BAD_ARGUMENT',
-      `Expected three numbers such as ${LIBTORCH_VERSION} for version but received '${version}'`,
-    );
-  }
-  const destination = resolve(checkPath('destination', options.destination ?? join(PACKAGE_ROOT, '.libtorch')));
+  if (!/^\d+\.\d+\.\d+$/.test(version))
+    throw badArgument('version', `three numbers such as ${LIBTORCH_VERSION}`, version);
+  const cuda = options.cuda === undefined ? undefined : checkString('cuda', options.cuda);
+  if (cuda !== undefined && !/^\d+\.\d+$/.test(cuda)) throw badArgument('cuda', "two numbers such as '13.0'", cuda);
+  const from = options.from === undefined ? undefined : checkString('from', options.from);
+  const index = checkString('index', options.index ?? PYTORCH_INDEX).replace(/\/+$/, '');
+  const destination = resolve(checkPath('destination', options.destination ?? defaultDestination(version, cuda)));
   const force = checkBoolean('force', options.force ?? false);
   const onProgress =
     options.onProgress === undefined ? (): void => {} : checkFunction('onProgress', options.onProgress);
@@ -56,7 +71,8 @@ export async function fetchLibtorch(options: FetchLibtorchOptions = {}): Promise
   signal?.throwIfAborted();
 
   const present = describe(destination, 'package');
-  if (!force && present?.headers === true && present.version.split('+')[0] === version) return present;
+  const isIt = present?.headers === true && (from !== undefined || present.version.split('+')[0] === version);
+  if (!force && isIt && (cuda === undefined || present.cuda)) return present;
   if (present === undefined && existsSync(destination) && (await readdir(destination)).length > 0) {
     throw new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', `${destination} holds something that is not libtorch`, {
       path: destination,
@@ -64,15 +80,18 @@ export async function fetchLibtorch(options: FetchLibtorchOptions = {}): Promise
     });
   }
 
-  const python = await findPython(signal);
-  await makeFolder(dirname(destination));
+  await makeDestination(dirname(destination));
   await removeAbandoned(destination);
   const work = await mkdtemp(`${destination}.partial-${process.pid}-`);
+  // Outside of the folder that is deleted: the next call goes on with what is here.
+  const downloads = `${destination}.download`;
   try {
-    const wheel = await download(python, version, work, onProgress, signal);
+    const found = await provide({ version, cuda, from, index }, work, downloads, { signal, onProgress });
     const unpacked = join(work, 'libtorch');
-    await unpack(python, wheel, unpacked, onProgress, signal);
+    if ((await stat(found)).isDirectory()) await copyLibtorch(found, unpacked);
+    else await unpack(found, unpacked, { signal, onProgress });
     await replace(unpacked, destination, work);
+    await rm(downloads, { recursive: true, force: true });
   } finally {
     await rm(work, { recursive: true, force: true });
   }
@@ -82,29 +101,108 @@ export async function fetchLibtorch(options: FetchLibtorchOptions = {}): Promise
   return libtorch;
 }
 
-/**
- * The interpreter itself, with pip: `python3` may be a script that starts one, which would not pass a signal on to it.
- */
-async function findPython(signal: AbortSignal | undefined): Promise<string> {
-  let executable = '';
-  const onLine = (line: string): void => void (executable = line.trim());
-  const python = await run('python3', [ISOLATED, '-c', 'import sys; print(sys.executable)'], { signal, onLine });
-  if (python.status !== 0 || executable === '') {
-    throw new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', 'python3, whose pip downloads libtorch, was not found', {
-      hint: 'on Debian or Ubuntu run `apt-get install python3 python3-pip`, or set NEOX_PREFIX_LIBTORCH to a folder with libtorch',
+interface Wanted {
+  version: string;
+  cuda: string | undefined;
+  from: string | undefined;
+  index: string;
+}
+
+/** The path of an archive or a folder with libtorch: what was given, or what was downloaded. */
+async function provide(wanted: Wanted, work: string, downloads: string, download: Download): Promise<string> {
+  const { version, cuda, from, index } = wanted;
+  if (from !== undefined) {
+    if (/^https?:\/\//.test(from)) return await fetchFile(remoteFile(from), downloads, download);
+    const path = resolve(from);
+    if (existsSync(path)) return path;
+    throw new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', `There is no ${path}`, { path });
+  }
+  if (cuda !== undefined) {
+    if (process.arch !== 'x64') {
+      throw new NeoXPrefixError('NEOX_UNSUPPORTED', `There is no archive of libtorch with CUDA for ${process.arch}`, {
+        hint: 'install torch with pip: the torch of python3 is found by itself',
+      });
+    }
+    const build = `cu${cuda.replace('.', '')}`;
+    const archive = `libtorch-shared-with-deps-${version}%2B${build}.zip`;
+    return await fetchFile({ url: `${index.replace(/\/whl$/, '')}/libtorch/${build}/${archive}` }, downloads, download);
+  }
+  const pip = await pipDownload(version, work, download);
+  if ('path' in pip) return pip.path;
+  const found = await inIndex(index, version, download.signal);
+  if ('url' in found) return await fetchFile(found, downloads, download);
+  const tried = [`pip: ${pip.reason}`, found.reason].join('\n  ');
+  throw new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', `torch ${version} could not be downloaded:\n  ${tried}`, {
+    hint:
+      'behind a proxy set HTTPS_PROXY; without a network bring a libtorch archive or a torch wheel and give it: ' +
+      '`npx neox-prefix fetch-libtorch --from FILE`, or set NEOX_PREFIX_LIBTORCH to a folder with libtorch',
+  });
+}
+
+async function inIndex(
+  index: string,
+  version: string,
+  signal: AbortSignal | undefined,
+): Promise<RemoteFile | { reason: string }> {
+  try {
+    return await findInIndex(index, version, signal);
+  } catch (error) {
+    signal?.throwIfAborted();
+    const { message, code } = error as NodeJS.ErrnoException;
+    return { reason: `${index}: ${message === '' ? (code ?? 'no answer') : message}` };
+  }
+}
+
+function remoteFile(address: string): RemoteFile {
+  const url = new URL(address);
+  const sha256 = /^#sha256=([0-9a-f]{64})$/i.exec(url.hash)?.[1]?.toLowerCase();
+  if (url.hash !== '' && sha256 === undefined)
+    throw badArgument('from', 'nothing or sha256= and 64 hexadecimal digits behind #', address);
+  url.hash = '';
+  return { url: url.href, ...(sha256 === undefined ? {} : { sha256 }) };
+}
+
+async function fetchFile(file: RemoteFile, downloads: string, download: Download): Promise<string> {
+  await mkdir(downloads, { recursive: true });
+  return await httpDownload(file, downloads, download);
+}
+
+async function unpack(archive: string, folder: string, download: Download): Promise<void> {
+  try {
+    await unpackLibtorch(archive, folder, download);
+  } catch (error) {
+    download.signal?.throwIfAborted();
+    throw unpackError(basename(archive), error);
+  }
+}
+
+/** A folder that was given is copied, so that the destination does not depend on it. */
+async function copyLibtorch(from: string, folder: string): Promise<void> {
+  const found = describe(from, 'package');
+  if (found === undefined) {
+    throw new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', `${from} has no lib/libtorch_cpu.so`, {
+      path: from,
+      hint: 'give the folder that holds lib/ and include/, a libtorch archive or a torch wheel',
     });
   }
-  const pip = await run(executable, [ISOLATED, '-m', 'pip', '--version'], { signal });
-  if (pip.status !== 0) {
-    throw new NeoXPrefixError(
-      'NEOX_LIBTORCH_NOT_FOUND',
-      `python3 (${executable}) has no pip, which downloads libtorch`,
-      {
-        hint: 'on Debian or Ubuntu run `apt-get install python3-pip`, elsewhere `python3 -m ensurepip`, or set NEOX_PREFIX_LIBTORCH to a folder with libtorch',
-      },
-    );
+  await mkdir(folder);
+  for (const name of ['lib', 'include', 'share', 'build-version', 'version.py']) {
+    if (existsSync(join(from, name))) await cp(join(from, name), join(folder, name), { recursive: true });
   }
-  return executable;
+}
+
+/** The folder above the destination. One that this user cannot write is told with the way out. */
+async function makeDestination(parent: string): Promise<void> {
+  try {
+    await makeFolder(parent);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message.split('\n')[0] : String(error);
+    throw new NeoXPrefixError('NEOX_IO', `${reason ?? ''} (to put libtorch there)`, {
+      path: parent,
+      hint: 'choose a folder that you can write: --destination DIR, and set NEOX_PREFIX_LIBTORCH=DIR',
+      cause: error,
+    });
+  }
 }
 
 /** Deletes what a process that was killed left beside the destination. */
@@ -118,130 +216,6 @@ async function removeAbandoned(destination: string): Promise<void> {
       await rm(join(dirname(destination), name), { recursive: true, force: true });
     }
   }
-}
-
-/** Downloads the wheel and returns its path. */
-async function download(
-  python: string,
-  version: string,
-  work: string,
-  onProgress: (progress: FetchProgress) => void,
-  signal: AbortSignal | undefined,
-): Promise<string> {
-  const folder = join(work, 'wheel');
-  const temporary = join(work, 'tmp');
-  await mkdir(temporary);
-  const machine = process.arch === 'arm64' ? 'aarch64' : 'x86_64';
-  const anyPython = [
-    '--python-version',
-    '3.12',
-    '--implementation',
-    'cp',
-    '--platform',
-    `manylinux_2_28_${machine}`,
-    '--platform',
-    `manylinux2014_${machine}`,
-  ];
-  let refusal = '';
-  // The CPU build first (an index has it under a local version), then whatever build has the number; for each the wheel
-  // of this python3 and then, because any will do, that of a common one.
-  for (const requirement of [`torch==${version}+cpu`, `torch==${version}`]) {
-    for (const platform of [[], anyPython]) {
-      const args = [
-        ISOLATED,
-        '-m',
-        'pip',
-        'download',
-        '--no-deps',
-        '--only-binary=:all:',
-        '--progress-bar',
-        'off',
-        '--dest',
-        folder,
-        ...platform,
-        requirement,
-      ];
-      const watch = watchDownload(temporary, onProgress);
-      const result = await run(python, args, {
-        signal,
-        env: { ...process.env, TMPDIR: temporary },
-        onLine: watch.line,
-      }).finally(watch.stop);
-      if (result.status === 0) {
-        const wheel = (await readdir(folder)).find((name) => /^torch-.*\.whl$/.test(name));
-        if (wheel !== undefined) return join(folder, wheel);
-      }
-      refusal = result.errors;
-      const noMatch = /No matching distribution|ResolutionImpossible|not a supported wheel/.test(refusal);
-      if (!noMatch) throw failedDownload(version, refusal);
-    }
-  }
-  throw failedDownload(version, refusal);
-}
-
-function failedDownload(version: string, errors: string): NeoXPrefixError {
-  const lines = errors.split('\n').filter((line) => /^ERROR|error:/i.test(line));
-  const told = (lines.length > 0 ? lines : errors.trim().split('\n').slice(-3)).join('\n  ');
-  return new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', `pip could not download torch ${version}:\n  ${told}`, {
-    hint: `check that \`python3 -m pip download --no-deps torch==${version}\` works here (network, pip's index settings), or set NEOX_PREFIX_LIBTORCH to a folder with libtorch`,
-  });
-}
-
-/** pip draws no progress bar into a pipe, so its temporary file is watched; the size is in what it prints. */
-function watchDownload(
-  folder: string,
-  onProgress: (progress: FetchProgress) => void,
-): { line: (line: string) => void; stop: () => void } {
-  let total = 0;
-  const units: Record<string, number> = { kB: 1e3, MB: 1e6, GB: 1e9 };
-  const line = (text: string): void => {
-    const size = /Downloading .*\(([\d.]+) (kB|MB|GB)\)/.exec(text);
-    if (size?.[1] !== undefined && size[2] !== undefined) total = Number(size[1]) * (units[size[2]] ?? 0);
-  };
-  const timer = setInterval(() => {
-    largestFile(folder).then(
-      (done) => done > 0 && onProgress({ phase: 'download', done: total === 0 ? done : Math.min(done, total), total }),
-      () => undefined, // pip moved the file away meanwhile
-    );
-  }, 250);
-  return { line, stop: () => clearInterval(timer) };
-}
-
-async function largestFile(folder: string): Promise<number> {
-  const entries = await readdir(folder, { recursive: true });
-  const sizes = await Promise.all(
-    entries.map(async (name) => await stat(join(folder, name)).then((status) => (status.isFile() ? status.size : 0))),
-  );
-  return Math.max(0, ...sizes);
-}
-
-async function unpack(
-  python: string,
-  wheel: string,
-  folder: string,
-  onProgress: (progress: FetchProgress) => void,
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  let version = '';
-  const onLine = (line: string): void => {
-    const [word, first, second] = line.split(' ');
-    if (word === 'progress') onProgress({ phase: 'unpack', done: Number(first), total: Number(second) });
-    if (word === 'version') version = first ?? '';
-  };
-  const result = await run(python, [ISOLATED, join(PACKAGE_ROOT, 'scripts', 'unpack-wheel.py'), wheel, folder], {
-    signal,
-    onLine,
-  });
-  if (result.status !== 0) {
-    throw new NeoXPrefixError(
-      'NEOX_LIBTORCH_NOT_FOUND',
-      `The wheel ${basename(wheel)} could not be unpacked: ${result.errors.trim().replace(/^error: /, '')}`,
-      {
-        hint: 'free some disk space if that is what is missing (1 GB is enough); clear a damaged download with `python3 -m pip cache remove torch`',
-      },
-    );
-  }
-  await writeFile(join(folder, 'build-version'), `${version}\n`);
 }
 
 /** Puts a finished folder in its place. One that another process has put there meanwhile is as good. */
@@ -258,38 +232,4 @@ async function replace(folder: string, destination: string, work: string): Promi
       cause: error,
     });
   }
-}
-
-interface RunOptions {
-  signal: AbortSignal | undefined;
-  env?: NodeJS.ProcessEnv;
-  onLine?: (line: string) => void;
-}
-
-/** Runs a program to its end; a program that is missing has status -1. Rejects only when aborted. */
-async function run(command: string, args: string[], options: RunOptions): Promise<{ status: number; errors: string }> {
-  options.signal?.throwIfAborted();
-  return await new Promise((fulfil, reject) => {
-    const child = spawn(command, args, {
-      env: options.env ?? process.env,
-      stdio: ['ignore', 'pipe', 'pipe'],
-      cwd: TOOLS_FOLDER,
-    });
-    const abort = (): void => void child.kill('SIGTERM');
-    options.signal?.addEventListener('abort', abort, { once: true });
-    let errors = '';
-    let rest = '';
-    child.stderr.setEncoding('utf8').on('data', (text: string) => (errors = (errors + text).slice(-20_000)));
-    child.stdout.setEncoding('utf8').on('data', (text: string) => {
-      const lines = (rest + text).split('\n');
-      rest = lines.pop() ?? '';
-      for (const line of lines) options.onLine?.(line);
-    });
-    child.on('error', (error) => (errors += error.message));
-    child.on('close', (status) => {
-      options.signal?.removeEventListener('abort', abort);
-      if (options.signal?.aborted === true) reject(options.signal.reason as Error);
-      else fulfil({ status: status ?? -1, errors });
-    });
-  });
 }

@@ -1,5 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, readdirSync, realpathSync } from 'node:fs';
+import { homedir } from 'node:os';
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { NeoXPrefixError } from '../base/errors';
 import { PACKAGE_ROOT } from '../base/package';
@@ -12,7 +13,7 @@ export const LIBTORCH_VERSION = '2.13.0';
 export const LIBTORCH_MINORS: readonly string[] = ['2.11', '2.12', '2.13', '2.14'];
 
 /** Where a libtorch was found, in the order of the search. */
-export type LibtorchSource = 'NEOX_PREFIX_LIBTORCH' | 'LIBTORCH' | 'package' | 'python';
+export type LibtorchSource = 'NEOX_PREFIX_LIBTORCH' | 'LIBTORCH' | 'package' | 'cache' | 'python';
 
 /** A libtorch that was found. */
 export interface Libtorch {
@@ -44,8 +45,8 @@ export const FETCH_HINT =
   'run `npx neox-prefix fetch-libtorch`, or set NEOX_PREFIX_LIBTORCH to a folder with libtorch (the one that holds lib/ and include/)';
 
 /**
- * Finds libtorch: `NEOX_PREFIX_LIBTORCH`, `LIBTORCH`, the package's `.libtorch/`, the `torch` of `python3`; the first
- * hit wins. A variable that is set and points to no libtorch is an error rather than passed over. The others are taken
+ * Finds libtorch: `NEOX_PREFIX_LIBTORCH`, `LIBTORCH`, the package's `.libtorch/`, the user's cache that `fetch-libtorch`
+ * fills (`~/.cache/neox-prefix`), the `torch` of `python3`; the first hit wins. A variable that is set and points to no libtorch is an error rather than passed over. The others are taken
  * only with one of the minor versions asked for, because libtorch's ABI is not stable across minor versions.
  *
  * @throws NeoXPrefixError `NEOX_LIBTORCH_NOT_FOUND` with every place that was looked at.
@@ -80,6 +81,12 @@ export function findLibtorch(options: FindLibtorchOptions = {}): Libtorch {
     `${packageFolder}: ${own === undefined ? 'no lib/libtorch_cpu.so' : `version ${own.version}, not ${wanted}`}`,
   );
 
+  const cache = cacheFolder(env);
+  const cached = cachedVersions(cache).map((name) => describe(join(cache, name), 'cache'));
+  const fitting = cached.find((found) => found !== undefined && fits(found));
+  if (fitting !== undefined) return fitting;
+  misses.push(`${cache}: ${cached.length === 0 ? 'no libtorch' : `no libtorch ${wanted}`}`);
+
   const python = pythonTorch(env);
   if (python.root === undefined) {
     misses.push(`torch of python3: ${python.reason}`);
@@ -97,6 +104,34 @@ export function findLibtorch(options: FindLibtorchOptions = {}): Libtorch {
       hint: FETCH_HINT,
     },
   );
+}
+
+/** The folder of this user that `fetch-libtorch` fills, outside of any project: `npm ci` empties node_modules. */
+function cacheFolder(env: NodeJS.ProcessEnv): string {
+  const cache = env['XDG_CACHE_HOME'];
+  // The specification of XDG: a relative one is not valid and is ignored.
+  const base = cache !== undefined && isAbsolute(cache) ? cache : join(env['HOME'] ?? homedir(), '.cache');
+  return join(base, 'neox-prefix');
+}
+
+/** Names of the folders in the cache, the version that all tests run with first, then the newest. */
+function cachedVersions(cache: string): string[] {
+  if (!existsSync(cache)) return [];
+  const isTested = (name: string): boolean => name.startsWith(`libtorch-${LIBTORCH_VERSION}`);
+  return readdirSync(cache)
+    .filter((name) => /^libtorch-\d+\.\d+\.\d+(\+cu\d+)?$/.test(name))
+    .sort((a, b) => Number(isTested(b)) - Number(isTested(a)) || b.localeCompare(a, 'en', { numeric: true }));
+}
+
+/** Where `fetch-libtorch` puts a libtorch that no place is named for. */
+export function defaultDestination(
+  version: string,
+  cuda: string | undefined,
+  env: NodeJS.ProcessEnv = process.env,
+): string {
+  if (existsSync(join(PACKAGE_ROOT, 'tsconfig.json'))) return join(PACKAGE_ROOT, '.libtorch');
+  const build = cuda === undefined ? '' : `+cu${cuda.replace('.', '')}`;
+  return join(cacheFolder(env), `libtorch-${version}${build}`);
 }
 
 /** `2.13` of `2.13.1+cpu`. */

@@ -1,24 +1,28 @@
 import type { Command } from 'commander';
-import { join } from 'node:path';
-import { fetchLibtorch, type FetchLibtorchOptions } from '../../addon/fetch-libtorch';
-import { describe, LIBTORCH_VERSION } from '../../addon/libtorch';
-import { PACKAGE_ROOT } from '../../base/package';
+import { fetchLibtorch, type FetchLibtorchOptions, PYTORCH_INDEX } from '../../addon/fetch-libtorch';
+import { defaultDestination, describe, LIBTORCH_VERSION } from '../../addon/libtorch';
 import type { Act } from '../command';
 import { addOptions, given, option, unwrap } from '../flags';
 import type { Ui } from '../ui';
 
 export interface FetchFlags {
   torchVersion?: string;
+  cuda?: string;
+  from?: string;
+  index?: string;
   destination?: string;
   force?: boolean;
 }
 
-const DESCRIPTION = `Gets libtorch: pip downloads the torch wheel (the CPU build where there is one), and only what libtorch needs is unpacked from it. Nothing is installed
-into Python, and no other package is fetched. Does nothing when it is there already.`;
+const DESCRIPTION = `Gets libtorch, the CPU build unless --cuda asks for another. pip downloads the torch wheel where python3 has it, so that its settings apply, and only what
+libtorch needs is unpacked from it; where pip has none, it comes from PyTorch's own index. Nothing is installed into Python. --from takes a file, a folder or
+an address instead, for a mirror or a machine without a network. A download that broke is gone on with. Does nothing when it is there already.`;
 
 const EXAMPLES = `
 Examples:
   $ neox-prefix fetch-libtorch
+  $ neox-prefix fetch-libtorch --cuda 13.0
+  $ neox-prefix fetch-libtorch --from libtorch-shared-with-deps-2.13.0.zip
   $ neox-prefix fetch-libtorch --destination /opt/libtorch && export NEOX_PREFIX_LIBTORCH=/opt/libtorch`;
 
 export function register(program: Command, act: Act): void {
@@ -29,7 +33,10 @@ export function register(program: Command, act: Act): void {
     .addHelpText('after', EXAMPLES);
   addOptions(command, 'Options', [
     option('--torch-version <version>', 'version of libtorch', { default: LIBTORCH_VERSION }),
-    option('--destination <dir>', 'folder to make', { default: '.libtorch in the package' }),
+    option('--cuda <version>', 'a CUDA build for that version of CUDA, such as 13.0 (x86-64)'),
+    option('--from <source>', 'a libtorch archive, a torch wheel or a folder: a path, or an http(s) address'),
+    option('--index <url>', 'index of wheels that is asked where pip has none', { default: PYTORCH_INDEX }),
+    option('--destination <dir>', 'folder to make', { default: "libtorch-VERSION in this user's cache" }),
     option('--force', 'fetch it again although it is there'),
   ]);
   command.action(act(run));
@@ -41,13 +48,16 @@ export async function run(
   ui: Ui,
   fetch = (options: FetchLibtorchOptions) => fetchLibtorch(options),
 ): Promise<number> {
-  const { torchVersion: version, destination, force } = flags;
-  const present = force === true ? undefined : describe(destination ?? join(PACKAGE_ROOT, '.libtorch'), 'package');
-  const isThere = present?.headers === true && present.version.split('+')[0] === (version ?? LIBTORCH_VERSION);
-  ui.note(isThere ? 'it is there already' : 'asking pip');
+  const { torchVersion: version, cuda, from, index, destination, force } = flags;
+  const folder = destination ?? defaultDestination(version ?? LIBTORCH_VERSION, cuda);
+  const present = force === true ? undefined : describe(folder, 'package');
+  const isThere =
+    present?.headers === true &&
+    (from !== undefined || present.version.split('+')[0] === (version ?? LIBTORCH_VERSION));
+  ui.note(isThere ? 'it is there already' : from !== undefined || cuda !== undefined ? `into ${folder}` : 'asking pip');
   const libtorch = await ui.withProgress({ title: 'libtorch', total: 0, unit: 'bytes' }, (update) =>
     fetch({
-      ...given({ version, destination, force }),
+      ...given({ version, cuda, from, index, destination, force }),
       signal: ui.signal,
       onProgress: ({ phase, done, total }) => update(done, phase, total),
     }),

@@ -50,6 +50,7 @@ test('the places are searched in order and the first hit wins', () => {
     NEOX_PREFIX_LIBTORCH: first,
     LIBTORCH: second,
     PATH: fakePython(join(torch, '__init__.py')),
+    HOME: folder,
   };
   const options = { env, packageRoot: join(folder, 'package') };
 
@@ -65,11 +66,16 @@ test('the places are searched in order and the first hit wins', () => {
   env['LIBTORCH'] = '';
   expect(findLibtorch(options)).toMatchObject({ root: own, source: 'package', version: '2.13.0+cpu' });
   rmSync(own, { recursive: true });
+  const cached = fakeLibtorch('.cache/neox-prefix/libtorch-2.14.1', '2.14.1');
+  expect(findLibtorch(options)).toMatchObject({ root: cached, source: 'cache', version: '2.14.1' });
+  const tested = fakeLibtorch('.cache/neox-prefix/libtorch-2.13.0', '2.13.0+cpu');
+  expect(findLibtorch(options)).toMatchObject({ root: tested, source: 'cache', version: '2.13.0+cpu' });
+  env['XDG_CACHE_HOME'] = join(folder, 'other');
   expect(findLibtorch(options)).toMatchObject({ root: torch, source: 'python', version: '2.13.1' });
 });
 
 test('a variable that points to no libtorch is an error that names it', () => {
-  const env = { LIBTORCH: join(folder, 'nothing'), PATH: folder };
+  const env = { LIBTORCH: join(folder, 'nothing'), PATH: folder, HOME: folder };
   fakeLibtorch('package/.libtorch', '2.13.0');
   expect(() => findLibtorch({ env, packageRoot: join(folder, 'package') })).toThrow(
     expect.objectContaining({
@@ -84,7 +90,7 @@ test('a variable that points to no libtorch is an error that names it', () => {
 
 test('of the package and of python3, only a minor version that was asked for is taken', () => {
   const torch = fakeLibtorch('site-packages/torch', '2.12.1');
-  const env = { PATH: fakePython(join(torch, '__init__.py')) };
+  const env = { PATH: fakePython(join(torch, '__init__.py')), HOME: folder };
   const find = (minors?: string[]): string =>
     findLibtorch({ env, packageRoot: folder, ...(minors === undefined ? {} : { minors }) }).version;
   expect(find()).toBe('2.12.1');
@@ -106,13 +112,13 @@ test('nothing found: the error tells every place and the command that helps', ()
     }
     throw new Error('it was found');
   };
-  const message = error({ PATH: join(folder, 'empty') }).message;
+  const message = error({ PATH: join(folder, 'empty'), HOME: folder }).message;
   expect(message).toContain('NEOX_PREFIX_LIBTORCH: not set');
   expect(message).toContain('LIBTORCH: not set');
   expect(message).toContain(`${join(folder, '.libtorch')}: no lib/libtorch_cpu.so`);
   expect(message).toContain('torch of python3: python3 did not run');
   expect(message).toContain('npx neox-prefix fetch-libtorch');
-  expect(error({ PATH: fakePython('') }).message).toContain('torch of python3: no torch installed');
+  expect(error({ PATH: fakePython(''), HOME: folder }).message).toContain('torch of python3: no torch installed');
 });
 
 test('the version is read from whatever the folder has', () => {
