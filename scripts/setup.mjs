@@ -1,7 +1,7 @@
 // Does all set-up of a fresh clone and skips what is there: npm packages, TypeScript, libtorch, addon.
 //
 //   node scripts/setup.mjs
-import { existsSync, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { Failure, fromRoot, main, require, run } from './common.mjs';
 import { checkTools } from './tools.mjs';

@@ -118,7 +118,8 @@ async function fetchRest(url: string, part: string, { signal, onProgress }: Down
     await body.dump();
     if (headers['content-range'] === `bytes */${begun}`) return;
     await discard(part);
-    return await fetchRest(url, part, { signal, onProgress });
+    await fetchRest(url, part, { signal, onProgress });
+    return;
   }
   if (statusCode !== 200 && statusCode !== 206) {
     await body.dump();
