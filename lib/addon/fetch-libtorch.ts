@@ -20,7 +20,9 @@ export const PYTORCH_INDEX = 'https://download.pytorch.org/whl';
 export interface FetchLibtorchOptions {
   /** Defaults to the version that all tests run with. */
   version?: string;
-  /** A CUDA build for that version of CUDA, such as `'13.0'`, with its CUDA libraries (x86-64). Defaults to a CPU build. */
+  /**
+   * A CUDA build for that version of CUDA, such as `'13.0'`, with its CUDA libraries (x86-64). Defaults to a CPU build.
+   */
   cuda?: string;
   /**
    * The libtorch itself: a folder, a libtorch archive (`.zip`) or a torch wheel (`.whl`), on this machine or at an
@@ -30,8 +32,8 @@ export interface FetchLibtorchOptions {
   /** Index of wheels that is asked where pip has none. Defaults to PyTorch's own. */
   index?: string;
   /**
-   * The folder to make. Defaults to `libtorch-VERSION` in `~/.cache/neox-prefix` (or `$XDG_CACHE_HOME/neox-prefix`), which
-   * installing packages does not empty; in a clone of the repository to its `.libtorch`.
+   * The folder to make. Defaults to `libtorch-VERSION` in `~/.cache/neox-prefix` (or `$XDG_CACHE_HOME/neox-prefix`),
+   * which installing packages does not empty; in a clone of the repository to its `.libtorch`.
    */
   destination?: string;
   /** Fetches again although the folder holds that version already. Defaults to `false`. */

@@ -45,9 +45,10 @@ export const FETCH_HINT =
   'run `npx neox-prefix fetch-libtorch`, or set NEOX_PREFIX_LIBTORCH to a folder with libtorch (the one that holds lib/ and include/)';
 
 /**
- * Finds libtorch: `NEOX_PREFIX_LIBTORCH`, `LIBTORCH`, the package's `.libtorch/`, the user's cache that `fetch-libtorch`
- * fills (`~/.cache/neox-prefix`), the `torch` of `python3`; the first hit wins. A variable that is set and points to no libtorch is an error rather than passed over. The others are taken
- * only with one of the minor versions asked for, because libtorch's ABI is not stable across minor versions.
+ * Finds libtorch: `NEOX_PREFIX_LIBTORCH`, `LIBTORCH`, the package's `.libtorch/`, the user's cache that
+ * `fetch-libtorch` fills (`~/.cache/neox-prefix`), the `torch` of `python3`; the first hit wins. A variable that is set
+ * and points to no libtorch is an error rather than passed over. The others are taken only with one of the minor
+ * versions asked for, because libtorch's ABI is not stable across minor versions.
  *
  * @throws NeoXPrefixError `NEOX_LIBTORCH_NOT_FOUND` with every place that was looked at.
  */

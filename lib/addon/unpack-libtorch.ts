@@ -78,7 +78,9 @@ class Checksum {
   }
 }
 
-/** A wheel has its version and checksums in `torch-VERSION.dist-info/RECORD`, libtorch's own archive a build-version. */
+/**
+ * A wheel has its version and checksums in `torch-VERSION.dist-info/RECORD`, libtorch's own archive a build-version.
+ */
 async function readVersion(
   zip: yauzl.ZipFile,
   entries: ReadonlyMap<string, yauzl.Entry>,
