@@ -19,6 +19,8 @@ export type { Encoder, Sample, TextOrIds, TokenizedSample, TokenizedTurn, Turn }
 export { type SplitCounts, splitDataset } from './data/split';
 export type { DatasetStatistics } from './data/statistics';
 export { type FromSamplesOptions, TokenizedDataset } from './data/tokenized-dataset';
+export type { Launcher } from './distributed/environment';
+export { type JoinOptions, ProcessGroup } from './distributed/process-group';
 export {
   type DrainOptions,
   type EngineResult,

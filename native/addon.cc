@@ -1,6 +1,7 @@
 // Registers the addon's exports, and nothing else. types/native.d.ts lists them.
 #include <cstdlib>
 
+#include "binding/dist_binding.h"
 #include "binding/engine_binding.h"
 #include "binding/export_binding.h"
 #include "binding/forward_binding.h"
@@ -24,6 +25,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   neox::binding::export_generation_functions(env, exports);
   neox::binding::export_engine_functions(env, exports);
   neox::binding::export_training_functions(env, exports);
+  neox::binding::export_dist_functions(env, exports);
   neox::binding::export_fastertransformer_functions(env, exports);
   return exports;
 }

@@ -17,7 +17,7 @@ const AREAS = [
   ['Generating', /^(generation\/|engine\/call)/],
   ['Generation engine', /^engine\/(?!call|prefix-store)/],
   ['Prefixes', /^(prefix\/|engine\/prefix-store|export\/convert)/],
-  ['Training', /^(training\/(?!evaluate)|report\/|runs\/)/],
+  ['Training', /^(training\/(?!evaluate)|report\/|runs\/|distributed\/)/],
   ['Evaluation', /^training\/evaluate\.ts$/],
   ['Data', /^data\//],
   ['Tokenizer', /^tokenizer\//],

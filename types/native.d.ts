@@ -19,6 +19,7 @@ export type Encoder = Handle<'encoder'>;
 export type Trainer = Handle<'trainer'>;
 export type CancelFlag = Handle<'cancel'>;
 export type Engine = Handle<'engine'>;
+export type Group = Handle<'group'>;
 
 export interface SystemInfo {
   torchVersion: string;
@@ -339,10 +340,19 @@ export interface TrainerOptions {
   checkpointing: boolean;
   /** Keeps second copies of the weights for the gradients, also where it could do without: faster, the same bits. */
   copyWeights: boolean;
+  /** P, where another rank has the encoder. */
+  prefixLength?: number;
+  /** Whether lanes stay apart, for {@link sumLanes}. Defaults to `false`. */
+  keepLanes?: boolean;
   cancel?: CancelFlag | undefined;
 }
 
 export interface TrainingBatch extends Batch {
+  /**
+   * The part of the step that it counts to, in ascending order. The step's gradient is the sum of those of its lanes,
+   * in that order. Defaults to `0`.
+   */
+  lane?: number;
   /**
    * Multiplies the gradient on its way back through the model and is divided out of the result. A power of two rounds
    * nothing.
@@ -449,7 +459,10 @@ export function fitEncoder(
   },
 ): Promise<number>;
 
-export function createTrainer(model: Model, encoder: Encoder, options: TrainerOptions): Promise<Trainer>;
+/** `encoder`: null where another rank has it. Such a trainer adds up gradients; it has neither step nor state. */
+export function createTrainer(model: Model, encoder: Encoder | null, options: TrainerOptions): Promise<Trainer>;
+/** Computes the prefix of the step in progress, where it is not there yet. */
+export function trainerPrefix(model: Model, trainer: Trainer): Promise<void>;
 export function trainerAccumulate(model: Model, trainer: Trainer, batch: TrainingBatch): Promise<LossSum>;
 /** Updates the encoder by what was accumulated, which it drops whether applied or not. */
 export function trainerStep(
@@ -465,6 +478,56 @@ export function setTrainerState(model: Model, trainer: Trainer, state: TrainerSt
 /** Gradients of the mean loss over what was accumulated, unclipped, by the encoder's names. */
 export function trainerGradients(model: Model, trainer: Trainer, encoder: Encoder): Promise<EncoderState>;
 export function evaluate(model: Model, options: Batch & { prefix?: Prefix | null }): Promise<LossSum>;
+
+export interface GroupOptions {
+  rank: number;
+  size: number;
+  /** Where the store is. */
+  host: string;
+  port: number;
+  /** Whether this process opens the store. */
+  hostsStore: boolean;
+  /** The network interface of the exchanges; undefined: the one that reaches `host`. */
+  interface?: string | undefined;
+  /** Stands in front of all keys. */
+  scope: string;
+  /** Seconds: the longest wait for the others, when they meet and in each exchange. */
+  timeout: number;
+  cancel?: CancelFlag | undefined;
+}
+
+/** Opens the store of a process group, or waits for it. Errors: NEOX_RENDEZVOUS. */
+export function openGroup(options: GroupOptions): Promise<Group>;
+/** Connects every rank with every other, when all are at the store. */
+export function connectGroup(group: Group, options: { cancel?: CancelFlag | undefined }): Promise<void>;
+/** Closes the connections, and the store where it is here. An exchange in progress is given up. */
+export function leaveGroup(group: Group): Promise<void>;
+/** The store. NEOX_PEER_LOST where it is gone. */
+export function groupSet(group: Group, key: string, value: string): Promise<void>;
+/** null: not set. */
+export function groupGet(group: Group, key: string): Promise<string | null>;
+/** Returns the sum. */
+export function groupAdd(group: Group, key: string, amount: number): Promise<number>;
+/**
+ * An exchange: all ranks call the same ones in the same order with as many values. NEOX_PEER_LOST where one ended or
+ * was silent. Here: the values [n] of all ranks as [size, n].
+ */
+export function groupGather(group: Group, values: Float64Array): Promise<Float64Array>;
+/** An exchange. Gives the values of rank `root`. */
+export function groupBroadcast(group: Group, values: Float32Array, root: number): Promise<Float32Array>;
+/** An exchange. Gives all trainers the prefix of rank 0's. */
+export function sharePrefix(group: Group, trainer: Trainer): Promise<void>;
+/**
+ * An exchange. Adds up the lanes of all ranks, in their order, in the trainer of rank 0; the others forget theirs. Rank
+ * r of R has the lanes r, r + R, ...
+ * @param options.lanes of all ranks together
+ * @param options.loss what they sum up to
+ */
+export function sumLanes(
+  group: Group,
+  trainer: Trainer,
+  options: { lanes: number; loss: number; tokens: number },
+): Promise<void>;
 
 /** One output file of a FasterTransformer export. */
 export interface FtFile {

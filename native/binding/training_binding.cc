@@ -157,7 +157,8 @@ Napi::Value fit_encoder_to(const Napi::CallbackInfo& info) {
 
 Napi::Value create_trainer(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
-    const auto encoder = get_handle<PrefixEncoder>(info[1]);
+    std::shared_ptr<PrefixEncoder> encoder;  // null: another rank has it
+    if (!info[1].IsNull()) encoder = get_handle<PrefixEncoder>(info[1]);
     const auto o = info[2].As<Napi::Object>();
     TrainerOptions options;
     options.optimizer = {get_number(o, "beta1"), get_number(o, "beta2"), get_number(o, "epsilon"),
@@ -165,6 +166,8 @@ Napi::Value create_trainer(const Napi::CallbackInfo& info) {
     options.decay_biases = get_string(o, "decay") == "all";
     options.checkpointing = get_bool(o, "checkpointing");
     options.copy_weights = get_bool(o, "copyWeights");
+    if (!encoder) options.prefix_length = get_int(o, "prefixLength");
+    options.keep_lanes = has_value(o, "keepLanes") && get_bool(o, "keepLanes");
     return queue<std::shared_ptr<Trainer>>(
         info, get_cancel(o),
         [encoder, options](Model& model, const CancelFlag& cancel) {
@@ -179,13 +182,28 @@ Napi::Value trainer_accumulate(const Napi::CallbackInfo& info) {
     const auto trainer = get_handle<Trainer>(info[1]);
     const auto o = info[2].As<Napi::Object>();
     const auto batch = std::make_shared<TrainingBatch>(parse_batch(o));
+    const int64_t lane = has_value(o, "lane") ? get_int(o, "lane") : 0;
     const double loss_scale = get_number(o, "lossScale");
     return queue<LossSum>(
         info, get_cancel(o),
-        [trainer, batch, loss_scale](Model& model, const CancelFlag& cancel) {
-          return trainer->accumulate(model, *batch, loss_scale, cancel);
+        [trainer, batch, lane, loss_scale](Model& model, const CancelFlag& cancel) {
+          return trainer->accumulate(model, *batch, lane, loss_scale, cancel);
         },
         loss_to_js);
+  });
+}
+
+// The prefix of the step, computed here where the encoder is here, and made ready to be exchanged.
+Napi::Value trainer_prefix(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const auto trainer = get_handle<Trainer>(info[1]);
+    return queue<bool>(
+        info, nullptr,
+        [trainer](Model&, const CancelFlag&) {
+          trainer->prefix_values();
+          return true;
+        },
+        [](Napi::Env env, const bool&) { return env.Undefined(); });
   });
 }
 
@@ -257,8 +275,8 @@ Napi::Value set_trainer_state(const Napi::CallbackInfo& info) {
     state.tokens = get_int(o, "tokens");
     return queue<bool>(
         info, nullptr,
-        [trainer, state](Model& model, const CancelFlag&) {
-          trainer->set_state(model, state);
+        [trainer, state](Model&, const CancelFlag&) {
+          trainer->set_state(state);
           return true;
         },
         [](Napi::Env env, const bool&) { return env.Undefined(); });
@@ -300,6 +318,7 @@ void export_training_functions(Napi::Env env, Napi::Object exports) {
   exports.Set("fitEncoder", Napi::Function::New(env, fit_encoder_to, "fitEncoder"));
   exports.Set("createTrainer", Napi::Function::New(env, create_trainer, "createTrainer"));
   exports.Set("trainerAccumulate", Napi::Function::New(env, trainer_accumulate, "trainerAccumulate"));
+  exports.Set("trainerPrefix", Napi::Function::New(env, trainer_prefix, "trainerPrefix"));
   exports.Set("trainerStep", Napi::Function::New(env, trainer_step, "trainerStep"));
   exports.Set("trainerReset", Napi::Function::New(env, trainer_reset, "trainerReset"));
   exports.Set("trainerState", Napi::Function::New(env, trainer_state, "trainerState"));

@@ -23,6 +23,16 @@ test('the addon names libtorch without a path, and nothing of CUDA or OpenMP', (
   );
 });
 
+test("exchanges between ranks are libtorch's own: nothing is linked for them, nothing of Gloo is called", () => {
+  const needed = dynamicEntries('neox_prefix.node', 'NEEDED');
+  expect(needed.filter((name) => /gloo|uv|mpi|nccl/.test(name))).toEqual([]);
+  const text = execFileSync('nm', ['-D', '--undefined-only', '-C', join(RELEASE, 'neox_prefix.node')], {
+    encoding: 'utf8',
+  });
+  expect(text).toMatch(/ U c10d::ProcessGroupGloo::/);
+  expect(text).not.toMatch(/ U gloo::/);
+});
+
 test('the preload addon needs the C library alone', () => {
   expect(
     dynamicEntries('neox_preload.node', 'NEEDED').filter((name) => !/^(libc|libdl|ld-linux.*)\.so/.test(name)),

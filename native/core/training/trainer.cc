@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mse_loss.h>
+#include <ATen/ops/zeros.h>
 
 #include <cmath>
 #include <string>
@@ -59,52 +60,94 @@ LossSum evaluate_batch(const Model& model, const KeyValueBlock* prefix, const Tr
 
 Trainer::Trainer(Model& model, std::shared_ptr<PrefixEncoder> encoder, const TrainerOptions& options,
                  const CancelFlag& cancel)
-    : encoder_(std::move(encoder)),
-      options_(options),
-      optimizer_(options.optimizer, encoder_->flat(), decayed(*encoder_, options.decay_biases)),
-      pool_(model.pool()) {
+    : encoder_(std::move(encoder)), options_(options), pool_(model.pool()), device_(model.options().device) {
+  if (encoder_) {
+    options_.prefix_length = encoder_->options().prefix_length;
+    optimizer_.emplace(options.optimizer, encoder_->flat(), decayed(*encoder_, options.decay_biases));
+  }
+  const ModelConfig& c = model.config();
+  shape_ = {c.num_layers, 2, c.num_heads, options_.prefix_length, c.head_size};
   model.prepare_backward(options.copy_weights, cancel);
 }
 
 Trainer::~Trainer() { reset(); }
 
+AdamW& Trainer::optimizer() {
+  if (!optimizer_) refuse("Another rank has the encoder of this training");
+  return *optimizer_;
+}
+
+const AdamW& Trainer::optimizer() const { return const_cast<Trainer*>(this)->optimizer(); }
+
 const PrefixEncoder::Pass& Trainer::pass() {
-  if (!pass_) pass_ = encoder_->forward(optimizer_.state().steps);
+  if (!pass_) pass_ = encoder_->forward(optimizer().state().steps);
   return *pass_;
 }
 
-LossSum Trainer::accumulate(const Model& model, const TrainingBatch& batch, double loss_scale,
+const at::Tensor& Trainer::prefix_values() {
+  if (encoder_) return pass().output;
+  if (!values_.defined()) {
+    const int64_t output = shape_[0] * shape_[1] * shape_[2] * shape_[4];
+    values_ = at::zeros({options_.prefix_length, output}, at::kFloat);
+  }
+  return values_;
+}
+
+LossSum Trainer::accumulate(const Model& model, const TrainingBatch& batch, int64_t lane, double loss_scale,
                             const CancelFlag& cancel) {
-  if (!prefix_) prefix_ = make_block(model.kv_shape(), pass().output);
+  if (!prefix_) prefix_ = make_block(model.kv_shape(), prefix_values());
   auto rows = rows_of(batch, model, prefix_.get());
   const auto result =
       model.loss_and_gradient(ids_of(batch, model), batch.targets, rows, {loss_scale, options_.checkpointing}, cancel);
-  if (prefix_grad_.defined()) {
-    prefix_grad_.add_(result.prefix);
+  if (lanes_.empty() || lanes_.back().number != lane) {
+    if (!options_.keep_lanes) fold();
+    lanes_.push_back({lane, result.prefix, result.sum.loss, result.sum.tokens});
   } else {
-    prefix_grad_ = result.prefix;
+    Lane& current = lanes_.back();
+    current.gradient.add_(result.prefix);
+    current.loss += result.sum.loss;
+    current.tokens += result.sum.tokens;
   }
-  loss_ += result.sum.loss;
-  tokens_ += result.sum.tokens;
   return result.sum;
 }
 
+// Adds each lane to the ones before.
+void Trainer::fold() {
+  for (size_t i = 1; i < lanes_.size(); ++i) {
+    lanes_[0].gradient.add_(lanes_[i].gradient);
+    lanes_[0].loss += lanes_[i].loss;
+    lanes_[0].tokens += lanes_[i].tokens;
+  }
+  if (lanes_.size() > 1) lanes_.resize(1);
+}
+
+const Lane& Trainer::sum() {
+  fold();
+  if (lanes_.empty() || lanes_[0].tokens == 0) refuse("A training step needs a batch with target tokens");
+  return lanes_[0];
+}
+
+void Trainer::set_sum(const at::Tensor& gradient, double loss, int64_t tokens) {
+  lanes_ = {{0, gradient.view(shape_).to(device_, at::kFloat, false, false), loss, tokens}};
+}
+
 at::Tensor Trainer::gradient() {
-  if (!prefix_grad_.defined() || tokens_ == 0) refuse("A training step needs a batch with target tokens");
+  const Lane& step = sum();
   const auto& o = encoder_->options();
   // [L, 2, N, P, D] -> [P, L*2*H]
-  const at::Tensor grad = prefix_grad_.permute({3, 0, 1, 2, 4}).to(at::kCPU).reshape({o.prefix_length, o.output_dim});
-  return encoder_->backward(pass(), grad / static_cast<double>(tokens_));
+  const at::Tensor grad = step.gradient.permute({3, 0, 1, 2, 4}).to(at::kCPU).reshape({o.prefix_length, o.output_dim});
+  return encoder_->backward(pass(), grad / static_cast<double>(step.tokens));
 }
 
 StepResult Trainer::step(double learning_rate, double clip) {
+  AdamW& optimizer = this->optimizer();
   at::Tensor grads = gradient();
   StepResult result;
-  result.loss = loss_ / static_cast<double>(tokens_);
-  result.tokens = tokens_;
+  result.loss = sum().loss / static_cast<double>(sum().tokens);
+  result.tokens = sum().tokens;
   result.grad_norm = clip_gradient_norm(grads, clip);
   result.applied = std::isfinite(result.grad_norm);
-  if (result.applied) optimizer_.step(encoder_->flat(), grads, learning_rate);
+  if (result.applied) optimizer.step(encoder_->flat(), grads, learning_rate);
   clear();
   return result;
 }
@@ -117,20 +160,20 @@ void Trainer::reset() {
 void Trainer::clear() {
   pass_.reset();
   prefix_.reset();
-  prefix_grad_ = at::Tensor();
-  loss_ = 0.0;
-  tokens_ = 0;
+  lanes_.clear();
 }
 
 TrainerState Trainer::state() const {
-  const AdamW::State& optimizer = optimizer_.state();
+  const AdamW::State& optimizer = this->optimizer().state();
+  // Between lanes nothing is saved: there is one at most.
+  const Lane step = lanes_.empty() ? Lane() : lanes_[0];
   const at::Tensor gradient =
-      prefix_grad_.defined() ? prefix_grad_.to(at::kCPU, at::kFloat, false, true) : at::Tensor();
-  return {{optimizer.steps, optimizer.mean.clone(), optimizer.square.clone()}, gradient, loss_, tokens_};
+      step.gradient.defined() ? step.gradient.to(at::kCPU, at::kFloat, false, true) : at::Tensor();
+  return {{optimizer.steps, optimizer.mean.clone(), optimizer.square.clone()}, gradient, step.loss, step.tokens};
 }
 
-void Trainer::set_state(const Model& model, const TrainerState& state) {
-  AdamW::State& optimizer = optimizer_.state();
+void Trainer::set_state(const TrainerState& state) {
+  AdamW::State& optimizer = this->optimizer().state();
   const auto check_size = [](const char* name, const at::Tensor& tensor, int64_t expected) {
     if (tensor.numel() == expected) return;
     refuse(std::string("The trainer state's ") + name + " has " + std::to_string(tensor.numel()) +
@@ -138,20 +181,15 @@ void Trainer::set_state(const Model& model, const TrainerState& state) {
   };
   check_size("mean", state.optimizer.mean, optimizer.mean.numel());
   check_size("square", state.optimizer.square, optimizer.square.numel());
-  const ModelConfig& c = model.config();
-  const int64_t prefix_length = encoder_->options().prefix_length;
   if (state.gradient.defined())
-    check_size("gradient", state.gradient, c.num_layers * 2 * c.hidden_size * prefix_length);
+    check_size("gradient", state.gradient, shape_[0] * shape_[1] * shape_[2] * shape_[3] * shape_[4]);
   clear();
   optimizer.steps = state.optimizer.steps;
   optimizer.mean.copy_(state.optimizer.mean);
   optimizer.square.copy_(state.optimizer.square);
   if (state.gradient.defined()) {
-    prefix_grad_ = state.gradient.view({c.num_layers, 2, c.num_heads, prefix_length, c.head_size})
-                       .to(model.options().device, at::kFloat, false, true);
+    lanes_ = {{0, state.gradient.view(shape_).to(device_, at::kFloat, false, true), state.loss, state.tokens}};
   }
-  loss_ = state.loss;
-  tokens_ = state.tokens;
 }
 
 double fit_encoder(PrefixEncoder& encoder, const at::Tensor& target, const FitOptions& options,

@@ -30,6 +30,8 @@ struct TrainerOptions {
   bool decay_biases = false;
   bool checkpointing = false;  // see BackwardOptions
   bool copy_weights = true;    // see FrozenLinear::prepare_backward
+  int64_t prefix_length = 0;   // P, where another process has the encoder
+  bool keep_lanes = false;     // their sum is another's to make: see Trainer::lanes()
 };
 
 struct StepResult {
@@ -50,19 +52,40 @@ struct TrainerState {
   int64_t tokens = 0;
 };
 
+// Part of a step's batches, whose gradients are added up for themselves. The step's gradient is
+// ((lane 0 + lane 1) + lane 2) + ..., wherever the lanes were computed.
+struct Lane {
+  int64_t number = 0;
+  at::Tensor gradient;  // [L, 2, N, P, D] float32, of the sum of losses
+  double loss = 0.0;    // sum over the target tokens
+  int64_t tokens = 0;
+};
+
 class Trainer {
  public:
-  // Readies the model for backward passes.
+  // Readies the model for backward passes. `encoder` is null where another process has it: then this one adds up
+  // gradients, and neither steps nor has a state.
   Trainer(Model& model, std::shared_ptr<PrefixEncoder> encoder, const TrainerOptions& options,
           const CancelFlag& cancel);
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  // Adds a batch to the step's gradient. The encoder runs once per step, so that all batches of a step see one prefix.
+  // The prefix that all batches of the step in progress see, [P, L*2*H] float32 on the CPU: the encoder runs once per
+  // step. Without an encoder the caller fills it in before the first batch, from the process that has one.
+  const at::Tensor& prefix_values();
+
+  // Adds a batch to a lane of the step. Lanes come in ascending order.
   // `loss_scale` multiplies the gradient on its way back through the model and is divided out of the result. What
   // overflowed makes the step's gradient and its norm Inf or NaN.
-  LossSum accumulate(const Model& model, const TrainingBatch& batch, double loss_scale, const CancelFlag& cancel);
+  LossSum accumulate(const Model& model, const TrainingBatch& batch, int64_t lane, double loss_scale,
+                     const CancelFlag& cancel);
+  // The lanes so far, where they are kept.
+  const std::vector<Lane>& lanes() const { return lanes_; }
+  // What the step in progress has instead of lanes: their sum, with the elements of a gradient.
+  void set_sum(const at::Tensor& gradient, double loss, int64_t tokens);
+  // Forgets the step in progress.
+  void clear();
   // Divides by the number of target tokens, clips, updates the encoder. Starts a new step.
   StepResult step(double learning_rate, double clip);
   // Drops what was accumulated, and gives back the memory that the model keeps for batches.
@@ -73,22 +96,26 @@ class Trainer {
 
   TrainerState state() const;  // a copy, on the CPU
   // The tensors may be flat; those of another size are refused.
-  void set_state(const Model& model, const TrainerState& state);
+  void set_state(const TrainerState& state);
 
  private:
   const PrefixEncoder::Pass& pass();
-  void clear();
+  AdamW& optimizer();
+  const AdamW& optimizer() const;
+  void fold();
+  const Lane& sum();
 
   std::shared_ptr<PrefixEncoder> encoder_;
   TrainerOptions options_;
-  AdamW optimizer_;
+  std::optional<AdamW> optimizer_;
   std::shared_ptr<TensorPool> pool_;  // the model's
+  std::vector<int64_t> shape_;        // L, 2, N, P, D
+  at::Device device_;                 // the model's
   // Of the step in progress.
   std::optional<PrefixEncoder::Pass> pass_;
+  at::Tensor values_;  // without an encoder
   std::shared_ptr<const KeyValueBlock> prefix_;
-  at::Tensor prefix_grad_;  // [L, 2, N, P, D] float32, of the sum of losses
-  double loss_ = 0.0;
-  int64_t tokens_ = 0;
+  std::vector<Lane> lanes_;  // unless they are kept, one at most but the one in progress
 };
 
 struct FitOptions {
