@@ -1,4 +1,4 @@
-import { isNeoXPrefixError, NeoXPrefixError } from '../../../lib/base/errors';
+import { isNeoXPrefixError, type NeoXPrefixError } from '../../../lib/base/errors';
 import { firstHost, readEnvironment } from '../../../lib/distributed/environment';
 
 function expectError(act: () => unknown, code: string): NeoXPrefixError {
@@ -33,7 +33,7 @@ test('a process without variables, or with one rank, is alone', () => {
 });
 
 test('some of the variables without the others: the error names what is missing', () => {
-  const { MASTER_PORT: _, ...rest } = TORCH;
+  const rest = { ...TORCH, MASTER_PORT: undefined };
   const error = expectError(() => readEnvironment(rest, undefined), 'NEOX_BAD_ARGUMENT');
   expect(error.message).toMatch(/MASTER_PORT is not set, which RANK and WORLD_SIZE and MASTER_ADDR need/);
   expect(error.hint).toMatch(/torchrun or --nproc/);

@@ -126,7 +126,7 @@ describe('who does not come', () => {
 
 describe('work of all ranks', () => {
   const reasons = (outcomes: PromiseSettledResult<unknown>[]): unknown[] =>
-    outcomes.map((outcome) => (outcome.status === 'rejected' ? outcome.reason : outcome.value));
+    outcomes.map((outcome): unknown => (outcome.status === 'rejected' ? outcome.reason : outcome.value));
   const work = (
     size: number,
     body: (joint: JointWork) => Promise<unknown>,
