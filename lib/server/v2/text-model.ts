@@ -41,7 +41,9 @@ const OPTION_NAMES = Object.keys(OPTIONS) as OptionName[];
 
 /** By option; a word that is no option's name alone stays as it is. */
 const OPTION_WORDS: Readonly<Record<string, string>> = Object.fromEntries(
-  OPTION_NAMES.map((name): [string, string] => [OPTIONS[name].option, name]).filter(([option, name]) => option !== name),
+  OPTION_NAMES.map((name): [string, string] => [OPTIONS[name].option, name]).filter(
+    ([option, name]) => option !== name,
+  ),
 );
 
 const INPUTS: readonly TensorSpec[] = [
