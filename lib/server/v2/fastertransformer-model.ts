@@ -47,8 +47,8 @@ interface Generated {
 }
 
 /**
- * The signature of NVIDIA's GPT-NeoX for Triton (all_models/gptneox), so that programs written for it run without a GPU.
- * Of its inputs those that would change the answer and are not served are refused: beams above 1 and a top-p that
+ * The signature of NVIDIA's GPT-NeoX for Triton (all_models/gptneox), so that programs written for it run without a
+ * GPU. Of its inputs those that would change the answer and are not served are refused: beams above 1 and a top-p that
  * decays. Log-probabilities are those of the model over the whole vocabulary; FasterTransformer gives some among the
  * top-k tokens.
  */
@@ -296,8 +296,8 @@ function endsWith(tokens: readonly number[], word: readonly number[]): boolean {
 }
 
 /**
- * `output_ids` [B, 1, S + longest]: prompt, new tokens, end ids. `sequence_length` [B, 1]: counted from the padded width
- * S, as FasterTransformer does.
+ * `output_ids` [B, 1, S + longest]: prompt, new tokens, end ids. `sequence_length` [B, 1]: counted from the padded
+ * width S, as FasterTransformer does.
  */
 function outputsOf({ rows, width, longest, endId, scored }: Batch, generated: readonly Generated[]): Outputs {
   const columns = width + longest;

@@ -65,7 +65,7 @@ const OUTPUTS: readonly TensorSpec[] = [
   output('usage', 'INT32', [3]),
 ];
 
-/** What a request may bring as parameters, which the generate extension does: the inputs that are not tensors of ids. */
+/** What a request may bring as parameters, as the generate extension does: all inputs but texts and ids. */
 const PARAMETERS: ReadonlySet<string> = new Set([...OPTION_NAMES, 'stream', 'logprobs']);
 
 /** Most tokens where a request does not say. */
