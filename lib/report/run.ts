@@ -4,6 +4,7 @@ import { kindOf, readSmallFile, writeFileAtomic } from '../base/files';
 import { type JsonObject, parseJsonObject } from '../formats/json';
 import { readSafetensorsHeader } from '../formats/safetensors';
 import { metadataFromStrings } from '../prefix/formats/metadata';
+import { RUN_FILES } from '../runs/run-files';
 import type { TrainingEvent } from '../runs/events';
 import { readEvents } from '../runs/read-events';
 import { renderReport, type ReportBase, type ReportOptions } from './report';
@@ -16,15 +17,22 @@ export type ReportAbout = Pick<ReportOptions, 'base' | 'baseline' | 'data'>;
  * @throws NEOX_FILE_NOT_FOUND for a folder without a run; NEOX_IO, NEOX_BAD_DATA
  */
 export async function readRun(folder: string): Promise<ReportOptions & { events: TrainingEvent[] }> {
-  const metrics = join(folder, 'metrics.jsonl');
+  const metrics = join(folder, RUN_FILES.metrics);
   if ((await kindOf(metrics)) === undefined) {
-    throw new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `There is no training run in ${folder}: it has no metrics.jsonl`, {
-      path: metrics,
-      hint: 'a run is the folder that `outputDir` of the trainer, or --out of `neox-prefix train`, names',
-    });
+    throw new NeoXPrefixError(
+      'NEOX_FILE_NOT_FOUND',
+      `There is no training run in ${folder}: it has no ${RUN_FILES.metrics}`,
+      {
+        path: metrics,
+        hint: 'a run is the folder that `outputDir` of the trainer, or --out of `neox-prefix train`, names',
+      },
+    );
   }
   const events = await readEvents(metrics);
-  const [recipe, about] = [await readJson(join(folder, 'recipe.json')), await readJson(join(folder, 'about.json'))];
+  const [recipe, about] = [
+    await readJson(join(folder, RUN_FILES.recipe)),
+    await readJson(join(folder, RUN_FILES.about)),
+  ];
   const { base = await readBase(folder), baseline, data } = (about ?? {}) as ReportAbout;
   return { recipe, events, base, baseline, data };
 }
@@ -36,7 +44,7 @@ async function readJson(path: string): Promise<JsonObject | undefined> {
 
 /** The base model as the prefixes of a run remember it. */
 async function readBase(folder: string): Promise<ReportBase | undefined> {
-  for (const name of ['best.safetensors', 'last.safetensors']) {
+  for (const name of [RUN_FILES.best, RUN_FILES.last]) {
     const path = join(folder, name);
     if ((await kindOf(path)) !== 'file') continue;
     try {
@@ -58,7 +66,7 @@ async function readBase(folder: string): Promise<ReportBase | undefined> {
  * @throws as {@link readRun}
  */
 export async function writeReport(folder: string): Promise<string> {
-  const path = resolve(folder, 'report.html');
+  const path = resolve(folder, RUN_FILES.report);
   await writeFileAtomic(path, renderReport(await readRun(folder)));
   return path;
 }

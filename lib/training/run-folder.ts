@@ -6,25 +6,13 @@ import { fileError, kindOf, listFolder, makeFolder, readSmallFile, sha256File, w
 import type { PrefixWeights } from '../prefix/weights';
 import { type ReportAbout, writeReport } from '../report/run';
 import type { TrainingEvent } from '../runs/events';
+import { isRunFile, RUN_FILES, STATE_FILE } from '../runs/run-files';
 import { readEvents } from '../runs/read-events';
 import { RunLock } from '../runs/run-lock';
 import { TensorBoardWriter } from '../runs/tensorboard';
 import type { PrefixEncoder } from './encoder';
 import type { Recipe } from './recipe';
 import { describeDifference, readRunState, type RunIdentity, type RunState, writeRunState } from './run-state';
-
-const RECIPE = 'recipe.json';
-const METRICS = 'metrics.jsonl';
-const MANIFEST = 'manifest.json';
-const ABOUT = 'about.json';
-const REPORT = 'report.html';
-export const LOCK = 'run.lock';
-const STATE = /^state-\d{9}(-\d+)?\.safetensors$/;
-
-/** The files that a run may leave. Nothing else in its folder is ever touched. */
-const OWN = new RegExp(
-  `^(${RECIPE}|${METRICS}|${MANIFEST}|${ABOUT}|${REPORT}|(best|last|encoder)\\.safetensors|${STATE.source.slice(1, -1)}|events\\.out\\.tfevents\\..*)$`,
-);
 
 /** The file that a temporary one of writeFileAtomic was to become. */
 const TEMPORARY = /^\.(.+)\.\d+-[0-9a-f]{12}\.tmp$/;
@@ -56,7 +44,7 @@ export interface OpenedRun {
  * new; metrics.jsonl is appended to. manifest.json has the size and SHA-256 of each file that is complete.
  */
 export class RunFolder {
-  private readonly changed = new Set<string>([RECIPE]);
+  private readonly changed = new Set<string>([RUN_FILES.recipe]);
   private manifest = new Map<string, ManifestEntry>();
 
   private constructor(
@@ -74,13 +62,13 @@ export class RunFolder {
   static async open(path: string, recipe: Recipe, options: RunFolderOptions): Promise<OpenedRun> {
     const absolute = resolve(path);
     await makeFolder(absolute);
-    const lock = await RunLock.take(join(absolute, LOCK));
+    const lock = await RunLock.take(join(absolute, RUN_FILES.lock));
     let metrics: FileHandle | undefined;
     let board: TensorBoardWriter | undefined;
     try {
       const names = await listFolder(absolute);
       await Promise.all(names.filter(isOwnTemporary).map((name) => rm(join(absolute, name), { force: true })));
-      const existing = names.filter((name) => OWN.test(name));
+      const existing = names.filter(isRunFile);
       let saved: OpenedRun['saved'];
       if (options.resume) {
         saved = await newestState(absolute, names);
@@ -89,12 +77,12 @@ export class RunFolder {
         throw hasRunAlready(path);
       }
       if (saved === undefined) for (const name of existing) await rm(join(absolute, name), { force: true });
-      metrics = await openMetrics(join(absolute, METRICS), saved?.state.metricsBytes ?? 0);
-      const events = saved === undefined ? [] : await readEvents(join(absolute, METRICS));
+      metrics = await openMetrics(join(absolute, RUN_FILES.metrics), saved?.state.metricsBytes ?? 0);
+      const events = saved === undefined ? [] : await readEvents(join(absolute, RUN_FILES.metrics));
       board = await TensorBoardWriter.rebuild(absolute, events, { recipe });
       const folder = new RunFolder(absolute, lock, metrics, board);
       if (saved !== undefined) folder.manifest = await readManifest(absolute);
-      await writeFileAtomic(folder.file(RECIPE), `${JSON.stringify(recipe, null, 2)}\n`);
+      await writeFileAtomic(folder.file(RUN_FILES.recipe), `${JSON.stringify(recipe, null, 2)}\n`);
       return { folder, saved };
     } catch (error) {
       // What went wrong matters more than what closing may add to it.
@@ -112,21 +100,21 @@ export class RunFolder {
     try {
       await this.metrics.appendFile(`${JSON.stringify(event)}\n`);
     } catch (cause) {
-      throw fileError(cause, 'write', this.file(METRICS));
+      throw fileError(cause, 'write', this.file(RUN_FILES.metrics));
     }
   }
 
   async savePrefix(kind: 'best' | 'last', prefix: PrefixWeights): Promise<string> {
-    return this.write(`${kind}.safetensors`, (path) => prefix.save(path));
+    return this.write(RUN_FILES[kind], (path) => prefix.save(path));
   }
 
   async saveEncoder(encoder: PrefixEncoder): Promise<void> {
-    await this.write('encoder.safetensors', (path) => encoder.save(path));
+    await this.write(RUN_FILES.encoder, (path) => encoder.save(path));
   }
 
   /** Writes what the report tells besides recipe and events. */
   async saveAbout(about: ReportAbout): Promise<void> {
-    await this.write(ABOUT, (path) => writeFileAtomic(path, `${JSON.stringify(about, null, 2)}\n`));
+    await this.write(RUN_FILES.about, (path) => writeFileAtomic(path, `${JSON.stringify(about, null, 2)}\n`));
   }
 
   /** Writes the report of what there is so far. It can be made again at any time, so the manifest does not know it. */
@@ -143,11 +131,11 @@ export class RunFolder {
       await this.metrics.sync();
       metricsBytes = (await this.metrics.stat()).size;
     } catch (cause) {
-      throw fileError(cause, 'write', this.file(METRICS));
+      throw fileError(cause, 'write', this.file(RUN_FILES.metrics));
     }
     const name = await this.stateName(state.progress.step);
     const path = await this.write(name, (target) => writeRunState(target, { ...state, metricsBytes }));
-    const states = (await listFolder(this.path)).filter((other) => STATE.test(other)).sort(byStep);
+    const states = (await listFolder(this.path)).filter((other) => STATE_FILE.test(other)).sort(byStep);
     const old = states.slice(0, Math.max(0, states.length - keep)).filter((other) => other !== name);
     await this.saveManifest(old);
     for (const other of old) await rm(this.file(other), { force: true });
@@ -166,7 +154,7 @@ export class RunFolder {
     this.changed.clear();
     for (const name of without) this.manifest.delete(name);
     const files = Object.fromEntries([...this.manifest].sort(([a], [b]) => (a < b ? -1 : 1)));
-    await writeFileAtomic(this.file(MANIFEST), `${JSON.stringify({ formatVersion: 1, files }, null, 2)}\n`);
+    await writeFileAtomic(this.file(RUN_FILES.manifest), `${JSON.stringify({ formatVersion: 1, files }, null, 2)}\n`);
   }
 
   async close(): Promise<void> {
@@ -191,7 +179,9 @@ export class RunFolder {
    * later one counts.
    */
   private async stateName(step: number): Promise<string> {
-    const ofStep = (await listFolder(this.path)).filter((name) => STATE.test(name) && stateNumber(name)[0] === step);
+    const ofStep = (await listFolder(this.path)).filter(
+      (name) => STATE_FILE.test(name) && stateNumber(name)[0] === step,
+    );
     const again = Math.max(-1, ...ofStep.map((name) => stateNumber(name)[1])) + 1;
     return `state-${String(step).padStart(9, '0')}${again === 0 ? '' : `-${again}`}.safetensors`;
   }
@@ -203,7 +193,7 @@ export class RunFolder {
 
 /** Whether a folder has files of a training run. */
 export async function hasRun(path: string): Promise<boolean> {
-  return (await kindOf(path)) === 'folder' && (await listFolder(path)).some((name) => OWN.test(name));
+  return (await kindOf(path)) === 'folder' && (await listFolder(path)).some(isRunFile);
 }
 
 export function hasRunAlready(path: string): NeoXPrefixError {
@@ -217,12 +207,12 @@ export function hasRunAlready(path: string): NeoXPrefixError {
 
 /** Whether a folder has files of a training run and no state to resume from, whole or not. */
 export async function hasRunWithoutState(path: string): Promise<boolean> {
-  return (await hasRun(path)) && !(await listFolder(path)).some((name) => STATE.test(name));
+  return (await hasRun(path)) && !(await listFolder(path)).some((name) => STATE_FILE.test(name));
 }
 
 function isOwnTemporary(name: string): boolean {
   const target = TEMPORARY.exec(name)?.[1];
-  return target !== undefined && OWN.test(target);
+  return target !== undefined && isRunFile(target);
 }
 
 /**
@@ -231,7 +221,7 @@ function isOwnTemporary(name: string): boolean {
  */
 export async function newestState(folder: string, names: readonly string[]): Promise<OpenedRun['saved']> {
   const states = names
-    .filter((name) => STATE.test(name))
+    .filter((name) => STATE_FILE.test(name))
     .sort(byStep)
     .reverse();
   let problem: NeoXPrefixError | undefined;
@@ -297,7 +287,7 @@ async function openMetrics(path: string, bytes: number): Promise<FileHandle> {
 /** What manifest.json says, by name. */
 export async function readManifest(folder: string): Promise<Map<string, ManifestEntry>> {
   try {
-    const text = (await readSmallFile(join(folder, MANIFEST), 2 ** 24)).toString('utf8');
+    const text = (await readSmallFile(join(folder, RUN_FILES.manifest), 2 ** 24)).toString('utf8');
     return new Map(Object.entries((JSON.parse(text) as { files: Record<string, ManifestEntry> }).files));
   } catch {
     // Killed before the first one was written, or damaged: the files are checked by what they hold themselves.

@@ -5,18 +5,19 @@ import { kindOf, listFolder, readSmallFile, sha256File } from '../../base/files'
 import { parseJsonObject } from '../../formats/json';
 import { finite, type History, historyOf } from '../../report/history';
 import { peakMemory, statusOf, throughput } from '../../report/tables';
+import { RUN_FILES } from '../../runs/run-files';
 import { readEvents } from '../../runs/read-events';
 import { holderOf } from '../../runs/run-lock';
-import { LOCK, type ManifestEntry, newestState, readManifest } from '../../training/run-folder';
+import { type ManifestEntry, newestState, readManifest } from '../../training/run-folder';
 import { fields, formatBytes, formatNumber, formatSeconds, inline, table } from '../text-columns';
 import type { Finding } from './finding';
 
 /** The folder that `train --out` made. */
 export async function inspectRun(path: string): Promise<Finding> {
-  const recipePath = join(path, 'recipe.json');
+  const recipePath = join(path, RUN_FILES.recipe);
   const recipe = parseJsonObject(await readSmallFile(recipePath, 2 ** 20), 'NEOX_BAD_DATA', 'The recipe', recipePath);
-  const history = historyOf(await readEvents(join(path, 'metrics.jsonl')));
-  const holder = await holderOf(join(path, LOCK));
+  const history = historyOf(await readEvents(join(path, RUN_FILES.metrics)));
+  const holder = await holderOf(join(path, RUN_FILES.lock));
   const files = await listFiles(path, holder !== undefined);
   const resumable = await findState(path);
   const epochs = epochsOf(history);

@@ -13,6 +13,7 @@ import { type Finding, type InspectFlags } from './finding';
 import { inspectCheckpoint } from './inspect-checkpoint';
 import { inspectExport, inspectTriton, inspectTritonRepository, tritonModels } from './inspect-export';
 import { inspectPrefix } from './inspect-prefix';
+import { RUN_FILES } from '../../runs/run-files';
 import { inspectRun } from './inspect-run';
 
 const DESCRIPTION = `Shows what a file or folder holds: a prefix of any format, an encoder, a checkpoint folder, a tokenizer, a training run, a FasterTransformer export, a Triton model or a repository of them.
@@ -94,7 +95,7 @@ function unknown(path: string): NeoXPrefixError {
 async function inspectFolder(path: string, flags: InspectFlags): Promise<Finding> {
   const names = await listFolder(path);
   if (names.includes('adapter_config.json')) return inspectPrefix(path, flags);
-  if (names.includes('recipe.json') && names.includes('metrics.jsonl')) return inspectRun(path);
+  if (names.includes(RUN_FILES.recipe) && names.includes(RUN_FILES.metrics)) return inspectRun(path);
   if (names.includes('config.pbtxt')) return inspectTriton(path);
   if (names.includes('config.ini') || names.some((name) => /^\d+-gpu$/.test(name))) return inspectExport(path, flags);
   if (names.includes('config.json')) return inspectCheckpoint(path, flags);

@@ -5,6 +5,7 @@ import { renderComparison, renderReport } from '../../report/report';
 import { readRun } from '../../report/run';
 import type { Act } from '../command';
 import { addOptions, option, unwrap } from '../flags';
+import { RUN_FILES } from '../../runs/run-files';
 import type { Ui } from '../ui';
 
 export interface ReportFlags {
@@ -48,7 +49,7 @@ export async function run(flags: ReportFlags, ui: Ui): Promise<number> {
   return 0;
 }
 
-async function one(folder: string, { output = join(folder, 'report.html'), title }: ReportFlags): Promise<string> {
+async function one(folder: string, { output = join(folder, RUN_FILES.report), title }: ReportFlags): Promise<string> {
   await writeFileAtomic(output, renderReport({ ...(await readRun(folder)), title }));
   return output;
 }

@@ -10,6 +10,7 @@ import { addOptions, integer, number, option, unwrap } from '../flags';
 import type { Ui } from '../ui';
 import { EventView } from './train-events';
 import { addTrainingOptions, trainerOptions, type TrainingFlags } from './train-options';
+import { RUN_FILES } from '../../runs/run-files';
 import { checkTrainingFlags, loadData, runAlready, withTraining } from './train-run';
 
 export interface SweepFlags extends ModelFlags, DataFlags, TrainingFlags {
@@ -132,11 +133,11 @@ export async function run(flags: SweepFlags, ui: Ui): Promise<number> {
     formatSeconds(seconds),
   ]);
   ui.print(table(['', 'loss', 'perplexity', 'best epoch', 'steps', 'time'], rows));
-  ui.print(`best of ${plural(count, 'run')}: ${join(flags.out, result.best.name, 'best.safetensors')}`);
+  ui.print(`best of ${plural(count, 'run')}: ${join(flags.out, result.best.name, RUN_FILES.best)}`);
   return 0;
 }
 
 function summary({ name, values, loss, result }: SweepRunResult, out: string): Record<string, unknown> {
   const { bestEpoch, bestStep, steps, seconds } = result;
-  return { name, values, loss, bestEpoch, bestStep, steps, seconds, path: join(out, name, 'best.safetensors') };
+  return { name, values, loss, bestEpoch, bestStep, steps, seconds, path: join(out, name, RUN_FILES.best) };
 }

@@ -11,6 +11,7 @@ import { given, unwrap } from '../flags';
 import type { Ui } from '../ui';
 import { EventView } from './train-events';
 import { addTrainingOptions, trainerOptions, type TrainingFlags } from './train-options';
+import { RUN_FILES } from '../../runs/run-files';
 import { checkTrainingFlags, loadData, runAlready, withTraining } from './train-run';
 
 export interface TrainFlags extends ModelFlags, DataFlags, TrainingFlags {}
@@ -105,7 +106,7 @@ function report(flags: TrainFlags, result: TrainingResult, events: EventView, ui
       bestLoss: result.bestLoss ?? null,
       validation: validation ?? null,
     },
-    ...{ best: events.file('best.safetensors'), last: events.file('last.safetensors') },
+    ...{ best: events.file(RUN_FILES.best), last: events.file(RUN_FILES.last) },
   });
   const reached = perplexity === undefined ? '' : `, validation perplexity ${formatNumber(perplexity)}`;
   const why = {
@@ -118,9 +119,9 @@ function report(flags: TrainFlags, result: TrainingResult, events: EventView, ui
   ui.print(
     `${plural(steps, 'step')} in ${formatSeconds(seconds)}${why}; best epoch ${bestEpoch}, step ${bestStep}${reached}`,
   );
-  ui.print(`prefix: ${events.file('best.safetensors')}`);
-  ui.print(`report: ${events.file('report.html')}`);
+  ui.print(`prefix: ${events.file(RUN_FILES.best)}`);
+  ui.print(`report: ${events.file(RUN_FILES.report)}`);
   ui.note(
-    `try it: neox-prefix generate --model ${shellWord(flags.model)} --prefix ${events.path('best.safetensors')} --compare`,
+    `try it: neox-prefix generate --model ${shellWord(flags.model)} --prefix ${events.path(RUN_FILES.best)} --compare`,
   );
 }
