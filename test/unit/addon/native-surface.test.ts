@@ -56,7 +56,10 @@ function declaredKeys(): Keys {
     }
   };
   const visit = (node: ts.Node, side: keyof Keys): void => {
-    if (ts.isTypeLiteralNode(node)) return members(node.members, side);
+    if (ts.isTypeLiteralNode(node)) {
+      members(node.members, side);
+      return;
+    }
     if (ts.isFunctionTypeNode(node)) {
       const other = side === 'read' ? 'written' : 'read';
       node.parameters.forEach(({ type }) => type && visit(type, other));
