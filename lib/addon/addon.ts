@@ -1,3 +1,4 @@
+import { isError } from '../base/errors';
 import nodeGypBuild from 'node-gyp-build';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -178,7 +179,7 @@ function firstThatLoads(
       // eslint-disable-next-line @typescript-eslint/no-require-imports -- an addon can be loaded in no other way
       return { module: require(path) as unknown, path };
     } catch (error) {
-      failures.push(`${path}: ${error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error)}`);
+      failures.push(`${path}: ${isError(error) ? (error.message.split('\n')[0] ?? '') : String(error)}`);
     }
   }
   return undefined;

@@ -1,3 +1,4 @@
+import { isError } from '../base/errors';
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -185,7 +186,7 @@ async function findGpus(): Promise<Gpu[]> {
 
 function addFailure(name: string, error: unknown, add: Add): void {
   const hint = isNeoXPrefixError(error) ? error.hint : undefined;
-  const text = error instanceof Error ? error.message : String(error);
+  const text = isError(error) ? error.message : String(error);
   add(name, 'missing', hint === undefined ? text : text.replace(`\nHint: ${hint}`, ''), hint);
 }
 

@@ -1,3 +1,4 @@
+import { isError } from '../base/errors';
 import type { CancelFlag } from '../../types/native';
 import { ERROR_CODES, type NeoXErrorCode, NeoXPrefixError } from '../base/errors';
 import { hintOfReason } from '../base/files';
@@ -48,7 +49,7 @@ export function runNativeNow<T>(call: (addon: NativeAddon) => T): T {
  * callback's own.
  */
 export function fromNative(error: unknown, stack?: string): unknown {
-  if (!(error instanceof Error) || error instanceof NeoXPrefixError || !('code' in error)) return error;
+  if (!isError(error) || error instanceof NeoXPrefixError || !('code' in error)) return error;
   const code = ERROR_CODES.find((known) => known === error.code);
   if (code === undefined) return error;
   const hint = HINTS[code] ?? (code === 'NEOX_IO' ? hintOfReason(error.message) : undefined);

@@ -1,3 +1,5 @@
+import { types } from 'node:util';
+
 /** Stable error codes; docs/errors.md lists them with their meaning. */
 export const ERROR_CODES = [
   'NEOX_BAD_ARGUMENT',
@@ -85,7 +87,15 @@ export class NeoXPrefixError extends Error {
   }
 }
 
+/**
+ * True for errors of any realm: programs run our code in a realm of its own (Jest does), where the errors of Node's own
+ * modules and of the addon are no instances of `Error`.
+ */
+export function isError(value: unknown): value is Error {
+  return types.isNativeError(value) || value instanceof Error;
+}
+
 /** True for errors of this package, also across duplicate copies of it. */
 export function isNeoXPrefixError(error: unknown): error is NeoXPrefixError {
-  return error instanceof Error && error.name === 'NeoXPrefixError' && 'code' in error;
+  return isError(error) && error.name === 'NeoXPrefixError' && 'code' in error;
 }

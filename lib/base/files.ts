@@ -1,3 +1,4 @@
+import { isError } from './errors';
 import { createHash, randomBytes } from 'node:crypto';
 import { type BigIntStats, constants } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
@@ -36,7 +37,7 @@ export function hintOfReason(message: string): string | undefined {
 }
 
 function errnoOf(error: unknown): string | undefined {
-  if (!(error instanceof Error) || !('code' in error) || !('syscall' in error)) return undefined;
+  if (!isError(error) || !('code' in error) || !('syscall' in error)) return undefined;
   return typeof error.code === 'string' ? error.code : undefined;
 }
 
@@ -45,7 +46,7 @@ function errnoOf(error: unknown): string | undefined {
  * @param action what was tried, as a verb: 'read', 'write'
  */
 export function fileError(error: unknown, action: string, path: string): unknown {
-  if (error instanceof TypeError && 'code' in error && error.code === 'ERR_INVALID_ARG_VALUE' && path.includes('\0')) {
+  if (isError(error) && 'code' in error && error.code === 'ERR_INVALID_ARG_VALUE' && path.includes('\0')) {
     return new NeoXPrefixError('NEOX_IO', `Cannot ${action} ${path}: the path has a NUL character`, {
       path,
       cause: error,
@@ -311,7 +312,7 @@ export async function fileSize(directory: string, name: string): Promise<number 
   try {
     return (await stat(path)).size;
   } catch (cause) {
-    if (cause instanceof Error && 'code' in cause && cause.code === 'ENOENT') return undefined;
+    if (isError(cause) && 'code' in cause && cause.code === 'ENOENT') return undefined;
     throw fileError(cause, 'read', path);
   }
 }

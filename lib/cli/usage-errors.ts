@@ -1,3 +1,4 @@
+import { isError } from '../base/errors';
 import { isNeoXPrefixError } from '../base/errors';
 import { Interrupted, OutputLost } from './io';
 import type { Ui } from './ui';
@@ -86,7 +87,7 @@ export function reportError(error: unknown, ui: Ui, where = ''): number {
     hint ?? (code === undefined ? 'this error was not foreseen; --debug shows where it comes from' : undefined),
   );
   ui.json({ error: { code, message, hint, path } });
-  if (ui.options.debug && error instanceof Error) ui.error(error.stack ?? '');
+  if (ui.options.debug && isError(error)) ui.error(error.stack ?? '');
   return error instanceof UsageError ? 2 : 1;
 }
 
@@ -99,7 +100,7 @@ interface Description {
 
 function describe(error: unknown): Description {
   if (error instanceof UsageError) return { message: error.message, hint: error.hint, code: USAGE };
-  if (!isNeoXPrefixError(error)) return { message: error instanceof Error ? error.message : String(error) };
+  if (!isNeoXPrefixError(error)) return { message: isError(error) ? error.message : String(error) };
   const { hint, code, path } = error;
   const message = hint === undefined ? error.message : error.message.replace(`\nHint: ${hint}`, '');
   return { message: inOptionNames(message), hint: hint === undefined ? undefined : inOptionNames(hint), code, path };

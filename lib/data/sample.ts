@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import { badArgument, checkInteger, checkOptions } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 
@@ -113,7 +114,7 @@ function toCompletion(value: unknown, tokenizer: Encoder, name: string): Int32Ar
 
 function toIds(value: unknown, tokenizer: Encoder, name: string): Int32Array {
   if (typeof value === 'string') return tokenizer.encode(value);
-  if (value instanceof Int32Array) {
+  if (types.isInt32Array(value)) {
     const wrong = value.find((id) => id < 0 || id > MAX_ID);
     if (wrong !== undefined) throw badArgument(name, `token ids between 0 and ${MAX_ID}`, wrong);
     return value;

@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import { randomBytes } from 'node:crypto';
 import { rm, statfs } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
@@ -252,7 +253,7 @@ export class FTExporter {
     const prototype: unknown = tasks === null || typeof tasks !== 'object' ? undefined : Object.getPrototypeOf(tasks);
     // A plain object, of whatever realm: the tasks of a Map would not be seen, and none be exported.
     if (prototype === undefined || (prototype !== null && Object.getPrototypeOf(prototype) !== null)) {
-      const hint = tasks instanceof Map ? 'use Object.fromEntries(tasks)' : undefined;
+      const hint = types.isMap(tasks) ? 'use Object.fromEntries(tasks)' : undefined;
       throw badArgument('tasks', 'a plain object of prefixes by task name', tasks, hint);
     }
     return Object.entries(tasks as object).map(([key, prefix]) => {

@@ -1,3 +1,4 @@
+import { isError } from '../base/errors';
 import { type NeoXErrorCode, NeoXPrefixError } from '../base/errors';
 
 const QUOTE = 0x22;
@@ -44,7 +45,7 @@ export function parseJson(
   try {
     return JSON.parse(text) as unknown;
   } catch (cause) {
-    throw problem(`expected JSON (${cause instanceof Error ? cause.message : String(cause)})`, cause);
+    throw problem(`expected JSON (${isError(cause) ? cause.message : String(cause)})`, cause);
   }
 }
 

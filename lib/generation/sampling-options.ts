@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import type * as Native from '../../types/native';
 import { badArgument, show } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
@@ -188,7 +189,7 @@ function biases(model: LoadedModel, logitBias: unknown): { biasedIds: Int32Array
   const isRecord =
     typeof logitBias === 'object' && logitBias !== null && !Array.isArray(logitBias) && !ArrayBuffer.isView(logitBias);
   if (!isRecord) throw badArgument('logitBias', 'a map from token ids to numbers', logitBias);
-  const entries: [unknown, unknown][] = logitBias instanceof Map ? [...logitBias] : Object.entries(logitBias);
+  const entries: [unknown, unknown][] = types.isMap(logitBias) ? [...logitBias] : Object.entries(logitBias);
   const ids = entries.map(([key]) => {
     const id = typeof key === 'string' && key.trim() !== '' ? Number(key) : key;
     if (!Number.isInteger(id) || (id as number) < 0 || (id as number) >= model.config.vocabSize)

@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import { randomInt } from 'node:crypto';
 import type * as Native from '../../types/native';
 import { runNativeNow } from '../addon/run-native';
@@ -74,7 +75,7 @@ export class TokenSampler {
 
   private checked(logits: unknown): Float32Array {
     const { vocabSize } = this.model.config;
-    if (!(logits instanceof Float32Array) || logits.length !== vocabSize)
+    if (!types.isFloat32Array(logits) || logits.length !== vocabSize)
       throw badArgument('logits', `a Float32Array of ${vocabSize} numbers`, logits);
     return logits;
   }

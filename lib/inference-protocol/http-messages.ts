@@ -1,3 +1,4 @@
+import { isError } from '../base/errors';
 // Requests and responses over HTTP: JSON, and behind it the bytes of those tensors that are not in the JSON (Triton's
 // extension for binary tensor data). A header says how long the JSON is; without it all is JSON.
 import { badArgument, show } from '../base/arguments';
@@ -143,7 +144,7 @@ function splitBody(body: Uint8Array, jsonLength = body.length): { head: JsonObje
   try {
     head = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(body.subarray(0, jsonLength)));
   } catch (error) {
-    throw refusal(`The body is no JSON: ${error instanceof Error ? error.message : String(error)}`);
+    throw refusal(`The body is no JSON: ${isError(error) ? error.message : String(error)}`);
   }
   if (!isObject(head)) throw refusal(`Expected a JSON object as the body but received ${show(head)}`);
   return { head, rest: body.subarray(jsonLength) };

@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import { badArgument, show } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 
@@ -125,7 +126,7 @@ function flatten(name: string, value: unknown, shape: readonly number[], depth: 
 
 function bytesElement(name: string, value: unknown): Uint8Array {
   if (typeof value === 'string') return Buffer.from(value, 'utf8');
-  if (!(value instanceof Uint8Array)) throw badArgument(name, 'a string or a Uint8Array', value);
+  if (!types.isUint8Array(value)) throw badArgument(name, 'a string or a Uint8Array', value);
   return value;
 }
 
@@ -169,8 +170,8 @@ export function checkTensor(name: string, value: unknown): Tensor {
   const count = elementsOf(`${name}.shape`, shape);
   const fits =
     type === 'BYTES'
-      ? Array.isArray(data) && data.every((item) => item instanceof Uint8Array)
-      : data instanceof ARRAYS[type];
+      ? Array.isArray(data) && data.every((item) => types.isUint8Array(item))
+      : ArrayBuffer.isView(data) && data.constructor.name === ARRAYS[type].name;
   if (!fits) {
     const expected = type === 'BYTES' ? 'an array of Uint8Array' : `a ${ARRAYS[type].name}`;
     throw badArgument(`${name}.data`, `${expected}, which ${type} needs,`, data, TENSOR_HINT);

@@ -10,7 +10,7 @@ export type TokenIds = readonly number[] | Int32Array;
 const MOST_IDS = 2 ** 24;
 
 export function isTokenIds(value: unknown): value is TokenIds {
-  if (value instanceof Int32Array) return true;
+  if (types.isInt32Array(value)) return true;
   return Array.isArray(value) && value.length <= MOST_IDS && value.every((id) => typeof id === 'number');
 }
 
@@ -39,7 +39,7 @@ export function checkIds(name: string, ids: TokenIds, config: GPTNeoXConfig): In
       throw badArgument(`${name}[${i}]`, `a token id between 0 and ${config.vocabSize - 1}`, id);
     }
   }
-  return copy instanceof Int32Array ? copy : Int32Array.from(copy);
+  return types.isInt32Array(copy) ? copy : Int32Array.from(copy);
 }
 
 /**

@@ -1,4 +1,4 @@
-import { inspect } from 'node:util';
+import { inspect, types } from 'node:util';
 
 import type { GPTNeoXConfig } from '../architecture/config';
 import {
@@ -134,7 +134,7 @@ export class PrefixWeights implements PrefixGeometry {
    *   NaN or infinite values
    */
   static fromTensor(data: Float32Array, options: PrefixTensorOptions): PrefixWeights {
-    if (!(data instanceof Float32Array)) throw badArgument('data', 'a Float32Array', data);
+    if (!types.isFloat32Array(data)) throw badArgument('data', 'a Float32Array', data);
     checkOptions('options', options, ['prefixLength', 'numLayers', 'numHeads', 'headSize', 'metadata']);
     const geometry = {
       prefixLength: checkInteger('options.prefixLength', options.prefixLength, 1),

@@ -1,3 +1,4 @@
+import { isError } from '../base/errors';
 import { createRequire } from 'node:module';
 import { show } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
@@ -103,7 +104,7 @@ export class ByteLevelBackend implements TokenizerBackend {
     try {
       ({ ids } = this.encoder.encode(text.replace(LONE_SURROGATE, '\ufffd'), { add_special_tokens: addSpecialTokens }));
     } catch (cause) {
-      const message = `${this.path} cannot encode a text: ${cause instanceof Error ? cause.message : String(cause)}`;
+      const message = `${this.path} cannot encode a text: ${isError(cause) ? cause.message : String(cause)}`;
       throw new NeoXPrefixError('NEOX_BAD_TOKENIZER', message, { path: this.path, cause });
     }
     // A model without an unknown token drops what it does not know, as the Rust tokenizers do.

@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import { basename } from 'node:path';
 import { inspect } from 'node:util';
 import type * as Native from '../../types/native';
@@ -406,7 +407,7 @@ function checkState(state: unknown): asserts state is PrefixEncoderState {
   for (const [name, tensor] of Object.entries(state)) {
     if (!isObject(tensor)) throw badArgument(`state['${name}']`, 'an object with data and shape', tensor);
     const { data, shape } = tensor;
-    if (!(data instanceof Float32Array)) throw badArgument(`state['${name}'].data`, 'a Float32Array', data);
+    if (!types.isFloat32Array(data)) throw badArgument(`state['${name}'].data`, 'a Float32Array', data);
     if (!Array.isArray(shape)) throw badArgument(`state['${name}'].shape`, 'an array of sizes', shape);
   }
 }

@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import { NOT_FINITE_HINT, runNative } from '../addon/run-native';
 import { badArgument, checkBoolean, checkFunction, checkInteger, checkOptions, checkSignal } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
@@ -69,7 +70,7 @@ export async function evaluatePrefixes<Name extends string>(
 ): Promise<Record<Name, EvaluationResult>> {
   checkOptions('options', options, ['prefixes', ...SHARED]);
   const { prefixes, ...shared } = options;
-  if (prefixes === null || typeof prefixes !== 'object' || prefixes instanceof Map || Array.isArray(prefixes))
+  if (prefixes === null || typeof prefixes !== 'object' || types.isMap(prefixes) || Array.isArray(prefixes))
     throw badArgument('prefixes', 'an object of PrefixWeights by name', prefixes);
   const names = Object.keys(prefixes) as Name[];
   for (const name of names) {

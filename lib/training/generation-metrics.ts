@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import { badArgument, checkFunction } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import { generate } from '../engine/call';
@@ -29,7 +30,7 @@ const BATCH = 16;
 
 export function checkMetrics(metrics: unknown): void {
   if (metrics === undefined) return;
-  if (metrics === null || typeof metrics !== 'object' || Array.isArray(metrics) || metrics instanceof Map)
+  if (metrics === null || typeof metrics !== 'object' || Array.isArray(metrics) || types.isMap(metrics))
     throw badArgument('metrics', 'an object of functions by name', metrics);
   for (const [name, metric] of Object.entries(metrics)) checkFunction(`metrics.${name}`, metric as unknown);
 }

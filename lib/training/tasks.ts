@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import { badArgument, checkFunction, checkOneOf, checkOptions } from '../base/arguments';
 import { checkModel, type LoadedModel } from '../model/loaded-model';
 import type { TrainingEvent } from '../runs/events';
@@ -40,7 +41,7 @@ export async function trainTasks<Name extends string>(
   const { order: givenOrder, onEvent, signal: outer, ...shared } = options;
   const order = checkOneOf('order', givenOrder ?? 'sequential', ['sequential', 'interleaved']);
   if (onEvent !== undefined) checkFunction('onEvent', onEvent);
-  if (tasks === null || typeof tasks !== 'object' || Array.isArray(tasks) || tasks instanceof Map)
+  if (tasks === null || typeof tasks !== 'object' || Array.isArray(tasks) || types.isMap(tasks))
     throw badArgument('tasks', 'an object of tasks by name', tasks);
   const names = Object.keys(tasks) as Name[];
   if (names.length === 0) throw badArgument('tasks', 'at least one task', tasks);

@@ -1,3 +1,4 @@
+import { isError } from '../base/errors';
 import type * as Grpc from '@grpc/grpc-js';
 import { createRequire } from 'node:module';
 import {
@@ -139,7 +140,7 @@ export class GrpcTransport implements Transport {
   /** What the caller sees of an error of gRPC: the signal's reason, an error of ours, or what is none of gRPC's. */
   private failure(grpc: typeof Grpc, error: unknown, { signal, timeoutMs }: Call): unknown {
     if (signal?.aborted) return signal.reason;
-    if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'number') return error;
+    if (!isError(error) || !('code' in error) || typeof error.code !== 'number') return error;
     const { code, details } = error as Grpc.ServiceError;
     if (code === grpc.status.DEADLINE_EXCEEDED && timeoutMs > 0) return tooLate(this.endpoint, timeoutMs);
     // Without an answer of the server there are no details of its own, but gRPC's about the connection.

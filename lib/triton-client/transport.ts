@@ -1,3 +1,5 @@
+import { types } from 'node:util';
+import { isError } from '../base/errors';
 import { badArgument, checkInteger, checkOneOf, checkOptions, checkString } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import type { InferRequestMessage, InferResponseMessage, StreamedResponse } from '../inference-protocol/messages';
@@ -82,7 +84,7 @@ export function checkEndpoint(url: unknown, options: EndpointOptions): Endpoint 
   if (compression !== undefined) checkOneOf('compression', compression, ['gzip', 'deflate']);
   const tls = checkOptions('tls', options.tls, ['ca', 'cert', 'key']) as TlsOptions;
   for (const [name, value] of Object.entries(tls)) {
-    if (value !== undefined && typeof value !== 'string' && !(value instanceof Uint8Array))
+    if (value !== undefined && typeof value !== 'string' && !types.isUint8Array(value))
       throw badArgument(`tls.${name}`, 'PEM text', value);
   }
   if ((tls.cert === undefined) !== (tls.key === undefined))
@@ -121,7 +123,7 @@ export function tooLate({ url }: Endpoint, timeoutMs: number): NeoXPrefixError {
 
 /** An answer that is none of the protocol. */
 export function badAnswer(cause: unknown): NeoXPrefixError {
-  const reason = cause instanceof Error ? (cause.message.split('\n')[0] as string) : String(cause);
+  const reason = isError(cause) ? (cause.message.split('\n')[0] as string) : String(cause);
   return new NeoXPrefixError('NEOX_REMOTE', `The server's answer is not usable: ${reason}`, { cause });
 }
 

@@ -58,7 +58,6 @@ test('the package holds what is needed', () => {
     'README.md',
     'LICENSE',
     'CMakeLists.txt',
-    'binding.gyp',
     'dist/index.js',
     'dist/index.d.ts',
     'dist/index.mjs',
@@ -79,7 +78,7 @@ test('the package holds what is needed', () => {
 
 test('the package holds nothing else', () => {
   const allowed =
-    /^(dist\/.*\.(js|mjs|d\.ts|d\.mts|css|proto)|native\/(core|binding|compat|preload)\/.*\.(c|cc|h)|native\/addon\.cc|docs\/.*\.md|prebuilds\/.*\.node|types\/native\.d\.ts|scripts\/(build|common|tools)\.mjs|CMakeLists\.txt|binding\.gyp|package\.json|README\.md|LICENSE)$/;
+    /^(dist\/.*\.(js|mjs|d\.ts|d\.mts|css|proto)|native\/(core|binding|compat|preload)\/.*\.(c|cc|h)|native\/addon\.cc|docs\/.*\.md|prebuilds\/.*\.node|types\/native\.d\.ts|scripts\/(build|common|tools)\.mjs|CMakeLists\.txt|package\.json|README\.md|LICENSE)$/;
   expect(packed.filter((path) => !allowed.test(path))).toEqual([]);
 });
 

@@ -1,3 +1,4 @@
+import { isError } from '../../base/errors';
 import { show } from '../../base/arguments';
 import { NeoXPrefixError } from '../../base/errors';
 import type { LoadedModel } from '../../model/loaded-model';
@@ -178,7 +179,7 @@ function ebnfString(text: string): string {
 }
 
 function refusal(kind: string, printed: readonly string[], error: unknown): NeoXPrefixError {
-  const reason = printed[0] ?? (error instanceof Error ? error.message : 'it cannot be compiled');
+  const reason = printed[0] ?? (isError(error) ? error.message : 'it cannot be compiled');
   return new NeoXPrefixError(
     'NEOX_BAD_ARGUMENT',
     `XGrammar refuses format.${kind}: ${reason}`,

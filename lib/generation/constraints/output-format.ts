@@ -1,3 +1,4 @@
+import { isError } from '../../base/errors';
 import { badArgument, checkOptions, show } from '../../base/arguments';
 
 /**
@@ -46,7 +47,7 @@ export function checkFormat(format: unknown): OutputFormat {
   try {
     return { jsonSchema: JSON.parse(JSON.stringify(jsonSchema)) as Record<string, unknown> | boolean };
   } catch (error) {
-    const reason = error instanceof Error ? (error.message.split('\n')[0] ?? '') : show(error);
+    const reason = isError(error) ? (error.message.split('\n')[0] ?? '') : show(error);
     throw badArgument('format.jsonSchema', `a JSON value (${reason})`, jsonSchema);
   }
 }

@@ -1,3 +1,4 @@
+import { isError } from '../../base/errors';
 import { badArgument } from '../../base/arguments';
 import { NeoXPrefixError } from '../../base/errors';
 
@@ -22,7 +23,7 @@ export function xgrammarRegex(source: string, name: string, inJson = false): str
   try {
     new RegExp(source, 'u');
   } catch (error) {
-    const reason = error instanceof Error ? error.message : '';
+    const reason = isError(error) ? error.message : '';
     throw badArgument(name, `the source of a regular expression with the flag u (${reason})`, source);
   }
   const refuse = (what: string): never => {
