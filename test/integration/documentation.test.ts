@@ -27,7 +27,7 @@ const pages = [
   'README.md',
   'CONTRIBUTING.md',
   'CHANGELOG.md',
-  ...['docs', 'docs/guides', 'examples'].flatMap((folder) =>
+  ...['docs', 'docs/guides', 'docs/ja', 'examples'].flatMap((folder) =>
     readdirSync(join(PACKAGE_ROOT, folder))
       .filter((name) => name.endsWith('.md'))
       .map((name) => `${folder}/${name}`),
