@@ -25,6 +25,7 @@ jest.setTimeout(120_000);
 
 const pages = [
   'README.md',
+  'README.ja.md',
   'CONTRIBUTING.md',
   'CHANGELOG.md',
   ...['docs', 'docs/guides', 'docs/ja', 'examples'].flatMap((folder) =>
