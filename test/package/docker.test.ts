@@ -7,7 +7,9 @@ import { cli } from '../unit/cli/cli-helpers';
 const dockerfile = readFileSync(join(PACKAGE_ROOT, 'Dockerfile'), 'utf8');
 
 test('the Dockerfile has no faults that a linter sees', () => {
-  expect(validate(dockerfile).map(({ message, range }) => `${range.start.line + 1}: ${JSON.stringify(message)}`)).toEqual([]);
+  expect(
+    validate(dockerfile).map(({ message, range }) => `${range.start.line + 1}: ${JSON.stringify(message)}`),
+  ).toEqual([]);
   // The linter sees something.
   expect(validate('FROM a\nRUNN b')).not.toEqual([]);
 });
