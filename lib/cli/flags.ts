@@ -144,10 +144,6 @@ export function unwrap(text: string): string {
   return text.replace(/(?<!\n)\n(?!\n)/g, ' ');
 }
 
-export function addOptions(command: Command, group: string, options: readonly Option[]): void {
-  for (const item of options) command.addOption(item.helpGroup(`${group}:`));
-}
-
 /** Options of rinna's scripts that have no meaning here. Given, they say what to do instead. */
 export function refuseOptions(command: Command, refused: Readonly<Record<string, string>>): void {
   for (const [name, instead] of Object.entries(refused)) {

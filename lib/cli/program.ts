@@ -1,21 +1,21 @@
 import { Command, CommanderError } from 'commander';
 import { packageVersion } from '../base/package';
-import { type Act } from './command';
-import * as build from './commands/build';
-import * as convert from './commands/convert';
-import * as data from './commands/data';
-import * as doctor from './commands/doctor';
-import * as evaluate from './commands/evaluate';
-import * as exportCommand from './commands/export';
-import * as fetchLibtorch from './commands/fetch-libtorch';
-import * as generate from './commands/generate';
-import * as inspect from './commands/inspect';
-import * as report from './commands/report';
-import * as sweep from './commands/sweep';
-import * as train from './commands/train';
+import type { CommandSpec } from './command';
+import { command as build } from './commands/build';
+import { command as convert } from './commands/convert';
+import { command as data } from './commands/data';
+import { command as doctor } from './commands/doctor';
+import { command as evaluate } from './commands/evaluate';
+import { command as exportCommand } from './commands/export';
+import { command as fetchLibtorch } from './commands/fetch-libtorch';
+import { command as generate } from './commands/generate';
+import { command as inspect } from './commands/inspect';
+import { command as report } from './commands/report';
+import { command as sweep } from './commands/sweep';
+import { command as train } from './commands/train';
 import { reportError, USAGE } from './usage-errors';
 import type { CliIO } from './io';
-import { checkRequired, unwrap } from './flags';
+import { checkRequired, refuseOptions, unwrap } from './flags';
 import { Ui } from './ui';
 
 const DESCRIPTION = `Prefix-tunes GPT-NeoX models and puts the prefixes to use.
@@ -31,6 +31,9 @@ Examples:
   $ neox-prefix export ft --model models/japanese-gpt-neox-small --task smileface=runs/smileface/best.safetensors --out ft
 
 \`neox-prefix COMMAND --help\` explains a command. Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C.`;
+
+/** Makes a command's `run` what commander calls. */
+type Act = (run: NonNullable<CommandSpec['run']>) => (...given: unknown[]) => Promise<void>;
 
 /** Runs the command line. Returns the exit code; never throws. */
 export async function runCli(args: readonly string[], io: CliIO): Promise<number> {
@@ -97,7 +100,7 @@ export function createProgram(io: CliIO, act: Act): Command {
       getErrHasColors: () => false,
     })
     .exitOverride();
-  for (const { register } of [
+  for (const spec of [
     train,
     sweep,
     report,
@@ -111,12 +114,25 @@ export function createProgram(io: CliIO, act: Act): Command {
     build,
     fetchLibtorch,
   ])
-    register(program, act);
+    addCommand(program, spec, act);
   for (const command of allCommands(program))
     command.showHelpAfterError(
       `\`${fullName(command)} --help\` explains ${command === program ? 'the commands' : 'its options'}`,
     );
   return program;
+}
+
+/** Gives a command to the parser, with those that it has of its own. */
+function addCommand(parent: Command, spec: CommandSpec, act: Act): void {
+  const { name, summary, description, examples, run } = spec;
+  const command = parent.command(name).summary(summary).description(unwrap(description));
+  if (examples !== undefined) command.addHelpText('after', examples);
+  for (const [argument, what] of spec.arguments ?? []) command.argument(argument, what);
+  for (const [group, options] of Object.entries(spec.options?.() ?? {}))
+    for (const item of options) command.addOption(item.helpGroup(`${group}:`));
+  refuseOptions(command, spec.refused ?? {});
+  if (run !== undefined) command.action(act(run));
+  for (const own of spec.commands ?? []) addCommand(command, own, act);
 }
 
 function helpWidth(columns: number | undefined): number {

@@ -1,24 +1,21 @@
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
-import type { Command } from 'commander';
 import { loadAddon } from '../../addon/addon';
 import { NeoXPrefixError } from '../../base/errors';
 import { PACKAGE_ROOT } from '../../base/package';
-import type { Act } from '../command';
-import { unwrap } from '../flags';
+import type { CommandSpec } from '../command';
 import type { Ui } from '../ui';
 
 const DESCRIPTION = `Builds the addon from the source that comes with the package, for the libtorch that is found here. Needed only where no prebuilt addon fits: it takes cmake,
 a C++20 compiler and a libtorch with headers, says which of them is missing, and needs some minutes and 2 GB of memory for each of its jobs.`;
 
-export function register(program: Command, act: Act): void {
-  program
-    .command('build')
-    .summary('build the addon where no prebuilt one fits')
-    .description(unwrap(DESCRIPTION))
-    .addHelpText('after', '\nExamples:\n  $ neox-prefix build')
-    .action(act(run));
-}
+export const command: CommandSpec = {
+  name: 'build',
+  summary: 'build the addon where no prebuilt one fits',
+  description: DESCRIPTION,
+  examples: '\nExamples:\n  $ neox-prefix build',
+  run,
+};
 
 /** @param build stands in for the build in tests: resolves with its exit status */
 export async function run(

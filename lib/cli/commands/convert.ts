@@ -1,11 +1,10 @@
-import type { Command } from 'commander';
 import { NeoXPrefixError, isNeoXPrefixError } from '../../base/errors';
 import { openCheckpoint } from '../../checkpoint/open';
 import { type ConvertOptions, convertPrefix } from '../../export/convert';
 import { SOURCE_FORMATS } from '../../prefix/formats/index';
-import type { Act } from '../command';
+import type { CommandSpec } from '../command';
 import { UsageError } from '../usage-errors';
-import { addOptions, given, integer, option, unwrap } from '../flags';
+import { given, integer, option } from '../flags';
 import type { Ui } from '../ui';
 
 export interface ConvertFlags {
@@ -30,31 +29,34 @@ Examples:
   $ neox-prefix convert ft/2-gpu smileface.safetensors --task smileface
   $ neox-prefix convert smileface-adapter ft/2-gpu --name smileface`;
 
-export function register(program: Command, act: Act): void {
-  const command = program
-    .command('convert')
-    .summary('write a prefix in another format')
-    .description(unwrap(DESCRIPTION))
-    .argument('<from>', 'a prefix in any format')
-    .argument('<to>', 'the file or folder to write')
-    .addHelpText('after', EXAMPLES);
-  addOptions(command, 'Options', [
-    option('--format <format>', 'the format to write', {
-      choices: SOURCE_FORMATS,
-      default: 'what the name of <to> says',
-    }),
-    option('--task <name>', 'which task of a FasterTransformer folder', { default: 'the only one' }),
-    option('--name <name>', "the task's name in what is written", { default: 'the one that the source knows' }),
-    option(
-      '--pretrained-model-dir, --model <dir>',
-      'the model that the prefix is for: needed for a file of nothing but numbers, checked for others',
-    ),
-    option('--prefix-seq-len <n>', 'prefix length, for a file whose shape does not show it', { parse: integer(1) }),
-    option('--allow-fingerprint-mismatch', 'take a prefix that was trained on another base model of the same shape'),
-    option('--overwrite', 'replace what is there'),
-  ]);
-  command.action(act(run));
-}
+export const command: CommandSpec = {
+  name: 'convert',
+  summary: 'write a prefix in another format',
+  description: DESCRIPTION,
+  arguments: [
+    ['<from>', 'a prefix in any format'],
+    ['<to>', 'the file or folder to write'],
+  ],
+  examples: EXAMPLES,
+  options: () => ({
+    Options: [
+      option('--format <format>', 'the format to write', {
+        choices: SOURCE_FORMATS,
+        default: 'what the name of <to> says',
+      }),
+      option('--task <name>', 'which task of a FasterTransformer folder', { default: 'the only one' }),
+      option('--name <name>', "the task's name in what is written", { default: 'the one that the source knows' }),
+      option(
+        '--pretrained-model-dir, --model <dir>',
+        'the model that the prefix is for: needed for a file of nothing but numbers, checked for others',
+      ),
+      option('--prefix-seq-len <n>', 'prefix length, for a file whose shape does not show it', { parse: integer(1) }),
+      option('--allow-fingerprint-mismatch', 'take a prefix that was trained on another base model of the same shape'),
+      option('--overwrite', 'replace what is there'),
+    ],
+  }),
+  run,
+};
 
 export async function run(flags: ConvertFlags, ui: Ui): Promise<number> {
   const [from, to] = flags.args as [string, string];

@@ -1,13 +1,12 @@
-import { Argument, type Command } from 'commander';
 import { openCheckpoint } from '../../checkpoint/open';
 import type { TokenizedDataset } from '../../data/tokenized-dataset';
 import { maxPositions } from '../../model/rows';
 import { Tokenizer } from '../../tokenizer/tokenizer';
-import type { Act } from '../command';
+import type { CommandSpec } from '../command';
 import { checkData, type ReadingFlags, readingOptions, readSamples } from '../data';
 import { fields } from '../text-columns';
 import { MODEL_DIR, PREFIX_LENGTH } from '../model';
-import { addOptions, integer, option, unwrap } from '../flags';
+import { integer, option } from '../flags';
 import type { Ui } from '../ui';
 
 export interface DataCommandFlags extends ReadingFlags {
@@ -26,24 +25,25 @@ Examples:
   $ neox-prefix data train.jsonl valid.jsonl --model models/pythia-410m
   $ neox-prefix data chats.jsonl.gz --model models/japanese-gpt-neox-3.6b-instruction-ppo --over-long truncate --json`;
 
-export function register(program: Command, act: Act): void {
-  const command = program
-    .command('data')
-    .summary('check and measure training data')
-    .description(unwrap(DESCRIPTION))
-    .addArgument(new Argument('<file...>', 'data files'))
-    .addHelpText('after', EXAMPLES);
-  addOptions(command, 'Model', [
-    MODEL_DIR(),
-    option('--tokenizer <dir>', 'folder of the tokenizer, for a model that brings none', { default: "the model's" }),
-    option('--prefix-seq-len <n>', 'prefix length, which --max-tokens leaves free', {
-      parse: integer(0),
-      default: PREFIX_LENGTH,
-    }),
-  ]);
-  addOptions(command, 'Data', readingOptions());
-  command.action(act(run));
-}
+export const command: CommandSpec = {
+  name: 'data',
+  summary: 'check and measure training data',
+  description: DESCRIPTION,
+  arguments: [['<file...>', 'data files']],
+  examples: EXAMPLES,
+  options: () => ({
+    Model: [
+      MODEL_DIR(),
+      option('--tokenizer <dir>', 'folder of the tokenizer, for a model that brings none', { default: "the model's" }),
+      option('--prefix-seq-len <n>', 'prefix length, which --max-tokens leaves free', {
+        parse: integer(0),
+        default: PREFIX_LENGTH,
+      }),
+    ],
+    Data: readingOptions(),
+  }),
+  run,
+};
 
 export async function run(flags: DataCommandFlags, ui: Ui): Promise<number> {
   const { args: files, prefixSeqLen = PREFIX_LENGTH } = flags;

@@ -1,13 +1,12 @@
-import type { Command } from 'commander';
 import { NeoXPrefixError } from '../../base/errors';
 import type { EvaluationResult } from '../../runs/events';
 import { evaluatePrefixes } from '../../training/evaluate';
-import type { Act } from '../command';
+import type { CommandSpec } from '../command';
 import { checkData, type DataFlags, dataOptions, readSamples } from '../data';
 import { UsageError } from '../usage-errors';
 import { formatCount, formatNumber, table } from '../text-columns';
 import { checkPrefixes, loadModel, loadPrefixes, type ModelFlags, modelOptions, type PrefixFlags } from '../model';
-import { addOptions, collect, given, integer, option, unwrap } from '../flags';
+import { collect, given, integer, option } from '../flags';
 import type { Ui } from '../ui';
 
 export interface EvaluateFlags extends ModelFlags, DataFlags, PrefixFlags {
@@ -25,31 +24,32 @@ Examples:
   $ neox-prefix evaluate --model models/pythia-410m --data valid.jsonl --prefix runs/answers/best.safetensors --prefix runs/answers/last.safetensors
   $ neox-prefix evaluate --model models/japanese-gpt-neox-small --data texts.jsonl --packing lines --suffix ' 😃' --dev-data-size 10 --prefix smile.safetensors`;
 
-export function register(program: Command, act: Act): void {
-  const command = program
-    .command('evaluate')
-    .summary('measure the perplexity of prefixes')
-    .description(unwrap(DESCRIPTION))
-    .addHelpText('after', EXAMPLES);
-  addOptions(command, 'Model', modelOptions());
-  addOptions(command, 'Prefix', [
-    option<string[]>('--prefix-checkpoint-path, --prefix <file>', 'a prefix; may be repeated', { parse: collect }),
-    option('--no-base', 'leave out the base model alone'),
-    option('--prefix-seq-len <n>', 'prefix length, for a file whose shape does not show it', { parse: integer(1) }),
-    option('--allow-fingerprint-mismatch', 'take a prefix that was trained on another base model of the same shape'),
-  ]);
-  addOptions(command, 'Data', [
-    ...dataOptions(),
-    option('--dev-data-size <n>', 'only the last n samples, those that `train --dev-data-size n` validates on', {
-      parse: integer(1),
-    }),
-    option('--batch-size <n>', 'samples in a batch; changes the speed, not the result', {
-      parse: integer(1),
-      default: 8,
-    }),
-  ]);
-  command.action(act(run));
-}
+export const command: CommandSpec = {
+  name: 'evaluate',
+  summary: 'measure the perplexity of prefixes',
+  description: DESCRIPTION,
+  examples: EXAMPLES,
+  options: () => ({
+    Model: modelOptions(),
+    Prefix: [
+      option<string[]>('--prefix-checkpoint-path, --prefix <file>', 'a prefix; may be repeated', { parse: collect }),
+      option('--no-base', 'leave out the base model alone'),
+      option('--prefix-seq-len <n>', 'prefix length, for a file whose shape does not show it', { parse: integer(1) }),
+      option('--allow-fingerprint-mismatch', 'take a prefix that was trained on another base model of the same shape'),
+    ],
+    Data: [
+      ...dataOptions(),
+      option('--dev-data-size <n>', 'only the last n samples, those that `train --dev-data-size n` validates on', {
+        parse: integer(1),
+      }),
+      option('--batch-size <n>', 'samples in a batch; changes the speed, not the result', {
+        parse: integer(1),
+        default: 8,
+      }),
+    ],
+  }),
+  run,
+};
 
 export async function run(flags: EvaluateFlags, ui: Ui): Promise<number> {
   await checkData(flags.data, flags);

@@ -1,4 +1,4 @@
-import type { Command, Option } from 'commander';
+import type { Option } from 'commander';
 import type { Checkpoint } from '../../checkpoint/checkpoint';
 import { openCheckpoint } from '../../checkpoint/open';
 import { type ExportReport, FTExporter } from '../../export/exporter';
@@ -7,11 +7,11 @@ import type { VerifyReport } from '../../export/verify';
 import type { DenseBiasRule } from '../../fastertransformer/file-plan';
 import type { ExportDType } from '../../fastertransformer/folder';
 import { PrefixWeights } from '../../prefix/weights';
-import type { Act } from '../command';
+import type { CommandSpec } from '../command';
 import { UsageError } from '../usage-errors';
 import { formatBytes, plural } from '../text-columns';
 import { MODEL_DIR } from '../model';
-import { addOptions, collectTasks, given, integer, type NamedFile, option, unwrap } from '../flags';
+import { collectTasks, given, integer, type NamedFile, option } from '../flags';
 import type { Ui } from '../ui';
 
 export interface ExportFtFlags {
@@ -55,40 +55,41 @@ export function taskOptions(): Option[] {
   ];
 }
 
-export function register(program: Command, act: Act): void {
-  const command = program
-    .command('ft')
-    .summary('for FasterTransformer and Triton')
-    .description(unwrap(DESCRIPTION))
-    .addHelpText('after', EXAMPLES);
-  addOptions(command, 'What', [MODEL_DIR(), ...taskOptions()]);
-  addOptions(command, 'Where to', [
-    option('--out <dir>', 'folder that gets <tensor-parallel>-gpu/', { required: true }),
-    option('--overwrite', 'replace an export that is there'),
-    option('--append', 'add the tasks to an export that is there', {
-      conflicts: ['overwrite', 'dtype', 'modelName', 'denseBias'],
-    }),
-    option('--replace', 'with --append: tasks of the same name are replaced and keep their ids'),
-  ]);
-  addOptions(command, 'How', [
-    option('--dtype <type>', 'element type of the files', { choices: ['float16', 'float32'], default: 'float16' }),
-    option('--tensor-parallel <n>', 'GPUs that share each layer', { parse: integer(1), default: 1 }),
-    option('--model-name <name>', 'model_name in config.ini', { default: 'gptneox' }),
-    option(
-      '--dense-bias <rule>',
-      "whether the biases behind attention and mlp are divided by --tensor-parallel: as the runtime needs it, or always, as NVIDIA's script does",
-      {
-        choices: ['runtime', 'huggingface_converter'],
-        default: 'runtime',
-      },
-    ),
-    option('--verify', 'then read all files again and compare them with the model and the prefixes'),
-    option('--verify-only', 'write nothing, only compare', {
-      conflicts: ['overwrite', 'append', 'dtype', 'modelName'],
-    }),
-  ]);
-  command.action(act(run));
-}
+export const command: CommandSpec = {
+  name: 'ft',
+  summary: 'for FasterTransformer and Triton',
+  description: DESCRIPTION,
+  examples: EXAMPLES,
+  options: () => ({
+    What: [MODEL_DIR(), ...taskOptions()],
+    'Where to': [
+      option('--out <dir>', 'folder that gets <tensor-parallel>-gpu/', { required: true }),
+      option('--overwrite', 'replace an export that is there'),
+      option('--append', 'add the tasks to an export that is there', {
+        conflicts: ['overwrite', 'dtype', 'modelName', 'denseBias'],
+      }),
+      option('--replace', 'with --append: tasks of the same name are replaced and keep their ids'),
+    ],
+    How: [
+      option('--dtype <type>', 'element type of the files', { choices: ['float16', 'float32'], default: 'float16' }),
+      option('--tensor-parallel <n>', 'GPUs that share each layer', { parse: integer(1), default: 1 }),
+      option('--model-name <name>', 'model_name in config.ini', { default: 'gptneox' }),
+      option(
+        '--dense-bias <rule>',
+        "whether the biases behind attention and mlp are divided by --tensor-parallel: as the runtime needs it, or always, as NVIDIA's script does",
+        {
+          choices: ['runtime', 'huggingface_converter'],
+          default: 'runtime',
+        },
+      ),
+      option('--verify', 'then read all files again and compare them with the model and the prefixes'),
+      option('--verify-only', 'write nothing, only compare', {
+        conflicts: ['overwrite', 'append', 'dtype', 'modelName'],
+      }),
+    ],
+  }),
+  run,
+};
 
 export async function run(flags: ExportFtFlags, ui: Ui): Promise<number> {
   if (flags.replace === true && flags.append !== true) throw new UsageError('--replace has no effect without --append');

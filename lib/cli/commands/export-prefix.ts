@@ -1,7 +1,6 @@
-import type { Command } from 'commander';
 import type { PrefixFormat } from '../../prefix/weights';
-import type { Act } from '../command';
-import { addOptions, integer, option } from '../flags';
+import type { CommandSpec } from '../command';
+import { integer, option } from '../flags';
 import type { Ui } from '../ui';
 import { run as convert } from './convert';
 
@@ -37,14 +36,10 @@ const FORMATS: readonly { name: PrefixFormat; summary: string; description: stri
   },
 ];
 
-export function register(program: Command, act: Act): void {
-  for (const { name, summary, description, example } of FORMATS) {
-    const command = program
-      .command(name)
-      .summary(summary)
-      .description(description)
-      .addHelpText('after', `\nExample:\n  $ ${example}`);
-    addOptions(command, 'Options', [
+export const commands: readonly CommandSpec[] = FORMATS.map(({ name, summary, description, example }) => ({
+  ...{ name, summary, description, examples: `\nExample:\n  $ ${example}` },
+  options: () => ({
+    Options: [
       option('--prefix-checkpoint-path, --prefix <file>', 'the prefix, in any format', { required: true }),
       option('--out <path>', name === 'peft' ? 'the folder to write' : 'the file to write', { required: true }),
       option(
@@ -53,10 +48,10 @@ export function register(program: Command, act: Act): void {
       ),
       option('--prefix-seq-len <n>', 'prefix length, for a file whose shape does not show it', { parse: integer(1) }),
       option('--overwrite', 'replace what is there'),
-    ]);
-    command.action(act((flags: ExportPrefixFlags, ui) => run(name, flags, ui)));
-  }
-}
+    ],
+  }),
+  run: (flags: ExportPrefixFlags, ui) => run(name, flags, ui),
+}));
 
 /** `convert` with the format said, under the options of `export`. */
 export async function run(format: PrefixFormat, flags: ExportPrefixFlags, ui: Ui): Promise<number> {

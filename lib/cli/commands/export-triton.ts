@@ -1,12 +1,11 @@
-import type { Command } from 'commander';
 import { openCheckpoint } from '../../checkpoint/open';
 import { exportTritonRepository, type TritonReport } from '../../export/triton-repository';
 import type { DenseBiasRule } from '../../fastertransformer/file-plan';
 import type { ExportDType } from '../../fastertransformer/folder';
-import type { Act } from '../command';
+import type { CommandSpec } from '../command';
 import { formatBytes, plural } from '../text-columns';
 import { MODEL_DIR } from '../model';
-import { addOptions, given, integer, type NamedFile, option, unwrap } from '../flags';
+import { given, integer, type NamedFile, option } from '../flags';
 import type { Ui } from '../ui';
 import { loadTasks, taskOptions } from './export-ft';
 
@@ -40,36 +39,37 @@ Examples:
 
 Later tasks are added to the weights: neox-prefix export ft --append --out triton/fastertransformer/1 --model DIR --task NAME=FILE`;
 
-export function register(program: Command, act: Act): void {
-  const command = program
-    .command('triton')
-    .summary("a model repository for Triton's fastertransformer backend")
-    .description(unwrap(DESCRIPTION))
-    .addHelpText('after', EXAMPLES);
-  addOptions(command, 'What', [MODEL_DIR(), ...taskOptions()]);
-  addOptions(command, 'Where to', [
-    option('--out <dir>', 'the repository, which gets <model-name>/', { required: true }),
-    option('--model-name <name>', 'name of the model in Triton', { default: 'fastertransformer' }),
-    option('--server-path <path>', 'where the server sees the repository', { default: 'the absolute path of --out' }),
-    option('--overwrite', 'replace a model that is there'),
-  ]);
-  addOptions(command, 'How', [
-    option('--dtype <type>', 'element type of the files', { choices: ['float16', 'float32'], default: 'float16' }),
-    option('--compute-dtype <type>', 'what the server computes in', {
-      choices: ['float16', 'float32'],
-      default: '--dtype',
-    }),
-    option('--tensor-parallel <n>', 'GPUs that share each layer', { parse: integer(1), default: 1 }),
-    option('--pipeline-parallel <n>', 'groups of GPUs that share the layers', { parse: integer(1), default: 1 }),
-    option('--dense-bias <rule>', 'see `export ft`', {
-      choices: ['runtime', 'huggingface_converter'],
-      default: 'runtime',
-    }),
-    option('--max-batch-size <n>', 'most rows of a request', { parse: integer(1), default: 1024 }),
-    option('--decoupled', 'one response a token, over gRPC streams'),
-  ]);
-  command.action(act(run));
-}
+export const command: CommandSpec = {
+  name: 'triton',
+  summary: "a model repository for Triton's fastertransformer backend",
+  description: DESCRIPTION,
+  examples: EXAMPLES,
+  options: () => ({
+    What: [MODEL_DIR(), ...taskOptions()],
+    'Where to': [
+      option('--out <dir>', 'the repository, which gets <model-name>/', { required: true }),
+      option('--model-name <name>', 'name of the model in Triton', { default: 'fastertransformer' }),
+      option('--server-path <path>', 'where the server sees the repository', { default: 'the absolute path of --out' }),
+      option('--overwrite', 'replace a model that is there'),
+    ],
+    How: [
+      option('--dtype <type>', 'element type of the files', { choices: ['float16', 'float32'], default: 'float16' }),
+      option('--compute-dtype <type>', 'what the server computes in', {
+        choices: ['float16', 'float32'],
+        default: '--dtype',
+      }),
+      option('--tensor-parallel <n>', 'GPUs that share each layer', { parse: integer(1), default: 1 }),
+      option('--pipeline-parallel <n>', 'groups of GPUs that share the layers', { parse: integer(1), default: 1 }),
+      option('--dense-bias <rule>', 'see `export ft`', {
+        choices: ['runtime', 'huggingface_converter'],
+        default: 'runtime',
+      }),
+      option('--max-batch-size <n>', 'most rows of a request', { parse: integer(1), default: 1024 }),
+      option('--decoupled', 'one response a token, over gRPC streams'),
+    ],
+  }),
+  run,
+};
 
 export async function run(flags: ExportTritonFlags, ui: Ui): Promise<number> {
   const checkpoint = await openCheckpoint(flags.model);

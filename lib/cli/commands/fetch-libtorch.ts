@@ -1,8 +1,7 @@
-import type { Command } from 'commander';
 import { fetchLibtorch, type FetchLibtorchOptions, PYTORCH_INDEX } from '../../addon/fetch-libtorch';
 import { defaultDestination, describe, LIBTORCH_VERSION } from '../../addon/libtorch';
-import type { Act } from '../command';
-import { addOptions, given, option, unwrap } from '../flags';
+import type { CommandSpec } from '../command';
+import { given, option } from '../flags';
 import type { Ui } from '../ui';
 
 export interface FetchFlags {
@@ -25,22 +24,23 @@ Examples:
   $ neox-prefix fetch-libtorch --from libtorch-shared-with-deps-2.13.0.zip
   $ neox-prefix fetch-libtorch --destination /opt/libtorch && export NEOX_PREFIX_LIBTORCH=/opt/libtorch`;
 
-export function register(program: Command, act: Act): void {
-  const command = program
-    .command('fetch-libtorch')
-    .summary('get libtorch')
-    .description(unwrap(DESCRIPTION))
-    .addHelpText('after', EXAMPLES);
-  addOptions(command, 'Options', [
-    option('--torch-version <version>', 'version of libtorch', { default: LIBTORCH_VERSION }),
-    option('--cuda <version>', 'a CUDA build for that version of CUDA, such as 13.0 (x86-64)'),
-    option('--from <source>', 'a libtorch archive, a torch wheel or a folder: a path, or an http(s) address'),
-    option('--index <url>', 'index of wheels that is asked where pip has none', { default: PYTORCH_INDEX }),
-    option('--destination <dir>', 'folder to make', { default: "libtorch-VERSION in this user's cache" }),
-    option('--force', 'fetch it again although it is there'),
-  ]);
-  command.action(act(run));
-}
+export const command: CommandSpec = {
+  name: 'fetch-libtorch',
+  summary: 'get libtorch',
+  description: DESCRIPTION,
+  examples: EXAMPLES,
+  options: () => ({
+    Options: [
+      option('--torch-version <version>', 'version of libtorch', { default: LIBTORCH_VERSION }),
+      option('--cuda <version>', 'a CUDA build for that version of CUDA, such as 13.0 (x86-64)'),
+      option('--from <source>', 'a libtorch archive, a torch wheel or a folder: a path, or an http(s) address'),
+      option('--index <url>', 'index of wheels that is asked where pip has none', { default: PYTORCH_INDEX }),
+      option('--destination <dir>', 'folder to make', { default: "libtorch-VERSION in this user's cache" }),
+      option('--force', 'fetch it again although it is there'),
+    ],
+  }),
+  run,
+};
 
 /** @param fetch stands in for the library's in tests, which have no network */
 export async function run(

@@ -1,10 +1,9 @@
-import type { Command } from 'commander';
 import { randomInt } from 'node:crypto';
 import { readLines } from '../../formats/lines';
 import type { GenerateResult } from '../../generation/output';
 import type { GenerateOptions } from '../../generation/request';
 import type { NeoXModel } from '../../neox-model';
-import type { Act } from '../command';
+import type { CommandSpec } from '../command';
 import { UsageError } from '../usage-errors';
 import { displayWidth, padEnd } from '../text-columns';
 import {
@@ -16,7 +15,7 @@ import {
   type NamedPrefix,
   type PrefixFlags,
 } from '../model';
-import { addOptions, collect, integer, option, refuseOptions, unwrap } from '../flags';
+import { collect, integer, option } from '../flags';
 import { promptLoop } from '../prompt-loop';
 import { generateOverTriton, type TritonFlags, tritonFlags } from './generate-triton';
 import { samplingFlags, type SamplingFlags, samplingOptions } from '../sampling';
@@ -49,45 +48,48 @@ Examples:
 A prefix is a .safetensors of this program, a .checkpoint or .weight of rinna's, or a PEFT adapter folder.
 With --json: one object {"results": [...]}; with --stream and in the prompt loop, an object a line.`;
 
-export function register(program: Command, act: Act): void {
-  const command = program
-    .command('generate')
-    .summary('generate text, with a prefix or without')
-    .description(unwrap(DESCRIPTION))
-    .addHelpText('after', EXAMPLES);
-  addOptions(command, 'Model', modelOptions({ unless: 'triton' }));
-  addOptions(command, 'Triton', tritonFlags());
-  addOptions(command, 'Prefix', [
-    option<string[]>('--prefix-checkpoint-path, --prefix <file>', 'a prefix; may be repeated', { parse: collect }),
-    option('--compare', 'answer each prompt without a prefix too'),
-    option('--prefix-seq-len <n>', 'prefix length, for a file whose shape does not show it', { parse: integer(1) }),
-    option('--allow-fingerprint-mismatch', 'take a prefix that was trained on another base model of the same shape'),
-  ]);
-  addOptions(command, 'Prompts', [
-    option<string[]>('--prompt <text>', 'a prompt; may be repeated', { parse: collect }),
-    option('--prompts-file <file>', 'a prompt a line; empty lines are left out', { conflicts: ['prompt'] }),
-  ]);
-  addOptions(command, 'Generation', [
-    ...samplingFlags('Generation'),
-    option('--seed <n>', 'seed of the draws; prompt i (from 0) takes seed + i', {
-      parse: integer(0, 2 ** 47),
-      default: 'a random one, which is told',
-    }),
-  ]);
-  addOptions(command, 'Penalties', samplingFlags('Penalties'));
-  addOptions(command, 'Beam search', samplingFlags('Beam search'));
-  addOptions(command, 'Output', [
-    option('--stream', 'print the text as it comes', { default: 'on a terminal, with one prompt or the prompt loop' }),
-    option('--no-stream', 'print the text when it is complete'),
-    ...samplingFlags('Output'),
-    option('--batch-size <n>', 'prompts that go through the model together', {
-      parse: integer(1),
-      default: BATCH_SIZE,
-    }),
-  ]);
-  refuseOptions(command, { 'model-type': 'leave it out: the model is always GPT-NeoX, and its config.json says so' });
-  command.action(act(run));
-}
+export const command: CommandSpec = {
+  name: 'generate',
+  summary: 'generate text, with a prefix or without',
+  description: DESCRIPTION,
+  examples: EXAMPLES,
+  options: () => ({
+    Model: modelOptions({ unless: 'triton' }),
+    Triton: tritonFlags(),
+    Prefix: [
+      option<string[]>('--prefix-checkpoint-path, --prefix <file>', 'a prefix; may be repeated', { parse: collect }),
+      option('--compare', 'answer each prompt without a prefix too'),
+      option('--prefix-seq-len <n>', 'prefix length, for a file whose shape does not show it', { parse: integer(1) }),
+      option('--allow-fingerprint-mismatch', 'take a prefix that was trained on another base model of the same shape'),
+    ],
+    Prompts: [
+      option<string[]>('--prompt <text>', 'a prompt; may be repeated', { parse: collect }),
+      option('--prompts-file <file>', 'a prompt a line; empty lines are left out', { conflicts: ['prompt'] }),
+    ],
+    Generation: [
+      ...samplingFlags('Generation'),
+      option('--seed <n>', 'seed of the draws; prompt i (from 0) takes seed + i', {
+        parse: integer(0, 2 ** 47),
+        default: 'a random one, which is told',
+      }),
+    ],
+    Penalties: samplingFlags('Penalties'),
+    'Beam search': samplingFlags('Beam search'),
+    Output: [
+      option('--stream', 'print the text as it comes', {
+        default: 'on a terminal, with one prompt or the prompt loop',
+      }),
+      option('--no-stream', 'print the text when it is complete'),
+      ...samplingFlags('Output'),
+      option('--batch-size <n>', 'prompts that go through the model together', {
+        parse: integer(1),
+        default: BATCH_SIZE,
+      }),
+    ],
+  }),
+  refused: { 'model-type': 'leave it out: the model is always GPT-NeoX, and its config.json says so' },
+  run,
+};
 
 const BATCH_SIZE = 16;
 

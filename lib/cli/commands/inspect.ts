@@ -1,13 +1,12 @@
-import type { Command } from 'commander';
 import { basename } from 'node:path';
 import { NeoXPrefixError } from '../../base/errors';
 import { FileReader, kindOf, listFolder } from '../../base/files';
 import { foreignFormat } from '../../formats/safetensors';
 import { Tokenizer } from '../../tokenizer/tokenizer';
-import type { Act } from '../command';
+import type { CommandSpec } from '../command';
 import { reportError } from '../usage-errors';
 import { fields } from '../text-columns';
-import { addOptions, integer, option, unwrap } from '../flags';
+import { integer, option } from '../flags';
 import type { Ui } from '../ui';
 import { type Finding, type InspectFlags } from './finding';
 import { inspectCheckpoint } from './inspect-checkpoint';
@@ -27,23 +26,24 @@ Examples:
   $ neox-prefix inspect models/japanese-gpt-neox-small --tensors
   $ neox-prefix inspect ft/1-gpu --json`;
 
-export function register(program: Command, act: Act): void {
-  const command = program
-    .command('inspect')
-    .summary('show what a file or folder holds')
-    .description(unwrap(DESCRIPTION))
-    .argument('<path...>', 'files or folders')
-    .addHelpText('after', EXAMPLES);
-  addOptions(command, 'Options', [
-    option(
-      '--pretrained-model-dir, --model <dir>',
-      'the model that a prefix is for: needed for a file of nothing but numbers, checked for others',
-    ),
-    option('--prefix-seq-len <n>', 'prefix length, for a file whose shape does not show it', { parse: integer(1) }),
-    option('--tensors', 'list the tensors of a checkpoint, or the files of an export'),
-  ]);
-  command.action(act(run));
-}
+export const command: CommandSpec = {
+  name: 'inspect',
+  summary: 'show what a file or folder holds',
+  description: DESCRIPTION,
+  arguments: [['<path...>', 'files or folders']],
+  examples: EXAMPLES,
+  options: () => ({
+    Options: [
+      option(
+        '--pretrained-model-dir, --model <dir>',
+        'the model that a prefix is for: needed for a file of nothing but numbers, checked for others',
+      ),
+      option('--prefix-seq-len <n>', 'prefix length, for a file whose shape does not show it', { parse: integer(1) }),
+      option('--tensors', 'list the tensors of a checkpoint, or the files of an export'),
+    ],
+  }),
+  run,
+};
 
 export async function run(flags: InspectFlags, ui: Ui): Promise<number> {
   let status = 0;

@@ -1,10 +1,9 @@
-import type { Command } from 'commander';
 import { basename, join, resolve } from 'node:path';
 import { writeFileAtomic } from '../../base/files';
 import { renderComparison, renderReport } from '../../report/report';
 import { readRun } from '../../report/run';
-import type { Act } from '../command';
-import { addOptions, option, unwrap } from '../flags';
+import type { CommandSpec } from '../command';
+import { option } from '../flags';
 import { RUN_FILES } from '../../runs/run-files';
 import type { Ui } from '../ui';
 
@@ -24,23 +23,24 @@ Examples:
   $ neox-prefix report runs/smileface
   $ neox-prefix report runs/smileface runs/smileface-2 --title 'Two learning rates' --output rates.html`;
 
-export function register(program: Command, act: Act): void {
-  const command = program
-    .command('report')
-    .summary('show a training run, or compare several, as an HTML page')
-    .description(unwrap(DESCRIPTION))
-    .argument('<run...>', 'folders of training runs (--out of train)')
-    .addHelpText('after', EXAMPLES);
-  addOptions(command, 'Options', [
-    option('--output <file>', 'where the page goes', {
-      default: 'report.html in the folder of the run; for several, comparison.html here',
-    }),
-    option('--title <text>', 'what stands above it', {
-      default: "the task's name; for several, the names of their folders",
-    }),
-  ]);
-  command.action(act(run));
-}
+export const command: CommandSpec = {
+  name: 'report',
+  summary: 'show a training run, or compare several, as an HTML page',
+  description: DESCRIPTION,
+  arguments: [['<run...>', 'folders of training runs (--out of train)']],
+  examples: EXAMPLES,
+  options: () => ({
+    Options: [
+      option('--output <file>', 'where the page goes', {
+        default: 'report.html in the folder of the run; for several, comparison.html here',
+      }),
+      option('--title <text>', 'what stands above it', {
+        default: "the task's name; for several, the names of their folders",
+      }),
+    ],
+  }),
+  run,
+};
 
 export async function run(flags: ReportFlags, ui: Ui): Promise<number> {
   const path = flags.args.length === 1 ? await one(flags.args[0] as string, flags) : await several(flags);

@@ -1,15 +1,15 @@
-import { type Command, InvalidArgumentError, type Option } from 'commander';
+import { InvalidArgumentError, type Option } from 'commander';
 import { join } from 'node:path';
 import { combinations, firstWithRun, sweep, type SweepGrid, type SweepRunResult } from '../../training/sweep';
-import type { Act } from '../command';
+import type { CommandSpec } from '../command';
 import type { DataFlags } from '../data';
 import { UsageError } from '../usage-errors';
 import { formatNumber, formatSeconds, plural, table } from '../text-columns';
 import { loadModel, type ModelFlags, PREFIX_LENGTH } from '../model';
-import { addOptions, integer, number, option, unwrap } from '../flags';
+import { integer, number, option } from '../flags';
 import type { Ui } from '../ui';
 import { EventView } from './train-events';
-import { addTrainingOptions, trainerOptions, type TrainingFlags } from './train-options';
+import { REFUSED, trainerOptions, type TrainingFlags, trainingOptions } from './train-options';
 import { RUN_FILES } from '../../runs/run-files';
 import { checkTrainingFlags, loadData, runAlready, withTraining } from './train-run';
 
@@ -74,17 +74,19 @@ const sweepOptions = (): Option[] => [
   option('--seeds <list>', 'seeds', { parse: list(integer(0)), conflicts: [SINGLE.seeds] }),
 ];
 
-export function register(program: Command, act: Act): void {
-  const command = program
-    .command('sweep')
-    .summary('train with several learning rates, lengths, ...')
-    .description(unwrap(DESCRIPTION))
-    .addHelpText('after', EXAMPLES);
-  addOptions(command, 'Sweep (values with commas between them)', sweepOptions());
-  // Runs that go on from one encoder would each change it.
-  addTrainingOptions(command, ['checkpointPath']);
-  command.action(act(run));
-}
+export const command: CommandSpec = {
+  name: 'sweep',
+  summary: 'train with several learning rates, lengths, ...',
+  description: DESCRIPTION,
+  examples: EXAMPLES,
+  options: () => ({
+    'Sweep (values with commas between them)': sweepOptions(),
+    // Runs that go on from one encoder would each change it.
+    ...trainingOptions(['checkpointPath']),
+  }),
+  refused: REFUSED,
+  run,
+};
 
 export async function run(flags: SweepFlags, ui: Ui): Promise<number> {
   const names = (Object.keys(LISTS) as (keyof typeof LISTS)[]).filter((name) => flags[name] !== undefined);

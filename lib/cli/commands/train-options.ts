@@ -1,9 +1,9 @@
-import type { Command, Option } from 'commander';
+import type { Option } from 'commander';
 import { namesOf, without } from '../../base/options';
 import { ENCODER_OPTIONS, PROJECTION_OPTIONS } from '../../training/encoder';
 import { TRAINER_OPTIONS, type TrainerOptions } from '../../training/recipe';
 import { dataOptions } from '../data';
-import { addOptions, collect, given, integer, option, optionOf, type Otherwise, refuseOptions } from '../flags';
+import { collect, given, integer, option, optionOf, type Otherwise } from '../flags';
 import { modelOptions } from '../model';
 
 /** The options of a trainer that are flags here; `--no-two-rows` is with the data. */
@@ -154,7 +154,7 @@ const prefixOptions = (): Option[] => [
 ];
 
 /** Options of rinna's prefix_tuning_example.py that are not options here, and what to do instead. */
-const REFUSED: Readonly<Record<string, string>> = {
+export const REFUSED: Readonly<Record<string, string>> = {
   'model-type': 'leave it out: the model is always GPT-NeoX, and its config.json says so',
   'local-rank': 'leave it out: one process trains, on --device',
   deepspeed: 'leave it out: training needs no DeepSpeed',
@@ -170,18 +170,19 @@ const REFUSED: Readonly<Record<string, string>> = {
 };
 
 /**
- * Adds the options of a training.
+ * The options of a training, by the groups of the help.
  * @param without options by the names of their flags, left out
  */
-export function addTrainingOptions(command: Command, without: readonly (keyof TrainingFlags)[] = []): void {
-  const left = (options: Option[]): Option[] =>
-    options.filter((item) => !(without as readonly string[]).includes(item.attributeName()));
-  addOptions(command, 'Model', modelOptions());
-  addOptions(command, 'Data', left([...dataOptions(), ...splitOptions()]));
-  addOptions(command, 'Result', left(runOptions()));
-  addOptions(command, 'Prefix', left(prefixOptions()));
-  addOptions(command, 'Training', left(optionsOf('Training')));
-  addOptions(command, 'Optimizer', left(optionsOf('Optimizer')));
-  addOptions(command, 'Evaluation', left(optionsOf('Evaluation')));
-  refuseOptions(command, REFUSED);
+export function trainingOptions(without: readonly (keyof TrainingFlags)[] = []): Record<string, Option[]> {
+  const groups = {
+    Model: modelOptions(),
+    Data: [...dataOptions(), ...splitOptions()],
+    Result: runOptions(),
+    Prefix: prefixOptions(),
+    Training: optionsOf('Training'),
+    Optimizer: optionsOf('Optimizer'),
+    Evaluation: optionsOf('Evaluation'),
+  };
+  const isLeft = (item: Option): boolean => !(without as readonly string[]).includes(item.attributeName());
+  return Object.fromEntries(Object.entries(groups).map(([group, options]) => [group, options.filter(isLeft)]));
 }

@@ -1,16 +1,15 @@
-import type { Command } from 'commander';
 import { PrefixEncoder } from '../../training/encoder';
 import { PrefixTrainer } from '../../training/prefix-trainer';
 import { hasRun, hasRunWithoutState } from '../../training/run-folder';
 import type { TrainingResult } from '../../training/training-run';
-import type { Act } from '../command';
+import type { CommandSpec } from '../command';
 import type { DataFlags } from '../data';
 import { formatNumber, formatSeconds, plural, shellWord } from '../text-columns';
 import { loadModel, type ModelFlags, PREFIX_LENGTH } from '../model';
-import { given, unwrap } from '../flags';
+import { given } from '../flags';
 import type { Ui } from '../ui';
 import { EventView } from './train-events';
-import { addTrainingOptions, trainerOptions, type TrainingFlags } from './train-options';
+import { REFUSED, trainerOptions, type TrainingFlags, trainingOptions } from './train-options';
 import { RUN_FILES } from '../../runs/run-files';
 import { checkTrainingFlags, loadData, runAlready, withTraining } from './train-run';
 
@@ -41,15 +40,17 @@ The folder of --out gets, after each epoch: best.safetensors and last.safetensor
 the state to resume from; besides recipe.json, metrics.jsonl, TensorBoard events, and at the end report.html. Ctrl-C saves the state and stops; a second
 Ctrl-C stops at once.`;
 
-export function register(program: Command, act: Act): void {
-  const command = program
-    .command('train')
-    .summary('train a prefix for a task')
-    .description(unwrap(DESCRIPTION))
-    .addHelpText('after', EXAMPLES);
-  addTrainingOptions(command);
-  command.action(act(run));
-}
+export const command: CommandSpec = {
+  name: 'train',
+  summary: 'train a prefix for a task',
+  description: DESCRIPTION,
+  examples: EXAMPLES,
+  options: () => ({
+    ...trainingOptions(),
+  }),
+  refused: REFUSED,
+  run,
+};
 
 export async function run(flags: TrainFlags, ui: Ui): Promise<number> {
   if (flags.overwrite !== true && flags.resume !== true && (await hasRun(flags.out))) {
