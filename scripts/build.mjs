@@ -54,6 +54,12 @@ async function buildTypeScript() {
   cpSync(fromRoot('lib', 'inference-protocol', 'proto'), join(dist, 'inference-protocol', 'proto'), {
     recursive: true,
   });
+  // The playground's page, and its parts.
+  for (const part of ['html', 'css', 'js'])
+    cpSync(
+      fromRoot('lib', 'server', 'playground', `playground.${part}`),
+      join(dist, 'server', 'playground', `playground.${part}`),
+    );
   writeModuleEntry();
   writeFileSync(stamp, '');
   // Older than any file saved while the compiler ran.
