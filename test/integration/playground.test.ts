@@ -90,9 +90,7 @@ beforeAll(async () => {
             tokens: [String(token)],
             token_logprobs: [logprob.logprob],
             top_logprobs: [
-              Object.fromEntries(
-                (logprob.top ?? []).map((one) => [model.tokenizer.idToToken(one.token) ?? '', one.logprob]),
-              ),
+              Object.fromEntries(logprob.top.map((one) => [model.tokenizer.idToToken(one.token) ?? '', one.logprob])),
             ],
           };
           send({ choices: [{ text, logprobs: logprobs ?? null, finish_reason: finishReason ?? null }], usage: null });
