@@ -1,5 +1,6 @@
 // What LoadedModel.load checks and decides before the addon loads.
 import type * as Native from '../../types/native';
+import type { NativeAddon } from '../addon/addon';
 import { runNativeNow } from '../addon/run-native';
 import type { GPTNeoXConfig, HiddenAct } from '../architecture/config';
 import { checkOneOf, checkString } from '../base/arguments';
@@ -8,16 +9,34 @@ import type { Checkpoint } from '../checkpoint/checkpoint';
 import type { ComputeDType } from './loaded-model';
 import { maxPositions } from './rows';
 
-export function checkDevice(device: unknown): string {
+/** @param system what libtorch says of this machine; stands in for the addon's in tests */
+export function checkDevice(
+  device: unknown,
+  system: () => Pick<ReturnType<NativeAddon['systemInfo']>, 'cudaAvailable' | 'cudaDevices'> = systemInfo,
+): string {
   const text = checkString('device', device);
   if (!/^(cpu|cuda(:\d+)?)$/.test(text)) checkOneOf('device', text, ['cpu', 'cuda', 'cuda:0']);
-  if (text !== 'cpu' && !runNativeNow((addon) => addon.systemInfo()).cudaAvailable) {
+  if (text === 'cpu') return text;
+  const { cudaAvailable, cudaDevices } = system();
+  if (!cudaAvailable || cudaDevices === 0) {
     throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The device ${text} is not available: this libtorch sees no CUDA`, {
       hint: "use device: 'cpu', or a CUDA build of libtorch; `neox-prefix doctor` tells what was found",
     });
   }
+  const index = Number(text.split(':')[1] ?? 0);
+  if (index >= cudaDevices) {
+    const there =
+      cudaDevices === 1
+        ? 'there is one GPU, cuda:0'
+        : `there are ${cudaDevices} GPUs, cuda:0 to cuda:${cudaDevices - 1}`;
+    throw new NeoXPrefixError('NEOX_UNSUPPORTED', `The device ${text} is not available: ${there}`, {
+      hint: '`neox-prefix doctor` lists them; CUDA_VISIBLE_DEVICES may hide some',
+    });
+  }
   return text;
 }
+
+const systemInfo = (): ReturnType<NativeAddon['systemInfo']> => runNativeNow((addon) => addon.systemInfo());
 
 /** int8 is a packed form of the native backend: there is nothing that it could fall back to. */
 export function checkInt8(device: string, backend: string, pack: string): void {
