@@ -36,7 +36,7 @@ export async function generateConstrained(
   });
   const constraints: Constraint[] = [];
   try {
-    while (constraints.length < count) constraints.push(await startConstraint(model, format, settings.endIds));
+    while (constraints.length < count) constraints.push(await startConstraint(model, format, settings.endIds, signal));
     signal?.throwIfAborted();
     const collectors = constraints.map((_, row) => new Collector(onPiece && ((piece) => onPiece(row, piece))));
     const jobs = collectors.map((collector, row) => {

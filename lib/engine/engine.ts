@@ -239,7 +239,7 @@ export class GenerationEngine {
       const prefix = (await prepared.prefix?.load()) ?? null;
       const shared = { ...settings, seed: seeds[0] as number };
       for (const [stream, job] of jobs.entries()) {
-        const constraint = format && (await startConstraint(this.model, format, settings.endIds));
+        const constraint = format && (await startConstraint(this.model, format, settings.endIds, prepared.signal));
         const own = { ...shared, stream };
         const prompt = prompts[0] as Int32Array;
         this.scheduler.ready(job, {

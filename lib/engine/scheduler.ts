@@ -12,6 +12,9 @@ import { Tally } from './tally';
 /** Native work between two looks at what JavaScript has new; one step where that takes longer. */
 const SLICE_MICROSECONDS = 20_000;
 
+/** So long a step waits for the masks of rows with a format. */
+const MASK_PATIENCE_MS = 10;
+
 /**
  * Brings jobs into the rows of a native engine, as rows and budget allow, runs it step by step for as long as there is
  * something to do, and hands out what the rows say.
@@ -227,18 +230,28 @@ export class Scheduler {
   }
 
   /**
-   * Which tokens the rows with a format may give next. Takes no longer than that: nothing here waits for anything else.
+   * Which tokens the rows with a format may give next. They are found in other threads, all at once; a row whose format
+   * takes longer than the others can wait goes on later.
    */
   private async findMasks(): Promise<void> {
+    const finding: Promise<void>[] = [];
     for (const job of this.rows) {
       const constraint = job?.row?.constraint;
       if (job === undefined || constraint === undefined || constraint.mask !== undefined) continue;
-      try {
-        await constraint.findMask();
-      } catch (error) {
-        this.fail(job, error);
+      if (constraint.finding === undefined) {
+        constraint.finding = constraint.findMask().catch((error: unknown) => this.fail(job, error));
+        void constraint.finding.finally(() => {
+          constraint.finding = undefined;
+          if (!job.ended) this.kick();
+        });
       }
+      finding.push(constraint.finding);
     }
+    if (finding.length === 0) return;
+    let timer: NodeJS.Timeout | undefined;
+    const patience = new Promise<void>((resolve) => (timer = setTimeout(resolve, MASK_PATIENCE_MS)));
+    await Promise.race([Promise.all(finding), patience]);
+    clearTimeout(timer);
   }
 
   private async run(commands: Native.EngineCommands): Promise<Native.EngineReport> {

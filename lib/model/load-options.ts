@@ -1,5 +1,5 @@
 import { type Arithmetic } from '../architecture/arithmetic';
-import { abortSignal, callback, choice, integer, type OptionTable, path, special, text } from '../base/options';
+import { abortSignal, callback, choice, integer, number, type OptionTable, path, special, text } from '../base/options';
 import { type CheckpointOptions } from '../checkpoint/checkpoint';
 import { DENSE_BIAS_RULES } from '../fastertransformer/file-plan';
 import { type ModelDType } from './loaded-model';
@@ -39,6 +39,10 @@ export interface LoadOptions {
   tokenizer?: string;
   /** See {@link CheckpointOptions.denseBias}. Defaults to `'runtime'`. */
   denseBias?: CheckpointOptions['denseBias'];
+  /** Most seconds that a request's format may take to compile. Defaults to `10`. */
+  formatSeconds?: number;
+  /** Most bytes of memory that the compiling of formats may have, in each of its threads. Defaults to 512 MiB. */
+  formatBytes?: number;
   /** Stops the loading; nothing stays in memory. */
   signal?: AbortSignal;
   /** Called with the share that is ready, in (0, 1]. */
@@ -71,6 +75,14 @@ export const LOAD_OPTIONS = {
   tokenizer: path({
     ...{ symbol: 'dir', otherwise: "the model's" },
     help: 'folder of the tokenizer, for a model that brings none',
+  }),
+  formatSeconds: number({
+    ...{ above: 0, max: 3600, default: 10 },
+    help: "seconds that a request's format may take to compile",
+  }),
+  formatBytes: integer({
+    ...{ min: 64 * 2 ** 20, max: 2 ** 32, default: 512 * 2 ** 20 },
+    help: 'bytes of memory that compiling formats may have',
   }),
   denseBias: choice(DENSE_BIAS_RULES, {
     ...{ default: 'runtime', symbol: 'rule' },

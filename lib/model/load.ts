@@ -42,5 +42,6 @@ export async function loadParts(directory: string, options: LoadOptions = {}): P
       onProgress,
     }),
   );
-  return [handle, checkpoint, tokenizer, runNativeNow((addon) => addon.modelInfo(handle)), config];
+  const limits = { seconds: given.formatSeconds, bytes: given.formatBytes };
+  return [handle, checkpoint, tokenizer, runNativeNow((addon) => addon.modelInfo(handle)), config, limits];
 }

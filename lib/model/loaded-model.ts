@@ -48,7 +48,15 @@ export type ModelParts = [
   tokenizer: Tokenizer | NeoXPrefixError,
   details: Native.ModelInfo,
   config: GPTNeoXConfig,
+  formatLimits: FormatLimits,
 ];
+
+/** What a format may take until it is compiled. */
+export interface FormatLimits {
+  readonly seconds: number;
+  /** Of memory. */
+  readonly bytes: number;
+}
 
 interface Dependent {
   dispose(): Promise<void>;
@@ -80,6 +88,8 @@ export class LoadedModel {
      * What the model computes with: the checkpoint's configuration, or what {@link LoadOptions.arithmetic} made of it.
      */
     readonly config: GPTNeoXConfig,
+    /** @internal */
+    readonly formatLimits: FormatLimits,
   ) {
     this.handle = handle;
   }

@@ -53,7 +53,7 @@ const LOAD: Refusal[] = [
   {
     name: 'an unknown option',
     act: () => loadWith(wrong({ quantization: 8 })),
-    text: "Unknown option 'quantization' in options\nHint: known options: device, dtype, threads, backend, pack, arithmetic, tokenizer, denseBias, signal, onProgress",
+    text: "Unknown option 'quantization' in options\nHint: known options: device, dtype, threads, backend, pack, arithmetic, tokenizer, formatSeconds, formatBytes, denseBias, signal, onProgress",
   },
   {
     name: 'an unknown dtype',

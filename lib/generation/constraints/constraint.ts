@@ -1,12 +1,20 @@
 import { NeoXPrefixError } from '../../base/errors';
 import { type FormatVocabulary, setBit } from './vocabulary';
-import type { GrammarMatcher } from './xgrammar';
+
+/** The place of a row's text in a grammar, in the thread that compiled it. */
+export interface RemoteMatcher {
+  /** Which tokens may come next, [ceil((V + 1) / 32)]; rejects where one that was accepted was not among them. */
+  getNextTokenBitmask(): Promise<Int32Array>;
+  acceptToken(token: number): void;
+  dispose(): void;
+}
 
 /** Follows the text of one row: which tokens may come next. */
 export class Constraint {
   /** The tokens that may come next, as the addon has masks: [ceil(V / 32)]. Undefined until {@link findMask}. */
   mask: Int32Array | undefined;
-  private refused: number | undefined;
+  /** The search for it, while it is under way. */
+  finding: Promise<void> | undefined;
   /** The token before. */
   private last: number | undefined;
 
@@ -15,7 +23,7 @@ export class Constraint {
    * @param isJson whether control characters are not to come: XGrammar lets some of them through
    */
   constructor(
-    private readonly matcher: GrammarMatcher,
+    private readonly matcher: RemoteMatcher,
     private readonly vocabulary: FormatVocabulary,
     private readonly endIds: Int32Array,
     private readonly isJson: boolean,
@@ -23,8 +31,6 @@ export class Constraint {
 
   /** @throws NEOX_UNSUPPORTED when no token is left */
   async findMask(): Promise<void> {
-    if (this.refused !== undefined)
-      throw new NeoXPrefixError('NEOX_NATIVE', `XGrammar refuses token ${this.refused}, which it allowed`);
     const found = await this.matcher.getNextTokenBitmask(); // [ceil((V + 1) / 32)]
     const { vocabulary, endIds, isJson, last } = this;
     const { size } = vocabulary;
@@ -47,7 +53,7 @@ export class Constraint {
   accept(token: number): void {
     this.mask = undefined;
     this.last = token;
-    if (!this.matcher.acceptToken(token)) this.refused = token;
+    this.matcher.acceptToken(token);
   }
 
   /** Frees the memory of the matcher. */

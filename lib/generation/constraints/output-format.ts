@@ -1,5 +1,6 @@
 import { isError } from '../../base/errors';
 import { badArgument, checkOptions, show } from '../../base/arguments';
+import { NeoXPrefixError } from '../../base/errors';
 
 /**
  * What a text must be. One of: a JSON value that is valid by a schema; a text that a regular expression matches from
@@ -18,8 +19,11 @@ export type OutputFormat =
 
 const KINDS = ['jsonSchema', 'regex', 'choices'] as const;
 
-/** More would take long to compile, on the thread of JavaScript. */
+/** What is longer is not worth a try: it takes minutes and gigabytes to compile. */
 const MOST_CHOICES = 10_000;
+/** Of all choices together, of a schema as JSON, and of a regular expression. */
+const MOST_CHARACTERS = 2 ** 18;
+const MOST_REGEX_CHARACTERS = 2 ** 14;
 
 /**
  * Checks what a format is made of.
@@ -35,6 +39,7 @@ export function checkFormat(format: unknown): OutputFormat {
     if (typeof regex !== 'string' || regex === '') {
       throw badArgument('format.regex', 'a non-empty string', regex, 'give the source of a RegExp');
     }
+    if (regex.length > MOST_REGEX_CHARACTERS) throw tooLong('format.regex', regex.length, MOST_REGEX_CHARACTERS);
     return { regex };
   }
   if (choices !== undefined) return { choices: checkChoices(choices) };
@@ -44,18 +49,28 @@ export function checkFormat(format: unknown): OutputFormat {
   ) {
     throw badArgument('format.jsonSchema', 'an object or true', jsonSchema);
   }
+  let json: string;
   try {
-    return { jsonSchema: JSON.parse(JSON.stringify(jsonSchema)) as Record<string, unknown> | boolean };
+    json = JSON.stringify(jsonSchema);
   } catch (error) {
     const reason = isError(error) ? (error.message.split('\n')[0] ?? '') : show(error);
     throw badArgument('format.jsonSchema', `a JSON value (${reason})`, jsonSchema);
   }
+  if (json.length > MOST_CHARACTERS) throw tooLong('format.jsonSchema', json.length, MOST_CHARACTERS);
+  return { jsonSchema: JSON.parse(json) as Record<string, unknown> | boolean };
+}
+
+function tooLong(name: string, length: number, most: number): NeoXPrefixError {
+  return new NeoXPrefixError('NEOX_BAD_ARGUMENT', `${name} has ${length} characters, and ${most} is the most`);
 }
 
 function checkChoices(choices: unknown): string[] {
   if (!Array.isArray(choices) || choices.length === 0 || choices.length > MOST_CHOICES) {
     throw badArgument('format.choices', `an array of 1 to ${MOST_CHOICES} strings`, choices);
   }
+  let characters = 0;
+  for (const choice of choices) if (typeof choice === 'string') characters += choice.length;
+  if (characters > MOST_CHARACTERS) throw tooLong('format.choices', characters, MOST_CHARACTERS);
   return choices.map((choice: unknown, i) => {
     // A half of a surrogate pair is no text.
     if (typeof choice !== 'string' || /\p{Surrogate}/u.test(choice))

@@ -7,6 +7,8 @@ type Range = readonly [low: number, high: number];
 const MOST_REPETITIONS = 256;
 /** Ranges of characters in one class: a class of thousands (all letters of all scripts) takes minutes to compile. */
 const MOST_RANGES = 128;
+/** Characters and classes, with counts written out: the counts within each other multiply. */
+const MOST_WRITTEN_OUT = 2 ** 14;
 const CHUNK = 4096;
 
 /**
@@ -42,6 +44,10 @@ export function xgrammarRegex(source: string, name: string, inJson = false): str
     return code < 0x80 ? hex(code) : character;
   };
 
+  const written = writtenOut(source);
+  if (written > MOST_WRITTEN_OUT) {
+    refuse(`has ${written} characters with its counts written out, and ${MOST_WRITTEN_OUT} is the most`);
+  }
   let out = '';
   for (const [atom] of source.matchAll(ATOMS)) {
     const hexadecimal = /^\\(?:x|u\{?)([\da-f]+)\}?(?:\\u([\da-f]+))?$/i.exec(atom);
@@ -60,6 +66,32 @@ export function xgrammarRegex(source: string, name: string, inJson = false): str
 /** What a regular expression is made of: escapes, classes, openings of groups, counts, and single characters. */
 const ATOMS =
   /\\u\{[^}]*\}|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u.{4}|\\x..|\\c.|\\[pP]\{[^}]*\}|\\.|\[(?:\\.|[^\\\]])*\]|\((?:\?(?:<[^>=!]*>|<?[=!:]))?|\{[\d,]*\}|./gsu;
+
+/** How many characters and classes a regular expression has when x{3} is written as xxx. */
+function writtenOut(source: string): number {
+  // Of each group that is open: its sum, and its last part, which a count behind it repeats.
+  const groups = [{ sum: 0, last: 0 }];
+  const add = (size: number): void => {
+    const group = groups.at(-1) as { sum: number; last: number };
+    group.sum += size;
+    group.last = size;
+  };
+  for (const [atom] of source.matchAll(ATOMS)) {
+    if (atom.startsWith('(')) {
+      groups.push({ sum: 0, last: 0 });
+    } else if (atom === ')' && groups.length > 1) {
+      add((groups.pop() as { sum: number }).sum);
+    } else if (/^\{\d/.test(atom)) {
+      const counts = Array.from(atom.matchAll(/\d+/g), ([count]) => Number(count));
+      const group = groups.at(-1) as { sum: number; last: number };
+      group.sum += group.last * (Math.max(1, ...counts) - 1);
+      group.last *= Math.max(1, ...counts);
+    } else if (!/^[*+?|^$]$/.test(atom)) {
+      add(1);
+    }
+  }
+  return groups.reduce((sum, group) => sum + group.sum, 0);
+}
 
 function characterOf([, first, second]: RegExpExecArray): string {
   const units = [first, second].filter((unit) => unit !== undefined).map((unit) => parseInt(unit, 16));

@@ -1,3 +1,5 @@
+import { show } from '../../base/arguments';
+import { NeoXPrefixError } from '../../base/errors';
 import type { TextStream } from '../../tokenizer/backend';
 import type { Tokenizer } from '../../tokenizer/tokenizer';
 
@@ -29,7 +31,6 @@ export class FormatVocabulary {
   readonly texts: readonly Uint8Array[];
   /** Tokens with a byte that a JSON string has only escaped. */
   readonly controls: Int32Array;
-  private known: Set<string> | undefined;
   /**
    * By a byte that ends a token: the tokens that must not come next. XGrammar looks at the number of bytes of a
    * character alone.
@@ -53,20 +54,17 @@ export class FormatVocabulary {
     return this.badNext.get(this.texts[token]?.at(-1) ?? 0);
   }
 
-  /** Whether there are tokens for all of a text. */
-  canWrite(text: string): boolean {
-    this.known ??= new Set(this.texts.map((bytes) => Buffer.from(bytes).toString('latin1')));
-    const bytes = Buffer.from(text).toString('latin1');
-    const longest = Math.max(...Array.from(this.known, ({ length }) => length));
-    // Whether a text of tokens ends before byte i.
-    const ends = [true];
-    for (let end = 1; end <= bytes.length; end++) {
-      ends[end] = false;
-      for (let begin = Math.max(0, end - longest); begin < end && ends[end] !== true; begin++) {
-        ends[end] = ends[begin] === true && this.known.has(bytes.slice(begin, end));
-      }
-    }
-    return ends[bytes.length] === true;
+  /** The tokens' bytes, in memory that threads share. */
+  packed(): { bytes: Uint8Array; ends: Int32Array } {
+    const total = this.texts.reduce((sum, { length }) => sum + length, 0);
+    const bytes = new Uint8Array(new SharedArrayBuffer(total));
+    const ends = new Int32Array(new SharedArrayBuffer(4 * this.texts.length));
+    let end = 0;
+    this.texts.forEach((text, id) => {
+      bytes.set(text, end);
+      ends[id] = end += text.length;
+    });
+    return { bytes, ends };
   }
 
   private maskOf(belongs: (text: Uint8Array) => boolean): Int32Array {
@@ -76,6 +74,33 @@ export class FormatVocabulary {
     });
     return mask;
   }
+}
+
+/**
+ * Looks whether there are tokens for all of each text.
+ * @throws NEOX_UNSUPPORTED for the first one that tokens cannot write
+ */
+export function firstUnwritable(choices: readonly string[], texts: readonly Uint8Array[]): void {
+  const known = new Set(texts.map((bytes) => Buffer.from(bytes).toString('latin1')));
+  const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
+  const canWrite = (text: string): boolean => {
+    const bytes = Buffer.from(text).toString('latin1');
+    // Whether a text of tokens ends before byte i.
+    const ends = [true];
+    for (let end = 1; end <= bytes.length; end++) {
+      ends[end] = false;
+      for (let begin = Math.max(0, end - longest); begin < end && ends[end] !== true; begin++) {
+        ends[end] = ends[begin] === true && known.has(bytes.slice(begin, end));
+      }
+    }
+    return ends[bytes.length] === true;
+  };
+  const at = choices.findIndex((choice) => !canWrite(choice));
+  if (at < 0) return;
+  throw new NeoXPrefixError(
+    'NEOX_UNSUPPORTED',
+    `The vocabulary of the tokenizer has no tokens for format.choices[${at}], ${show(choices[at])}`,
+  );
 }
 
 /**

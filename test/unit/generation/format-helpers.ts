@@ -10,13 +10,15 @@ const PIECES = ['今日', 'は', '{"', '": ', ', "', 'true', 'です。'];
 export const VOCABULARY = 300;
 
 /** As much of a model as formats look at: each byte is a token, and so are some pieces; the last ids are no text. */
-export function byteModel(): never {
+export function byteModel(limits: { seconds?: number; bytes?: number } = {}): never {
   const tokenBytes = (id: number): Uint8Array | undefined => {
     if (id < END) return Uint8Array.of(id);
     const piece = PIECES[id - SPECIAL - 1];
     return piece === undefined ? undefined : Buffer.from(piece);
   };
-  return wrong({ config: { vocabSize: VOCABULARY }, tokenizer: { tokenBytes } });
+  const formatLimits = { seconds: 20, bytes: 2 ** 29, ...limits };
+  const addDependent = (): void => undefined;
+  return wrong({ config: { vocabSize: VOCABULARY }, tokenizer: { tokenBytes }, formatLimits, addDependent });
 }
 
 export const pieceId = (piece: string): number => SPECIAL + 1 + PIECES.indexOf(piece);
