@@ -55,6 +55,8 @@ export type { Completion, EndToken, FinishReason, GenerateResult, StreamPiece, U
 export type { GenerateOptions, Prompt, StreamOptions } from './generation/request';
 export type { SamplingOptions } from './generation/sampling-options';
 export type { ContinuationScore, PerplexityOptions, PerplexityResult, ScoreOptions } from './generation/score';
+export { type CloseOptions, PrefixServer, type ServerAddress } from './server/server';
+export type { RequestEvent, ServerLimits, ServerOptions } from './server/server-options';
 export { type TokenChoice, TokenSampler, type TokenSamplerOptions } from './generation/token-sampler';
 export type { ScoredToken, TokenLogprob } from './generation/token-scores';
 export type {

@@ -84,7 +84,11 @@ const MOST_SECONDS = 2 ** 31 / 1e3 - 1;
  * ```
  */
 export class GenerationEngine {
-  private readonly options: ResolvedOptions;
+  /**
+   * Its options, completed.
+   * @internal
+   */
+  readonly settings: Readonly<ResolvedOptions>;
   private readonly scheduler: Scheduler;
   private arrivals = 0;
   private refused = 0;
@@ -95,12 +99,13 @@ export class GenerationEngine {
 
   /** @throws NEOX_BAD_ARGUMENT, NEOX_DISPOSED */
   constructor(
-    private readonly model: LoadedModel,
+    /** The model that it generates with. */
+    readonly model: LoadedModel,
     options: EngineOptions = {},
   ) {
     checkModel(model);
-    this.options = resolveOptions(options, model);
-    this.scheduler = new Scheduler(model, this.options);
+    this.settings = resolveOptions(options, model);
+    this.scheduler = new Scheduler(model, this.settings);
     this.forget = model.addDependent(this);
   }
 
@@ -145,7 +150,7 @@ export class GenerationEngine {
     const sinks = prepared.map(({ n }) =>
       Array.from({ length: n }, () => {
         const index = count++;
-        return channel.open(index, this.options.maxUnread, () => scheduler.resume(jobs[index] as Job));
+        return channel.open(index, this.settings.maxUnread, () => scheduler.resume(jobs[index] as Job));
       }),
     );
     jobs = this.submit(prepared, sinks);
@@ -154,13 +159,13 @@ export class GenerationEngine {
 
   /** What the engine is doing and has done. */
   stats(): EngineStats {
-    const { scheduler, model, options, refused } = this;
+    const { scheduler, model, settings, refused } = this;
     const { running, jobs, reserved, counts } = scheduler;
     return {
       running,
       waiting: jobs.size - running,
       kvReservedTokens: reserved,
-      kvBudgetTokens: options.kvBudgetTokens,
+      kvBudgetTokens: settings.kvBudgetTokens,
       kvBytesPerToken: bytesPerToken(model.config, model.computeDtype),
       ...counts,
       refused,
@@ -206,7 +211,7 @@ export class GenerationEngine {
 
   private prepare(request: EngineRequest, keys: readonly (keyof EngineRequest)[]): PreparedEngineRequest {
     if (this.disposing !== undefined) throw disposedError();
-    const prepared = prepareRequest(this.model, request, keys, this.options.prefixes, this.options.kvBudgetTokens);
+    const prepared = prepareRequest(this.model, request, keys, this.settings.prefixes, this.settings.kvBudgetTokens);
     prepared.signal?.throwIfAborted();
     return prepared;
   }
@@ -259,7 +264,7 @@ export class GenerationEngine {
   }
 
   private checkRoom(more: number): void {
-    const { maxRows, maxQueue } = this.options;
+    const { maxRows, maxQueue } = this.settings;
     if (!this.draining && this.scheduler.jobs.size + more <= maxRows + maxQueue) return;
     this.refused++;
     if (this.draining) throw drainedError('The engine takes no more requests: it is drained');
