@@ -16,6 +16,7 @@ const AREAS = [
   ['Forward', /^model\/(?!load)/],
   ['Generating', /^(generation\/|engine\/call)/],
   ['Generation engine', /^engine\/(?!call|prefix-store)/],
+  ['Server', /^server\//],
   ['Prefixes', /^(prefix\/|engine\/prefix-store|export\/convert)/],
   ['Training', /^(training\/(?!evaluate)|report\/|runs\/|distributed\/)/],
   ['Evaluation', /^training\/evaluate\.ts$/],
