@@ -58,7 +58,7 @@ export function conversationSample(messages: readonly Message[], template: Templ
   }
   const [first, ...rest] = turns;
   if (first === undefined) {
-    throw new NeoXPrefixError('NEOX_BAD_ARGUMENT', 'messages has nothing to learn: no message is the assistant\'s'); // prettier-ignore
+    throw new NeoXPrefixError('NEOX_BAD_ARGUMENT', "messages has nothing to learn: no message is the assistant's");
   }
   return {
     ...(first.prompt === '' ? {} : { prompt: first.prompt }),

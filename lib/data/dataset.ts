@@ -151,8 +151,11 @@ export async function openDataset(
   const onBytes = (more: number): void => onProgress?.({ bytes: (bytes += more), totalBytes, samples: store.length });
   const problems = new Problems();
   const reader = new RecordReader(files, { ...records, onBytes }, problems);
-  // prettier-ignore
-  const encoder = tokenizer ?? { encode: () => { throw badArgument('tokenizer', 'a tokenizer (the data is text)', tokenizer); } };
+  const encoder = tokenizer ?? {
+    encode: () => {
+      throw badArgument('tokenizer', 'a tokenizer (the data is text)', tokenizer);
+    },
+  };
   const turn = eventLoopTurns(records.signal);
   try {
     for await (const placed of reader.samples()) {

@@ -1,4 +1,5 @@
-import { joinIds, type TokenizedSample, type TokenizedTurn } from './sample';
+import { joinIds } from '../base/joined-ids';
+import { type TokenizedSample, type TokenizedTurn } from './sample';
 
 /*
  * A sample is stored as its ids one behind the other, with two flags in the bits that ids leave free. So its length is
@@ -11,7 +12,7 @@ const LEARNED = 1 << 31;
 const CUT = 1 << 30;
 
 export function encodeSample({ prompt, completion, turns = [], truncated }: TokenizedSample): Int32Array {
-  const stored = joinIds(prompt, completion, ...turns.flatMap((turn) => [turn.prompt, turn.completion]));
+  const stored = joinIds([prompt, completion, ...turns.flatMap((turn) => [turn.prompt, turn.completion])]);
   let at = 0;
   for (const turn of [{ prompt, completion }, ...turns]) {
     at += turn.prompt.length;

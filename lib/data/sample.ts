@@ -1,5 +1,6 @@
 import { types } from 'node:util';
 import { badArgument, checkInteger, checkOptions } from '../base/arguments';
+import { joinIds } from '../base/joined-ids';
 import { NeoXPrefixError } from '../base/errors';
 
 /** Text or token ids. */
@@ -81,7 +82,7 @@ export function tokenizeSample(sample: Sample, tokenizer: Encoder, name = 'sampl
     };
     const last = turns.at(-1) as TokenizedTurn;
     // With nothing in between, two completions are one.
-    if (next.prompt.length === 0) last.completion = joinIds(last.completion, next.completion);
+    if (next.prompt.length === 0) last.completion = joinIds([last.completion, next.completion]);
     else turns.push(next);
   }
   const [first, ...rest] = turns as [TokenizedTurn, ...TokenizedTurn[]];
@@ -159,7 +160,7 @@ export function sampleRows({ prompt, completion, turns = [], truncated }: Tokeni
   const { bosId, eosId, twoRows = true } = options;
   if (completion.length === 0) throw new NeoXPrefixError('NEOX_BAD_DATA', 'A sample has no completion tokens');
   const later = turns.flatMap((turn) => [turn.prompt, turn.completion]);
-  const inputs = joinIds(prompt.length === 0 ? Int32Array.of(bosId) : prompt, completion, ...later);
+  const inputs = joinIds([prompt.length === 0 ? Int32Array.of(bosId) : prompt, completion, ...later]);
   const targets = new Int32Array(inputs.length).fill(-1);
   let end = 0;
   for (const turn of [{ prompt, completion }, ...turns]) {
@@ -171,15 +172,4 @@ export function sampleRows({ prompt, completion, turns = [], truncated }: Tokeni
   const row = (first: number): Row => ({ inputs: inputs.subarray(first, cut), targets: targets.subarray(first, cut) });
   // Behind a single id that was cut nothing is left to learn without the first token.
   return prompt.length === 0 && twoRows && cut > 1 ? [row(0), row(1)] : [row(0)];
-}
-
-/** Ids one behind the other. */
-export function joinIds(...parts: readonly Int32Array[]): Int32Array {
-  const result = new Int32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    result.set(part, at);
-    at += part.length;
-  }
-  return result;
 }

@@ -56,8 +56,11 @@ export class TokenizedDataset implements AsyncDisposable {
     if (tokenizer !== undefined && typeof tokenizer.encode !== 'function')
       throw badArgument('tokenizer', 'a tokenizer', tokenizer);
     const turn = eventLoopTurns(checkSignal('signal', signal));
-    // prettier-ignore
-    const encoder = tokenizer ?? { encode: (text) => { throw badArgument('tokenizer', 'a tokenizer (a sample is text)', text); } };
+    const encoder = tokenizer ?? {
+      encode: (text) => {
+        throw badArgument('tokenizer', 'a tokenizer (a sample is text)', text);
+      },
+    };
     const store = new SampleStore({ inMemoryLimit: Infinity, cacheDir: '' });
     for (const [i, sample] of (samples as Sample[]).entries()) {
       await turn();

@@ -1,6 +1,8 @@
 import type { GPTNeoXConfig } from '../architecture/config';
+import { keyValueWidth } from '../architecture/sizes';
 import { badArgument, checkInteger } from '../base/arguments';
 import { type Completed, completeOptions, integer, type OptionTable, special } from '../base/options';
+import { COMPUTE_BYTES } from '../formats/tensor';
 import type { ComputeDType, LoadedModel } from '../model/loaded-model';
 import { maxPositions } from '../model/rows';
 import { PrefixStore } from './prefix-store';
@@ -62,8 +64,8 @@ export interface ResolvedOptions extends Omit<Completed<typeof ENGINE_OPTIONS>, 
 const DEFAULT_BUDGET = 2 ** 30;
 
 /** Bytes of the keys and values of one token. */
-export function bytesPerToken({ numLayers, hiddenSize }: GPTNeoXConfig, dtype: ComputeDType): number {
-  return 2 * numLayers * hiddenSize * (dtype === 'float32' ? 4 : 2);
+export function bytesPerToken(config: GPTNeoXConfig, dtype: ComputeDType): number {
+  return keyValueWidth(config) * COMPUTE_BYTES[dtype];
 }
 
 export function resolveOptions(options: EngineOptions, model: LoadedModel): ResolvedOptions {

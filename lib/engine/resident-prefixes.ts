@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type * as Native from '../../types/native';
 import { NeoXPrefixError } from '../base/errors';
 import { makeFolder } from '../base/files';
+import { COMPUTE_BYTES } from '../formats/tensor';
 import type { LoadedModel } from '../model/loaded-model';
 import { PrefixWeights } from '../prefix/weights';
 
@@ -127,7 +128,7 @@ export class ResidentPrefixes {
     this.bytes -= entry.bytes;
     entry.handle = handle;
     entry.values = fileOf(entry) === undefined ? values : undefined;
-    const perNumber = this.model.computeDtype === 'float32' ? 4 : 2;
+    const perNumber = COMPUTE_BYTES[this.model.computeDtype];
     entry.bytes = entry.size * ((handle === undefined ? 0 : perNumber) + (entry.values === undefined ? 0 : 4));
     this.bytes += entry.bytes;
     if (handle === undefined) this.resident.delete(entry);

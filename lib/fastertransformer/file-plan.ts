@@ -1,4 +1,5 @@
 import type { GPTNeoXConfig } from '../architecture/config';
+import { keyValueWidth } from '../architecture/sizes';
 import { badArgument } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import type { TensorEntry } from '../formats/tensor';
@@ -127,7 +128,7 @@ export function planPrefix(
   ranks: number,
 ): FilePlan[] {
   if (prefixLength === 0) return [];
-  const elements = (config.numLayers * 2 * config.hiddenSize * prefixLength) / ranks;
+  const elements = (keyValueWidth(config) * prefixLength) / ranks;
   return Array.from({ length: ranks }, (_, rank) => {
     return {
       name: `model.prefix_prompt.${task}.weight.${rank}.bin`,

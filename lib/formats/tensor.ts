@@ -14,6 +14,9 @@ export const DTYPE_BYTES = {
   F64: 8,
 } as const;
 
+/** Bytes of an element in each type that a model computes in. */
+export const COMPUTE_BYTES = { float32: 4, bfloat16: 2, float16: 2 } as const;
+
 export type StorageDType = keyof typeof DTYPE_BYTES;
 
 /**

@@ -1,6 +1,7 @@
 import { types } from 'node:util';
 import type { GPTNeoXConfig } from '../architecture/config';
 import { badArgument } from '../base/arguments';
+import { joinIds } from '../base/joined-ids';
 import { NeoXPrefixError } from '../base/errors';
 
 /** Token ids. */
@@ -75,11 +76,5 @@ export function checkLength(what: string, positions: number, config: GPTNeoXConf
 
 /** Rows of unequal length, one behind the other, as the addon takes them. */
 export function packRows(rows: readonly Int32Array[]): { tokens: Int32Array; lengths: Int32Array } {
-  const tokens = new Int32Array(rows.reduce((sum, row) => sum + row.length, 0));
-  let position = 0;
-  for (const row of rows) {
-    tokens.set(row, position);
-    position += row.length;
-  }
-  return { tokens, lengths: Int32Array.from(rows, (row) => row.length) };
+  return { tokens: joinIds(rows), lengths: Int32Array.from(rows, (row) => row.length) };
 }

@@ -270,7 +270,8 @@ export class PrefixWeights implements PrefixGeometry {
     if (numLayers === this.numLayers && numHeads === this.numHeads && headSize === this.headSize) return;
     throw new NeoXPrefixError(
       'NEOX_PREFIX_MISMATCH',
-      `${this.title} does not fit the model: its shape is [${this.shape.join(', ')}] (positions, layers, 2, heads, head size), ` +
+      `${this.title} does not fit the model: its shape is [${this.shape.join(', ')}] ` +
+        '(positions, layers, 2, heads, head size), ' +
         `the model takes [${this.prefixLength}, ${numLayers}, 2, ${numHeads}, ${headSize}]`,
       { hint: 'use the base model that the prefix was trained on' },
     );

@@ -1,3 +1,4 @@
+import { joinIds } from '../base/joined-ids';
 import type { TextContext, TextStream, TokenizerBackend } from './backend';
 import { PieceDecoder } from './piece-decoder';
 import type { SentencePiece } from './sentencepiece';
@@ -64,14 +65,7 @@ export class T5Backend implements TokenizerBackend {
     const { eosId } = this;
     const last = parts.findLast((part) => part.length > 0)?.at(-1);
     if (addSpecialTokens && eosId !== undefined && last !== eosId) parts.push(Int32Array.of(eosId));
-    if (parts.length === 1) return parts[0] as Int32Array;
-    const ids = new Int32Array(parts.reduce((sum, part) => sum + part.length, 0));
-    let at = 0;
-    for (const part of parts) {
-      ids.set(part, at);
-      at += part.length;
-    }
-    return ids;
+    return parts.length === 1 ? (parts[0] as Int32Array) : joinIds(parts);
   }
 
   stream(skipSpecialTokens: boolean, { ids, spaces }: TextContext): TextStream {

@@ -3,6 +3,7 @@ import { basename } from 'node:path';
 import { inspect } from 'node:util';
 import type * as Native from '../../types/native';
 import { runNative } from '../addon/run-native';
+import { keyValueWidth } from '../architecture/sizes';
 import { badArgument, checkInteger, checkOptions, checkPath, checkSignal } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import {
@@ -355,7 +356,7 @@ const PROJECTION_TENSORS = [
 ] as const;
 
 function outputDim({ config }: LoadedModel): number {
-  return config.numLayers * 2 * config.hiddenSize;
+  return keyValueWidth(config);
 }
 
 /** What an encoder is made with: every option decided. */

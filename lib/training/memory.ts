@@ -2,6 +2,8 @@ import { runNativeNow } from '../addon/run-native';
 import { readFileSync } from 'node:fs';
 import { availableParallelism, freemem } from 'node:os';
 import { join } from 'node:path';
+import { keyValueWidth } from '../architecture/sizes';
+import { COMPUTE_BYTES } from '../formats/tensor';
 import type { LoadedModel } from '../model/loaded-model';
 
 /** What training takes of the memory of the model's device, in bytes. */
@@ -48,7 +50,7 @@ export function predictTrainingMemory(model: LoadedModel, shape: TrainingShape):
   );
   const { hiddenSize, numLayers, numHeads, headSize, intermediateSize, vocabSize, useParallelResidual } = model.config;
   const { tokens, longestRow, prefixLength, projection, inputDim, hiddenDim, checkpointing, copyWeights } = shape;
-  const element = computeDtype === 'float32' ? 4 : 2;
+  const element = COMPUTE_BYTES[computeDtype];
   const hidden = tokens * hiddenSize * element; // [M, H]
   const wide = tokens * intermediateSize * element; // [M, I]
   const rows = Math.max(1, Math.ceil(tokens / Math.max(1, longestRow)));
@@ -83,7 +85,7 @@ export function predictTrainingMemory(model: LoadedModel, shape: TrainingShape):
   const scratch = usesKernels ? threads * 4 * (5 * keys * dim + 2 * QUERY_TILE * (dim + keys)) : 0;
   const workspace = Math.max(0, ...moments) + scratch;
 
-  const output = 2 * numLayers * hiddenSize;
+  const output = keyValueWidth({ numLayers, hiddenSize });
   const parameters = projection
     ? prefixLength * inputDim + (inputDim + 1) * hiddenDim + (hiddenDim + 1) * output
     : prefixLength * output;

@@ -1,3 +1,4 @@
+import { keyValueWidth } from '../../architecture/sizes';
 import { NeoXPrefixError } from '../../base/errors';
 import { openCheckpoint } from '../../checkpoint/open';
 import { DTYPE_BYTES, elementCount } from '../../formats/tensor';
@@ -41,7 +42,7 @@ export async function inspectCheckpoint(path: string, flags: InspectFlags): Prom
       `bos ${config.bosTokenId ?? 'none'}, eos ${config.eosTokenIds.join(' or ') || 'none'}, pad ${config.padTokenId ?? 'none'}`,
     ],
     ['tokenizer', tokenizer],
-    ['a prefix takes', `${formatCount(config.numLayers * 2 * config.hiddenSize)} values a position`],
+    ['a prefix takes', `${formatCount(keyValueWidth(config))} values a position`],
     ['fingerprint', fingerprint],
   ]);
   const rows = list.map(({ name, dtype, shape }) => [name, dtype, `[${shape.join(', ')}]`]);

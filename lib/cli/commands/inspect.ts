@@ -87,7 +87,8 @@ function unknown(path: string): NeoXPrefixError {
   return new NeoXPrefixError('NEOX_FILE_NOT_FOUND', `${path} holds nothing that is known here`, {
     path,
     hint:
-      'known files: prefixes, encoders and tokenizers; known folders: checkpoints (config.json), PEFT adapters (adapter_config.json), ' +
+      'known files: prefixes, encoders and tokenizers; known folders: checkpoints (config.json), ' +
+      'PEFT adapters (adapter_config.json), ' +
       'exports (<n>-gpu), Triton models (config.pbtxt) and repositories, training runs, tokenizers',
   });
 }
