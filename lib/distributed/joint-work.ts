@@ -74,6 +74,11 @@ export class JointWork {
     return this.group.size;
   }
 
+  /** Whether a rank was asked to stop. */
+  get isStopping(): boolean {
+    return this.stop !== undefined;
+  }
+
   /** Aborts where any rank stops or fails. */
   get signal(): AbortSignal {
     return this.controller.signal;

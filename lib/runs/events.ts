@@ -24,6 +24,10 @@ export type TrainingEvent =
       predictedMemoryBytes: number;
       /** Samples that go through the model at a time. */
       microBatchSize: number;
+      /** With a process group: how many ranks, the lanes of a step, and the hosts, each once. */
+      ranks?: number;
+      lanes?: number;
+      hosts?: string[];
     }
   | {
       type: 'resume';
@@ -56,6 +60,10 @@ export type TrainingEvent =
       memoryBytes: number;
       /** What the loss is multiplied by so that float16 gradients do not vanish; only with float16. */
       lossScale?: number;
+      /** With a process group: seconds of the step in which rank 0 waited for others. */
+      waitSeconds?: number;
+      /** The rank that computed longest. */
+      slowestRank?: number;
       /** False: the float16 gradient overflowed and the step was skipped. */
       applied: boolean;
     }

@@ -102,9 +102,11 @@ const COPIES_SHARE = 1 / 8;
 /**
  * Whether a training may keep second copies of the weights for the gradients. They save a few percent of the time; a
  * large model would take twice its memory for them.
+ * @param processes that share the free memory of this host
  */
-export function affordsCopies(model: LoadedModel): boolean {
-  return runNativeNow((addon) => addon.modelInfo(model.native)).backwardBytes <= availableMemory() * COPIES_SHARE;
+export function affordsCopies(model: LoadedModel, processes = 1): boolean {
+  const { backwardBytes } = runNativeNow((addon) => addon.modelInfo(model.native));
+  return backwardBytes <= (availableMemory() * COPIES_SHARE) / processes;
 }
 
 /**

@@ -21,15 +21,17 @@ const SHARE = 0.8;
 /**
  * Decides on the size of micro-batches.
  * @param decided of a run that is resumed: another size would change the last bits of the result
+ * @param processes that share the free memory of this host
  * @throws NEOX_OUT_OF_MEMORY where not even one sample fits
  */
 export function chooseMicroBatch(
   model: LoadedModel,
-  encoder: PrefixEncoder,
+  encoder: Pick<PrefixEncoder, 'prefixLength' | 'inputDim' | 'hiddenDim' | 'projection'>,
   train: RowSource,
   recipe: Recipe,
   decided: number | undefined,
   copyWeights: boolean,
+  processes = 1,
 ): MicroBatch {
   const rowsPerSample = recipe.twoRows ? 2 : 1;
   const { prefixLength, inputDim, hiddenDim, projection } = encoder;
@@ -60,7 +62,7 @@ export function chooseMicroBatch(
     decided ??
     (recipe.microBatchSize === 'auto' ? undefined : recipe.microBatchSize === 0 ? whole : recipe.microBatchSize);
   if (fixed !== undefined) return { samples: fixed, bytes: atPeak(Math.min(fixed, largest)) };
-  const budget = availableMemory() * SHARE;
+  const budget = (availableMemory() * SHARE) / processes;
   let samples = Math.min(largest, train.length);
   while (samples > 1 && added(samples) > budget) samples = Math.ceil(samples / 2);
   if (added(samples) > budget) {

@@ -43,6 +43,12 @@ export interface TrainerOptions extends Omit<PrefixEncoderOptions, 'signal'> {
   /** Batches in an optimizer step. The loss is the mean over the target tokens of all of them. Defaults to `1`. */
   accumulationSteps?: number;
   /**
+   * Parts of a step's samples whose gradients are summed apart and then added in order. The result is the same to the
+   * last bit for any number of ranks up to this; with another number of lanes it has other last bits. `'ranks'`: as
+   * many as there are ranks when the run begins. Defaults to `'ranks'`, which is 1 without a process group.
+   */
+  lanes?: number | 'ranks';
+  /**
    * Samples that go through the model at a time: a batch is divided where it is larger. Changes memory and speed, and
    * of the result the last bits alone. 0: the whole batch; `'auto'`: as many as fit in the memory that is free, by
    * {@link predictTrainingMemory}. Defaults to `0`.
@@ -157,6 +163,10 @@ const RECIPE_OPTIONS = {
     help: 'above 0: a batch is as many samples as have at most so many tokens, in place of a number of them',
   }),
   accumulationSteps: integer({ min: 1, default: 1, help: 'batches in an optimizer step' }),
+  lanes: integerOr(['ranks'], {
+    ...{ min: 1, default: 'ranks', expected: "an integer of at least 1, or 'ranks'," },
+    help: 'sums of a step that are added in order: the result is the same for any number of ranks up to this',
+  }),
   microBatchSize: integerOr(['auto'], {
     ...{ min: 0, default: 0, expected: "an integer of at least 0, or 'auto'," },
     help: 'samples that go through the model at a time; 0: the whole batch; auto: as many as fit in the free memory',

@@ -12,7 +12,7 @@ import { RunLock } from '../runs/run-lock';
 import { TensorBoardWriter } from '../runs/tensorboard';
 import type { PrefixEncoder } from './encoder';
 import type { Recipe } from './recipe';
-import { describeDifference, readRunState, type RunIdentity, type RunState, writeRunState } from './run-state';
+import { describeDifference, lanesOf, readRunState, type RunIdentity, type RunState, writeRunState } from './run-state';
 
 /** The file that a temporary one of writeFileAtomic was to become. */
 const TEMPORARY = /^\.(.+)\.\d+-[0-9a-f]{12}\.tmp$/;
@@ -22,8 +22,11 @@ export interface RunFolderOptions {
   resume: boolean;
   /** Remove what is there. */
   overwrite: boolean;
-  /** What the run is, to be compared with what it was. */
-  identity: RunIdentity;
+  /**
+   * What the run is, to be compared with what it was, and how it trains; both may follow from what it was.
+   * @param before undefined: the run begins
+   */
+  decide: (before: RunIdentity | undefined) => { identity: RunIdentity; recipe: Recipe };
 }
 
 /** A file that is complete, as manifest.json knows it. */
@@ -59,7 +62,7 @@ export class RunFolder {
    * @throws NEOX_BUSY while another run is at work in it; NEOX_RESUME_MISMATCH; NEOX_IO; NEOX_BAD_ARGUMENT for a folder
    *   that has a run already
    */
-  static async open(path: string, recipe: Recipe, options: RunFolderOptions): Promise<OpenedRun> {
+  static async open(path: string, options: RunFolderOptions): Promise<OpenedRun> {
     const absolute = resolve(path);
     await makeFolder(absolute);
     const lock = await RunLock.take(join(absolute, RUN_FILES.lock));
@@ -72,10 +75,11 @@ export class RunFolder {
       let saved: OpenedRun['saved'];
       if (options.resume) {
         saved = await newestState(absolute, names);
-        if (saved !== undefined) checkIdentity(saved.state.identity, options.identity, absolute);
       } else if (existing.length > 0 && !options.overwrite) {
         throw hasRunAlready(path);
       }
+      const { identity, recipe } = options.decide(saved?.state.identity);
+      if (saved !== undefined) checkIdentity(saved.state.identity, identity, absolute);
       if (saved === undefined) for (const name of existing) await rm(join(absolute, name), { force: true });
       metrics = await openMetrics(join(absolute, RUN_FILES.metrics), saved?.state.metricsBytes ?? 0);
       const events = saved === undefined ? [] : await readEvents(join(absolute, RUN_FILES.metrics));
@@ -249,7 +253,7 @@ export async function newestState(folder: string, names: readonly string[]): Pro
 }
 
 function checkIdentity(before: RunIdentity, now: RunIdentity, path: string): void {
-  const difference = describeDifference(before, now);
+  const difference = describeDifference({ ...before, ranks: { lanes: lanesOf(before) } }, now);
   if (difference === undefined) return;
   throw new NeoXPrefixError('NEOX_RESUME_MISMATCH', `The run cannot go on as it is another one: ${difference}`, {
     path,

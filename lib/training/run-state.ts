@@ -107,6 +107,11 @@ function digest(json: string, tensors: readonly { name: string; data: NodeJS.Arr
   return sha256(json, ...sorted.flatMap(({ name, data }) => [name, data]));
 }
 
+/** Of a run; states from before there were lanes know none. */
+export function lanesOf({ ranks }: RunIdentity): number {
+  return typeof ranks?.['lanes'] === 'number' ? ranks['lanes'] : 1;
+}
+
 /**
  * Compares what a run was with what it is asked to be.
  * @returns undefined where they are the same, otherwise the first difference in words

@@ -58,6 +58,7 @@ export async function sweep(model: LoadedModel, data: TrainingData, options: Swe
     'grid',
     'onEvent',
     'signal',
+    'group',
     'resume',
     'overwrite',
     'metrics',
@@ -76,7 +77,8 @@ export async function sweep(model: LoadedModel, data: TrainingData, options: Swe
   for (const trainer of trainers) trainer.checkSamplePrompts(shared.samplePrompts);
   if (outputDir !== undefined && (await kindOf(outputDir)) === 'file')
     throw badArgument('base.outputDir', 'a folder', outputDir);
-  const isNew = shared.resume !== true && shared.overwrite !== true;
+  // The folders are rank 0's, which may have begun with them.
+  const isNew = shared.resume !== true && shared.overwrite !== true && (shared.group?.rank ?? 0) === 0;
   const taken =
     outputDir === undefined || !isNew ? undefined : await firstWithRun(runs.map(({ name }) => folderOf(name)));
   if (taken !== undefined) throw hasRunAlready(taken);

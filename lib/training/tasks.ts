@@ -17,7 +17,7 @@ export interface TrainTasksOptions extends Omit<TrainOptions, 'onEvent'> {
   /**
    * `'sequential'`: one task after the other. `'interleaved'`: all at a time, their steps taking turns on the model, so
    * that all tasks get on together and a task that is done leaves its turns to the others. A task's result is the same
-   * either way. Defaults to `'sequential'`.
+   * either way. With a `group` only `'sequential'`. Defaults to `'sequential'`.
    */
   order?: 'sequential' | 'interleaved';
   /** Called for each event of each task. What it throws stops all tasks. */
@@ -37,9 +37,15 @@ export async function trainTasks<Name extends string>(
   options: TrainTasksOptions = {},
 ): Promise<Record<Name, TrainingResult>> {
   checkModel(model);
-  checkOptions('options', options, ['signal', 'onEvent', 'resume', 'overwrite', 'metrics', 'samplePrompts', 'order']);
+  checkOptions('options', options, [
+    ...['signal', 'group', 'onEvent', 'resume', 'overwrite', 'metrics', 'samplePrompts', 'order'],
+  ]);
   const { order: givenOrder, onEvent, signal: outer, ...shared } = options;
   const order = checkOneOf('order', givenOrder ?? 'sequential', ['sequential', 'interleaved']);
+  if (order === 'interleaved' && shared.group !== undefined) {
+    const hint = 'the exchanges of tasks that take turns would come in another order on each rank';
+    throw badArgument('order', "'sequential' with a group", order, hint);
+  }
   if (onEvent !== undefined) checkFunction('onEvent', onEvent);
   if (tasks === null || typeof tasks !== 'object' || Array.isArray(tasks) || types.isMap(tasks))
     throw badArgument('tasks', 'an object of tasks by name', tasks);

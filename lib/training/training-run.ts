@@ -1,20 +1,22 @@
 import { basename } from 'node:path';
 import type * as Native from '../../types/native';
 import { runNative } from '../addon/run-native';
-import { NeoXPrefixError } from '../base/errors';
+import { isNeoXPrefixError, NeoXPrefixError } from '../base/errors';
 import { BatchPlan } from '../data/batch-plan';
+import type { JointWork } from '../distributed/joint-work';
 import type { LoadedModel } from '../model/loaded-model';
 import { describeBaseModel, type JsonValue, PrefixWeights } from '../prefix/weights';
 import type { EvaluationResult, TrainingEvent } from '../runs/events';
 import { packBatch, type SampleRows } from './batches';
 import type { PrefixEncoder } from './encoder';
 import { evaluateSource } from './evaluate';
+import { accumulateLanes, type StepTimes } from './lanes';
 import { LossScale } from './loss-scale';
 import { meanNorms } from './prefix-norms';
 import type { EndReason, EpochMetrics, Progress } from './run-position';
 import type { Recipe } from './recipe';
 import type { RowSource } from './row-source';
-import type { OpenedRun, RunFolder } from './run-folder';
+import type { RunFolder } from './run-folder';
 import type { RunIdentity } from './run-state';
 import { learningRateAt } from './schedule';
 
@@ -43,14 +45,21 @@ export interface TrainingResult {
 export interface RunParts {
   model: LoadedModel;
   recipe: Recipe;
-  encoder: PrefixEncoder;
+  /** Undefined where another rank has it. */
+  encoder: PrefixEncoder | undefined;
+  prefixLength: number;
   trainer: Native.Trainer;
+  /** Of several ranks; undefined: this process is alone. */
+  joint: JointWork | undefined;
+  lanes: number;
   train: RowSource;
   validation: RowSource | undefined;
   identity: RunIdentity;
   folder: RunFolder | undefined;
   /** Where the run was resumed from. */
-  saved: OpenedRun['saved'];
+  saved: { path: string } | undefined;
+  /** [P, L, 2, N, D] of the best prefix before. */
+  best: Float32Array | undefined;
   progress: Progress;
   predictedMemoryBytes: number;
   /** A user's own figures for a prefix, added to each evaluation. */
@@ -61,6 +70,8 @@ export interface RunParts {
     | undefined;
   signal: AbortSignal | undefined;
   onEvent: ((event: TrainingEvent) => void) | undefined;
+  /** The trained encoder, on every rank. */
+  finalEncoder: () => Promise<PrefixEncoder>;
 }
 
 /**
@@ -79,6 +90,12 @@ export class TrainingRun {
   /** Mean time of the steps of this process, for the estimate of what is left. */
   private readonly stepTime = { seconds: 0, steps: 0 };
   private savedStep: number;
+  /** Whether this process has the encoder and writes. */
+  private readonly isOwner: boolean;
+  /** Of rank 0 behind the last step, which decides for all whether the time is over. */
+  private sharedSeconds: number;
+  /** False between the encoder's step and what is told of it: a rank that is lost then is no reason to save. */
+  private isWhole = true;
 
   static async create(parts: RunParts): Promise<TrainingRun> {
     const first = await planOf(parts, 1);
@@ -92,14 +109,15 @@ export class TrainingRun {
     /** Of the present epoch. */
     private plan: BatchPlan,
   ) {
-    const { progress, saved, recipe, model } = parts;
+    const { progress, recipe, model, best } = parts;
     this.recipe = recipe;
     this.progress = progress;
-    this.lossScale = LossScale.create(recipe, model.dtype, saved?.state.progress.lossScale);
+    this.isOwner = parts.encoder !== undefined;
+    this.sharedSeconds = progress.seconds;
+    this.lossScale = LossScale.create(recipe, model.dtype, progress.lossScale);
     this.startedAt = performance.now() - progress.seconds * 1000;
     this.savedStep = progress.step;
     this.stepsPerEpoch = Math.ceil(first.length / recipe.accumulationSteps);
-    const best = saved?.state.best;
     if (best !== undefined) this.best = this.prefixOf(best);
   }
 
@@ -107,13 +125,17 @@ export class TrainingRun {
     try {
       return await this.runToEnd();
     } catch (error) {
-      if (this.parts.signal?.aborted === true) await this.saveAborted();
+      // The last finished step is whole also where another rank is lost.
+      const isLost = isNeoXPrefixError(error) && error.code === 'NEOX_PEER_LOST';
+      const isWhole = this.isOwner && (this.parts.joint === undefined || this.isWhole);
+      if (isWhole && (this.parts.signal?.aborted === true || isLost)) await this.saveAborted();
       throw error;
     }
   }
 
   private async runToEnd(): Promise<TrainingResult> {
     await this.begin();
+    await this.solo(() => this.showBeginning());
     const { progress, recipe } = this;
     for (;;) {
       const epochOver = progress.batch >= this.plan.length && progress.accumulated === 0;
@@ -122,7 +144,7 @@ export class TrainingRun {
       const isOutOfPatience =
         recipe.earlyStoppingPatience > 0 && (progress.patience?.used ?? 0) >= recipe.earlyStoppingPatience;
       const reason = limit ?? (isOutOfPatience && this.isBetweenSteps() ? 'early-stopping' : undefined);
-      if ((epochOver || reason !== undefined) && !progress.closed) await this.closeEpoch();
+      if ((epochOver || reason !== undefined) && !progress.closed) await this.solo(() => this.closeEpoch());
       if (reason !== undefined) return this.finish(reason);
       if (epochOver) await this.nextEpoch();
       else {
@@ -132,7 +154,7 @@ export class TrainingRun {
           progress.step % recipe.saveEverySteps === 0 &&
           this.savedStep !== progress.step
         )
-          await this.save();
+          await this.solo(() => this.save());
         await this.runStep();
       }
     }
@@ -140,7 +162,8 @@ export class TrainingRun {
 
   private async begin(): Promise<void> {
     const { progress, recipe, parts } = this;
-    const { encoder, train, validation, saved, predictedMemoryBytes } = parts;
+    const { encoder, train, validation, saved, predictedMemoryBytes, joint, lanes } = parts;
+    if (encoder === undefined) return;
     if (saved !== undefined) {
       const { step, epoch, seconds } = progress;
       return this.emit({
@@ -164,10 +187,23 @@ export class TrainingRun {
       initError: encoder.initError,
       predictedMemoryBytes,
       microBatchSize: progress.microBatchSize,
+      ...(joint === undefined ? {} : { ranks: joint.size, lanes, hosts: joint.group.hosts }),
     });
+  }
+
+  private async showBeginning(): Promise<void> {
+    if (this.parts.saved !== undefined || !this.isOwner) return;
     await this.saveAbout();
     await this.showPrefix(await this.currentPrefix());
     await this.showSamples(undefined);
+  }
+
+  /** What rank 0 does while the others wait for it, however long it takes. All of them note what it comes to. */
+  private async solo(work: () => Promise<void>): Promise<void> {
+    const { joint } = this.parts;
+    if (joint === undefined) return work();
+    if (!this.isOwner) await work();
+    await joint.share(() => work().then(() => null));
   }
 
   private limitReached(epochOver: boolean): EndReason | undefined {
@@ -175,7 +211,8 @@ export class TrainingRun {
     if (!this.isBetweenSteps()) return undefined;
     if (progress.step >= recipe.trainingSteps) return 'steps';
     if (epochOver && progress.epoch >= recipe.epochs) return 'epochs';
-    return recipe.maxSeconds > 0 && progress.step > 0 && this.seconds() >= recipe.maxSeconds ? 'time' : undefined;
+    const seconds = this.parts.joint === undefined ? this.seconds() : this.sharedSeconds;
+    return recipe.maxSeconds > 0 && progress.step > 0 && seconds >= recipe.maxSeconds ? 'time' : undefined;
   }
 
   private isBetweenSteps(): boolean {
@@ -187,24 +224,12 @@ export class TrainingRun {
   /** One optimizer step, or what is left of one. */
   private async runStep(): Promise<void> {
     const { progress, recipe, parts } = this;
-    const { model, trainer, signal } = parts;
+    const { model } = parts;
     const started = performance.now();
-    while (progress.accumulated < recipe.accumulationSteps && progress.batch < this.plan.length) {
-      const samples = this.plan.at(progress.batch);
-      while (progress.sample < samples.length) {
-        const part = samples.slice(progress.sample, progress.sample + progress.microBatchSize);
-        await this.accumulate(await parts.train.rows(part));
-        progress.sample += part.length;
-      }
-      progress.sample = 0;
-      progress.batch++;
-      progress.accumulated++;
-    }
+    const times = parts.lanes === 1 ? await this.accumulateBatches() : await this.accumulateInLanes();
     const learningRate = learningRateAt(progress.step, recipe, this.totalSteps());
-    const { gradClip } = recipe;
-    const result = await runNative(signal, (addon) =>
-      addon.trainerStep(model.native, trainer, { learningRate, gradClip }),
-    );
+    this.isWhole = false;
+    const result = await this.update(learningRate);
     const lossScale = this.lossScale.scale;
     const isGoing = this.lossScale.update(result.applied);
     progress.lossScale = this.lossScale.save();
@@ -222,7 +247,59 @@ export class TrainingRun {
       tokensPerSecond: result.tokens / seconds,
       ...{ seconds: this.seconds(), etaSeconds: this.secondsLeft(), memoryBytes: process.memoryUsage.rss() },
       ...(model.dtype === 'float16' ? { lossScale } : {}),
+      ...times,
     });
+    this.isWhole = true;
+  }
+
+  /** What is left of the step's batches, one after the other. A run may stop between any two micro-batches. */
+  private async accumulateBatches(): Promise<undefined> {
+    const { progress, recipe, parts } = this;
+    while (progress.accumulated < recipe.accumulationSteps && progress.batch < this.plan.length) {
+      const samples = this.plan.at(progress.batch);
+      while (progress.sample < samples.length) {
+        const part = samples.slice(progress.sample, progress.sample + progress.microBatchSize);
+        await this.accumulate(await parts.train.rows(part));
+        progress.sample += part.length;
+      }
+      progress.sample = 0;
+      progress.batch++;
+      progress.accumulated++;
+    }
+  }
+
+  /** All of the step's batches together. A run that stops in the middle drops the step. */
+  private async accumulateInLanes(): Promise<StepTimes | undefined> {
+    const { progress, recipe, parts } = this;
+    const end = Math.min(this.plan.length, progress.batch + recipe.accumulationSteps);
+    const samples = Array.from({ length: end - progress.batch }, (_, i) => [...this.plan.at(progress.batch + i)]);
+    const { microBatchSize } = progress;
+    try {
+      const options = { microBatchSize, lossScale: this.lossScale.scale };
+      const times = await accumulateLanes(parts, samples.flat(), options);
+      progress.batch = end;
+      return times;
+    } catch (error) {
+      const { model, trainer } = parts;
+      await runNative(undefined, (addon) => addon.trainerReset(model.native, trainer)).catch(() => undefined);
+      throw error;
+    }
+  }
+
+  /** The encoder's step, on the rank that has it; the others learn what came of it. */
+  private async update(learningRate: number): Promise<Native.StepResult> {
+    const { model, trainer, signal, joint } = this.parts;
+    const { gradClip } = this.recipe;
+    const step = (): Promise<Native.StepResult> =>
+      runNative(joint === undefined ? signal : undefined, (addon) =>
+        addon.trainerStep(model.native, trainer, { learningRate, gradClip }),
+      );
+    if (joint === undefined) return step();
+    const own = this.isOwner ? await step() : { loss: 0, tokens: 0, gradNorm: 0, applied: false };
+    const said = [own.loss, own.tokens, own.gradNorm, own.applied ? 1 : 0, this.seconds()];
+    const [loss = 0, tokens = 0, gradNorm = 0, applied, seconds = 0] = (await joint.gather(said))[0] ?? [];
+    this.sharedSeconds = seconds;
+    return { loss, tokens, gradNorm, applied: applied === 1 };
   }
 
   private async accumulate(samples: readonly SampleRows[]): Promise<void> {
@@ -265,16 +342,16 @@ export class TrainingRun {
   private async evaluate(): Promise<void> {
     const { progress, recipe, parts } = this;
     const { step, epoch } = progress;
-    const prefix = await this.currentPrefix();
-    const { signal, measure, model } = parts;
+    const prefix = await this.sharedPrefix();
+    const { signal, measure, model, joint } = parts;
     const [loss] = await evaluateSource(model, parts.validation as RowSource, [prefix], {
       batchSize: recipe.batchSize,
       signal,
+      joint,
     });
-    const result = {
-      ...(loss as EvaluationResult),
-      ...(measure === undefined ? {} : { metrics: await measure(prefix) }),
-    };
+    const metrics =
+      measure === undefined ? {} : { metrics: await (joint?.share(() => measure(prefix)) ?? measure(prefix)) };
+    const result = { ...(loss as EvaluationResult), ...metrics };
     const isBest = progress.best === undefined || result.loss < progress.best.result.loss;
     if (isBest) progress.best = { step, epoch, trainLoss: this.trainLoss(), result };
     if (isBest) this.best = this.prefixOf(prefix.data);
@@ -284,7 +361,7 @@ export class TrainingRun {
     progress.evaluation = { step, ...result };
     await this.emit({ type: 'evaluation', step, epoch, best: isBest, ...result, seconds: this.seconds() });
     await this.showPrefix(prefix);
-    if (isBest) await this.saveBest();
+    if (isBest) await this.solo(() => this.saveBest());
   }
 
   private async closeEpoch(): Promise<void> {
@@ -309,7 +386,7 @@ export class TrainingRun {
     });
     if (this.parts.validation === undefined) {
       this.best = undefined;
-      await this.saveBest(await this.currentPrefix());
+      if (this.isOwner) await this.saveBest(await this.currentPrefix());
     }
     await this.save();
   }
@@ -317,17 +394,21 @@ export class TrainingRun {
   private async finish(reason: EndReason): Promise<TrainingResult> {
     const { progress, parts } = this;
     const { step, epoch, history } = progress;
-    const last = await this.currentPrefix();
+    const last = await this.sharedPrefix();
     const best = this.best ?? last;
     const bestStep = progress.best?.step ?? step;
-    await this.showSamples(best);
-    await this.emit({ type: 'end', reason, step, epoch, seconds: this.seconds(), bestStep });
-    await parts.folder?.saveReport();
+    await this.solo(async () => {
+      if (!this.isOwner) return;
+      await this.showSamples(best);
+      await this.emit({ type: 'end', reason, step, epoch, seconds: this.seconds(), bestStep });
+      await parts.folder?.saveReport();
+    });
+    const encoder = await parts.finalEncoder();
     return {
       ...{
         best,
         last,
-        encoder: parts.encoder,
+        encoder,
         bestEpoch: progress.best?.epoch ?? epoch,
         bestStep,
         bestLoss: progress.best?.result.loss,
@@ -342,8 +423,9 @@ export class TrainingRun {
   private async save(): Promise<void> {
     const { progress, recipe, parts } = this;
     const { folder, encoder, model, trainer, identity } = parts;
-    if (folder === undefined) return;
     const { step, epoch } = progress;
+    this.savedStep = step;
+    if (folder === undefined || encoder === undefined) return;
     await folder.saveEncoder(encoder);
     await this.emit({
       type: 'checkpoint',
@@ -414,7 +496,7 @@ export class TrainingRun {
   // ---- figures ----
 
   private async currentPrefix(): Promise<PrefixWeights> {
-    const prefix = await this.parts.encoder.prefix();
+    const prefix = await (this.parts.encoder as PrefixEncoder).prefix();
     const { step, epoch, epochLoss, evaluation } = this.progress;
     const trainLoss = epochLoss.tokens > 0 ? { trainLoss: this.trainLoss() } : {};
     const validation = evaluation?.step === step ? validationMetrics(evaluation) : {};
@@ -424,13 +506,13 @@ export class TrainingRun {
   /** The best prefix from its values. */
   private prefixOf(data: Float32Array): PrefixWeights {
     const { best } = this.progress;
-    const { encoder, model } = this.parts;
+    const { prefixLength, model } = this.parts;
     const { numLayers, numHeads, headSize } = model.config;
     const metrics: Record<string, JsonValue> =
       best === undefined
         ? {}
         : { epoch: best.epoch, step: best.step, trainLoss: best.trainLoss, ...validationMetrics(best.result) };
-    const geometry = { prefixLength: encoder.prefixLength, numLayers, numHeads, headSize };
+    const geometry = { prefixLength, numLayers, numHeads, headSize };
     return PrefixWeights.fromTensor(data, {
       ...geometry,
       metadata: {
@@ -438,6 +520,16 @@ export class TrainingRun {
         ...this.metadata(metrics),
       },
     });
+  }
+
+  /** The present prefix on every rank. */
+  private async sharedPrefix(): Promise<PrefixWeights> {
+    const { joint, prefixLength, model } = this.parts;
+    if (joint === undefined) return this.currentPrefix();
+    const { numLayers, hiddenSize } = model.config;
+    const own = this.isOwner ? await this.currentPrefix() : undefined;
+    const data = await joint.broadcast(own?.data ?? new Float32Array(prefixLength * numLayers * 2 * hiddenSize));
+    return own ?? this.prefixOf(data);
   }
 
   private metadata(metrics: Record<string, JsonValue>): {
@@ -471,6 +563,7 @@ export class TrainingRun {
   }
 
   private async showPrefix(prefix: PrefixWeights): Promise<void> {
+    if (!this.isOwner) return;
     const { step, epoch } = this.progress;
     await this.emit({ type: 'prefix', step, epoch, ...meanNorms(prefix) });
   }
@@ -483,6 +576,7 @@ export class TrainingRun {
   }
 
   private async emit(event: TrainingEvent): Promise<void> {
+    if (!this.isOwner) return;
     this.parts.onEvent?.(event);
     await this.parts.folder?.log(event);
   }

@@ -71,7 +71,14 @@ test("the defaults are those of rinna's script", () => {
     twoRows: true,
     seed: 42,
     // What the script does not have, and what leaves it as it is.
-    ...{ maxSeconds: 0, batchTokens: 0, microBatchSize: 0, gradientCheckpointing: false, bucketing: false },
+    ...{
+      maxSeconds: 0,
+      batchTokens: 0,
+      lanes: 'ranks',
+      microBatchSize: 0,
+      gradientCheckpointing: false,
+      bucketing: false,
+    },
     ...{
       schedule: 'linear',
       warmupRatio: 0,
