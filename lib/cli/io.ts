@@ -11,6 +11,8 @@ export interface CliIO {
   stdout: OutputStream;
   stderr: OutputStream;
   env: NodeJS.ProcessEnv;
+  /** How this program is started, for processes that it starts. Defaults to the built command line. */
+  program?: readonly string[];
   /** Aborts at Ctrl-C, with an {@link Interrupted} as its reason. */
   signal: AbortSignal;
   /** What Ctrl-C does, for a prompt that reads the key itself. */

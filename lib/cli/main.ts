@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { LAUNCHED } from '../distributed/launcher';
 import { Interrupted, OutputLost } from './io';
 import { runCli } from './program';
 
@@ -18,6 +19,11 @@ function interrupt(signal: 'SIGINT' | 'SIGTERM'): void {
 }
 
 process.on('SIGINT', interrupt).on('SIGTERM', interrupt);
+if (process.env[LAUNCHED] !== undefined && process.channel !== undefined) {
+  // Whoever started the ranks is gone, however it ended.
+  process.on('disconnect', () => interrupt('SIGTERM'));
+  process.channel.unref();
+}
 let lost: OutputLost | undefined;
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (lost !== undefined) return;
@@ -35,6 +41,7 @@ void runCli(process.argv.slice(2), {
   stdout: process.stdout,
   stderr: process.stderr,
   env: process.env,
+  program: [process.execPath, ...process.execArgv, process.argv[1] as string],
   signal: controller.signal,
   interrupt: () => interrupt('SIGINT'),
 }).then((status) => {

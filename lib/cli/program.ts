@@ -46,7 +46,7 @@ export async function runCli(args: readonly string[], io: CliIO): Promise<number
       const flags = command.optsWithGlobals();
       const ui = new Ui(io, uiOptions(flags, io));
       try {
-        status = await run({ ...flags, args: command.args } as never, ui);
+        status = await run({ ...flags, args: command.args, argv: args } as never, ui);
       } catch (error) {
         status = reportError(error, ui);
       }

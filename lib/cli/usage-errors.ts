@@ -88,7 +88,9 @@ export function reportError(error: unknown, ui: Ui, where = ''): number {
   );
   ui.json({ error: { code, message, hint, path } });
   if (ui.options.debug && isError(error)) ui.error(error.stack ?? '');
-  return error instanceof UsageError ? 2 : 1;
+  if (error instanceof UsageError) return 2;
+  // EX_TEMPFAIL: this rank did nothing wrong, and all may go on with --resume.
+  return code === 'NEOX_PEER_LOST' ? 75 : 1;
 }
 
 interface Description {

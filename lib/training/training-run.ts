@@ -226,7 +226,9 @@ export class TrainingRun {
     const { progress, recipe, parts } = this;
     const { model } = parts;
     const started = performance.now();
-    const times = parts.lanes === 1 ? await this.accumulateBatches() : await this.accumulateInLanes();
+    let times: StepTimes | undefined;
+    if (parts.lanes === 1) await this.accumulateBatches();
+    else times = await this.accumulateInLanes();
     const learningRate = learningRateAt(progress.step, recipe, this.totalSteps());
     this.isWhole = false;
     const result = await this.update(learningRate);
@@ -253,7 +255,7 @@ export class TrainingRun {
   }
 
   /** What is left of the step's batches, one after the other. A run may stop between any two micro-batches. */
-  private async accumulateBatches(): Promise<undefined> {
+  private async accumulateBatches(): Promise<void> {
     const { progress, recipe, parts } = this;
     while (progress.accumulated < recipe.accumulationSteps && progress.batch < this.plan.length) {
       const samples = this.plan.at(progress.batch);

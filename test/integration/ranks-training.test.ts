@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
-import { NeoXModel } from '../../lib/neox-model';
+import { type NeoXModel } from '../../lib/neox-model';
 import type { Sample } from '../../lib/data/sample';
 import type { ProcessGroup } from '../../lib/distributed/process-group';
 import type { TrainingEvent } from '../../lib/runs/events';
@@ -125,7 +125,7 @@ test('a run goes on with another number of ranks, to the same bits; not with mor
     train(group, { outputDir, lanes: 'ranks' }, { resume: true, model: modelOf((group?.rank ?? 0) % 4) }),
   );
   expect(many).toMatchObject({ status: 'rejected', reason: { code: 'NEOX_RESUME_MISMATCH' } });
-  expect((many as PromiseRejectedResult).reason.message).toMatch(/^The run has 4 lanes, and there are 5 ranks\nHint/);
+  expect(((many as PromiseRejectedResult).reason as Error).message).toMatch(/^The run has 4 lanes, and there are 5 ranks\nHint/);
   for (const other of others) expect(other).toMatchObject({ status: 'rejected', reason: { code: 'NEOX_PEER_LOST' } });
   const [last] = await allRanks(2, (group) =>
     train(group, { outputDir, lanes: 'ranks', saveEverySteps: 1 }, { resume: true }),
@@ -199,7 +199,7 @@ test.each([
   );
   for (const outcome of outcomes) {
     expect(outcome).toMatchObject({ status: 'rejected', reason: { code: 'NEOX_RANK_MISMATCH' } });
-    expect((outcome as PromiseRejectedResult).reason.message).toMatch(text);
+    expect(((outcome as PromiseRejectedResult).reason as Error).message).toMatch(text);
   }
 });
 

@@ -7,13 +7,14 @@ import { UsageError } from '../usage-errors';
 import { formatNumber, formatSeconds, plural, table } from '../text-columns';
 import { loadModel, type ModelFlags, PREFIX_LENGTH } from '../model';
 import { integer, number, option } from '../flags';
+import { batchSizeOf, launchRanks, onRank, type RankContext, type RankFlags } from '../ranks';
 import type { Ui } from '../ui';
 import { EventView } from './train-events';
 import { REFUSED, trainerOptions, type TrainingFlags, trainingOptions } from './train-options';
 import { RUN_FILES } from '../../runs/run-files';
 import { checkTrainingFlags, loadData, runAlready, withTraining } from './train-run';
 
-export interface SweepFlags extends ModelFlags, DataFlags, TrainingFlags {
+export interface SweepFlags extends ModelFlags, DataFlags, TrainingFlags, RankFlags {
   maxLrs?: number[];
   prefixSeqLens?: number[];
   prefixHiddenDims?: number[];
@@ -89,6 +90,10 @@ export const command: CommandSpec = {
 };
 
 export async function run(flags: SweepFlags, ui: Ui): Promise<number> {
+  return (await launchRanks(flags, ui)) ?? onRank(flags, ui, runSweep);
+}
+
+async function runSweep({ group, flags, ui }: RankContext<SweepFlags>): Promise<number> {
   const names = (Object.keys(LISTS) as (keyof typeof LISTS)[]).filter((name) => flags[name] !== undefined);
   if (names.length === 0) {
     const lists = sweepOptions().map(({ long }) => long);
@@ -100,7 +105,7 @@ export async function run(flags: SweepFlags, ui: Ui): Promise<number> {
   const grid: SweepGrid = Object.fromEntries(names.map((name) => [LISTS[name], flags[name]]));
   const runs = combinations(grid);
   const count = runs.length;
-  if (flags.overwrite !== true && flags.resume !== true) {
+  if ((group?.rank ?? 0) === 0 && flags.overwrite !== true && flags.resume !== true) {
     const taken = await firstWithRun(runs.map(({ name }) => join(flags.out, name)));
     if (taken !== undefined) throw runAlready(taken);
   }
@@ -113,7 +118,8 @@ export async function run(flags: SweepFlags, ui: Ui): Promise<number> {
   const result = await withTraining(flags, ui, (options, update) =>
     sweep(model, data, {
       ...options,
-      base: { ...trainerOptions(flags), outputDir: flags.out },
+      group,
+      base: { ...trainerOptions(flags), ...batchSizeOf(flags, group), outputDir: flags.out },
       grid,
       onEvent: ({ name }, event) => {
         if (view?.name !== name) {

@@ -1,10 +1,12 @@
-import type { Option } from 'commander';
+import { Option } from 'commander';
 import { namesOf, without } from '../../base/options';
 import { ENCODER_OPTIONS, PROJECTION_OPTIONS } from '../../training/encoder';
 import { TRAINER_OPTIONS, type TrainerOptions } from '../../training/recipe';
 import { dataOptions } from '../data';
-import { collect, given, integer, option, optionOf, type Otherwise } from '../flags';
+import { collect, given, integer, kebab, option, optionOf, type Otherwise } from '../flags';
 import { modelOptions } from '../model';
+import { rankOptions } from '../ranks';
+import type { Ui } from '../ui';
 
 /** The options of a trainer that are flags here; `--no-two-rows` is with the data. */
 const OPTIONS = without(TRAINER_OPTIONS, 'encoder', 'outputDir', 'twoRows');
@@ -46,6 +48,23 @@ export interface TrainingFlags extends OptionFlags {
   resume?: boolean;
   samplePrompt?: string[];
   samples?: boolean;
+  zeroStage?: string | true;
+  offload?: string | true;
+  localRank?: string | true;
+  deepspeed?: string | true;
+}
+
+/** Options of scripts that DeepSpeed starts, and what they come to here. They change nothing. */
+const DEEPSPEED = {
+  zeroStage: 'there is nothing to shard: the base model is frozen, and rank 0 alone has the state of the optimizer',
+  offload: 'encoder and optimizer are in the memory of the host in any case',
+  localRank: 'the variable LOCAL_RANK says it',
+  deepspeed: 'the ranks are those of --nproc, torchrun, srun or mpirun',
+} as const;
+
+export function sayWhatDeepSpeedMeans(flags: TrainingFlags, ui: Ui): void {
+  for (const [name, meaning] of Object.entries(DEEPSPEED))
+    if (flags[name as keyof typeof DEEPSPEED] !== undefined) ui.note(`--${kebab(name)} changes nothing: ${meaning}`);
 }
 
 /** The flags of a training under the names that the library has for them; what is not given is left out. */
@@ -156,8 +175,6 @@ const prefixOptions = (): Option[] => [
 /** Options of rinna's prefix_tuning_example.py that are not options here, and what to do instead. */
 export const REFUSED: Readonly<Record<string, string>> = {
   'model-type': 'leave it out: the model is always GPT-NeoX, and its config.json says so',
-  'local-rank': 'leave it out: one process trains, on --device',
-  deepspeed: 'leave it out: training needs no DeepSpeed',
   'deepspeed-config':
     'leave it out: training needs no DeepSpeed; the optimizer has options of its own (--max-lr, --adam-beta1, ...)',
   fp16: 'use --dtype float16, or better bfloat16, which has the range of float32',
@@ -182,6 +199,8 @@ export function trainingOptions(without: readonly (keyof TrainingFlags)[] = []):
     Training: optionsOf('Training'),
     Optimizer: optionsOf('Optimizer'),
     Evaluation: optionsOf('Evaluation'),
+    'Several processes': rankOptions(),
+    Hidden: namesOf(DEEPSPEED).map((name) => new Option(`--${kebab(name)} [value]`).hideHelp()),
   };
   const isLeft = (item: Option): boolean => !(without as readonly string[]).includes(item.attributeName());
   return Object.fromEntries(Object.entries(groups).map(([group, options]) => [group, options.filter(isLeft)]));

@@ -7,13 +7,14 @@ import type { DataFlags } from '../data';
 import { formatNumber, formatSeconds, plural, shellWord } from '../text-columns';
 import { loadModel, type ModelFlags, PREFIX_LENGTH } from '../model';
 import { given } from '../flags';
+import { batchSizeOf, launchRanks, onRank, type RankContext, type RankFlags } from '../ranks';
 import type { Ui } from '../ui';
 import { EventView } from './train-events';
-import { REFUSED, trainerOptions, type TrainingFlags, trainingOptions } from './train-options';
+import { REFUSED, sayWhatDeepSpeedMeans, trainerOptions, type TrainingFlags, trainingOptions } from './train-options';
 import { RUN_FILES } from '../../runs/run-files';
 import { checkTrainingFlags, loadData, runAlready, withTraining } from './train-run';
 
-export interface TrainFlags extends ModelFlags, DataFlags, TrainingFlags {}
+export interface TrainFlags extends ModelFlags, DataFlags, TrainingFlags, RankFlags {}
 
 const DESCRIPTION = `Trains a prefix for one task over a frozen GPT-NeoX model (prefix tuning, Li & Liang 2021).
 
@@ -32,6 +33,10 @@ Examples:
 
   Going on from an earlier run
   $ neox-prefix train --model models/pythia-410m --data more.jsonl --checkpoint-path runs/answers/encoder.safetensors --out runs/answers-2
+
+  On two processes of this host, or on four of torchrun: the result is the same to the last bit for any number of them up to --lanes
+  $ neox-prefix train --model models/pythia-410m --data train.jsonl --out runs/two --lanes 8 --nproc 2
+  $ torchrun --nproc-per-node 4 --no-python neox-prefix train --model models/pythia-410m --data train.jsonl --out runs/four --lanes 8
 
   A long run, as a line that may be repeated until it is done: whatever stops it, it goes on where it was
   $ neox-prefix train --model models/pythia-410m --data train.jsonl.gz --save-every-n-steps 500 --resume --out runs/long
@@ -53,10 +58,16 @@ export const command: CommandSpec = {
 };
 
 export async function run(flags: TrainFlags, ui: Ui): Promise<number> {
-  if (flags.overwrite !== true && flags.resume !== true && (await hasRun(flags.out))) {
+  return (await launchRanks(flags, ui)) ?? onRank(flags, ui, train);
+}
+
+async function train({ group, flags, ui }: RankContext<TrainFlags>): Promise<number> {
+  const isFirst = (group?.rank ?? 0) === 0;
+  if (isFirst && flags.overwrite !== true && flags.resume !== true && (await hasRun(flags.out))) {
     throw runAlready(flags.out);
   }
   await checkTrainingFlags(flags);
+  sayWhatDeepSpeedMeans(flags, ui);
   await using model = await loadModel(flags, ui);
   const { checkpointPath, prefixDropout: dropout, seed } = flags;
   const encoder =
@@ -64,15 +75,17 @@ export async function run(flags: TrainFlags, ui: Ui): Promise<number> {
       ? undefined
       : await PrefixEncoder.load(model, checkpointPath, given({ dropout, seed }));
   await using data = await loadData(flags, model, encoder?.prefixLength ?? flags.prefixSeqLen ?? PREFIX_LENGTH, ui);
-  const trainer = new PrefixTrainer(model, { ...trainerOptions(flags), ...given({ encoder }), outputDir: flags.out });
+  const trainer = new PrefixTrainer(model, {
+    ...{ ...trainerOptions(flags), ...batchSizeOf(flags, group), ...given({ encoder }), outputDir: flags.out },
+  });
   const events = new EventView(flags.out, ui);
   let result: TrainingResult;
   try {
     result = await withTraining(flags, ui, (options, update) =>
-      trainer.train(data, { ...options, onEvent: (event) => events.show(event, update) }),
+      trainer.train(data, { ...options, group, onEvent: (event) => events.show(event, update) }),
     );
   } catch (error) {
-    if (ui.signal.aborted) await reportInterrupted(flags.out, events, ui);
+    if (ui.signal.aborted && isFirst) await reportInterrupted(flags.out, events, ui);
     throw error;
   }
   report(flags, result, events, ui);
