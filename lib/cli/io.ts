@@ -13,6 +13,8 @@ export interface CliIO {
   env: NodeJS.ProcessEnv;
   /** How this program is started, for processes that it starts. Defaults to the built command line. */
   program?: readonly string[];
+  /** The arguments of this call. */
+  argv?: readonly string[];
   /** Aborts at Ctrl-C, with an {@link Interrupted} as its reason. */
   signal: AbortSignal;
   /** What Ctrl-C does, for a prompt that reads the key itself. */

@@ -44,9 +44,9 @@ export async function runCli(args: readonly string[], io: CliIO): Promise<number
       const command = given.at(-1) as Command;
       checkRequired(command);
       const flags = command.optsWithGlobals();
-      const ui = new Ui(io, uiOptions(flags, io));
+      const ui = new Ui({ ...io, argv: args }, uiOptions(flags, io));
       try {
-        status = await run({ ...flags, args: command.args, argv: args } as never, ui);
+        status = await run({ ...flags, args: command.args } as never, ui);
       } catch (error) {
         status = reportError(error, ui);
       }

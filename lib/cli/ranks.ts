@@ -21,8 +21,6 @@ export interface RankFlags {
   maxRestarts?: number;
   device?: string;
   threads?: number;
-  /** The command's own arguments, for the processes that are started. */
-  argv: readonly string[];
 }
 
 export const rankOptions = (): Option[] => [
@@ -86,7 +84,7 @@ export async function launchRanks(flags: RankFlags, ui: Ui): Promise<number | un
   const processes = asked === 'auto' ? numaNodes() : Number(asked);
   if (!Number.isSafeInteger(processes) || processes < 1)
     throw new UsageError(`PET_NPROC_PER_NODE is '${asked}', and should be a number or auto`);
-  const args = argumentsOfRanks(flags.argv);
+  const args = argumentsOfRanks(ui.io.argv ?? []);
   const again = args.filter((arg) => arg !== '--overwrite' && arg !== '--resume');
   return launch({
     ...{ processes, args, env, signal, logDir: flags.logDir, maxRestarts: flags.maxRestarts },

@@ -76,7 +76,7 @@ test('--nproc 2 gives the bytes of one process, and writes what it writes', asyn
   expect(both.stderr).not.toMatch(/\[rank 1\]|frame #|c10/);
 });
 
-test('a rank that is killed: the others name it and leave with 75, the launcher with its status; then all go on', async () => {
+test('a rank that is killed is named by the others; the launcher has its status; then all go on', async () => {
   const out = folder.join('killed');
   whenSaved(out, () => process.kill(pidOf(out, 1), 'SIGKILL'));
   const first = await start([...LONG, '--out', out, '--nproc', '2']);

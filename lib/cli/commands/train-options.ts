@@ -200,7 +200,7 @@ export function trainingOptions(without: readonly (keyof TrainingFlags)[] = []):
     Optimizer: optionsOf('Optimizer'),
     Evaluation: optionsOf('Evaluation'),
     'Several processes': rankOptions(),
-    Hidden: namesOf(DEEPSPEED).map((name) => new Option(`--${kebab(name)} [value]`).hideHelp()),
+    Hidden: Object.keys(DEEPSPEED).map((name) => new Option(`--${kebab(name)} [value]`).hideHelp()),
   };
   const isLeft = (item: Option): boolean => !(without as readonly string[]).includes(item.attributeName());
   return Object.fromEntries(Object.entries(groups).map(([group, options]) => [group, options.filter(isLeft)]));
