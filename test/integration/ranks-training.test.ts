@@ -125,7 +125,9 @@ test('a run goes on with another number of ranks, to the same bits; not with mor
     train(group, { outputDir, lanes: 'ranks' }, { resume: true, model: modelOf((group?.rank ?? 0) % 4) }),
   );
   expect(many).toMatchObject({ status: 'rejected', reason: { code: 'NEOX_RESUME_MISMATCH' } });
-  expect(((many as PromiseRejectedResult).reason as Error).message).toMatch(/^The run has 4 lanes, and there are 5 ranks\nHint/);
+  expect(((many as PromiseRejectedResult).reason as Error).message).toMatch(
+    /^The run has 4 lanes, and there are 5 ranks\nHint/,
+  );
   for (const other of others) expect(other).toMatchObject({ status: 'rejected', reason: { code: 'NEOX_PEER_LOST' } });
   const [last] = await allRanks(2, (group) =>
     train(group, { outputDir, lanes: 'ranks', saveEverySteps: 1 }, { resume: true }),
