@@ -60,13 +60,13 @@ export class Exchange {
    * The body as it was sent.
    * @throws HttpError 413, as early as the length is known
    */
-  async bytes(limit = this.limits.bodyBytes): Promise<Buffer> {
+  async bytes(limit = this.limits.bodyBytes, takesEncodings = false): Promise<Buffer> {
     const { request } = this;
     const tooLarge = new HttpError(413, 'body_too_large', `The body is larger than ${limit} bytes`, {
       headers: { connection: 'close' },
     });
     const { 'content-length': length, 'content-encoding': encoding = 'identity' } = request.headers;
-    if (encoding !== 'identity')
+    if (encoding !== 'identity' && !takesEncodings)
       throw new HttpError(415, 'unsupported_encoding', 'Bodies are taken as they are, without Content-Encoding');
     if (Number(length ?? 0) > limit) throw tooLarge;
     const chunks: Buffer[] = [];

@@ -6,6 +6,8 @@ import { modelRoutes } from './openai/model-routes';
 import { tokenizeRoutes } from './openai/tokenize';
 import type { Route } from './router';
 import type { Service } from './service';
+import { playgroundRoutes } from './playground/playground-routes';
+import { v2Routes } from './v2/v2-routes';
 import { statusRoutes } from './status-routes';
 
 /** All endpoints. A protocol or a page is a list of routes more. */
@@ -18,6 +20,8 @@ export function allRoutes(service: Service): Route[] {
     ...embeddingRoutes(service),
     ...tokenizeRoutes(service),
     ...adminRoutes(service),
+    ...v2Routes(service),
+    ...playgroundRoutes(service),
   ];
   return routes;
 }

@@ -1,4 +1,4 @@
-import { badArgument, checkString } from '../base/arguments';
+import { badArgument, checkBoolean, checkOptions, checkString } from '../base/arguments';
 import {
   boolean,
   callback,
@@ -11,6 +11,7 @@ import {
   text,
 } from '../base/options';
 import type { PrefixStore } from '../engine/prefix-store';
+import type { FasterTransformerOptions } from './v2/fastertransformer-model';
 import { TEMPLATES, type Template } from '../tokenizer/templates';
 
 /** Bounds of what one request may ask for and how long it may take. */
@@ -100,6 +101,10 @@ export interface ServerOptions {
   host?: string;
   /** 0: any free one. Defaults to `8000`. */
   port?: number;
+  /** Port of gRPC, for the Open Inference Protocol; 0: any free one. Defaults to none. */
+  grpcPort?: number;
+  /** Prefixes that are the tasks of a model with FasterTransformer's signature. Defaults to none. */
+  fasterTransformer?: FasterTransformerOptions;
   /** Keys that requests need, as `Authorization: Bearer KEY`. Defaults to none: anybody may ask. */
   apiKeys?: readonly string[];
   /** Keys that what changes the server needs; they are good for all else too. Defaults to none. */
@@ -130,6 +135,11 @@ export const SERVER_OPTIONS = {
   baseName: text({ otherwise: 'the name of its folder', help: 'what the base model is called' }),
   host: text({ default: '127.0.0.1', help: 'where to listen' }),
   port: integer({ min: 0, max: 65_535, default: 8000, help: 'port of HTTP; 0: any free one' }),
+  grpcPort: integer({ min: 0, max: 65_535, otherwise: 'none', help: 'port of gRPC; 0: any free one' }),
+  fasterTransformer: special<FasterTransformerOptions>({
+    check: fasterTransformer,
+    help: "prefixes as the tasks of a model with FasterTransformer's signature",
+  }),
   apiKeys: special<readonly string[]>({ check: keys, help: 'keys that requests need' }),
   adminKeys: special<readonly string[]>({ check: keys, help: 'keys that what changes the server needs' }),
   noKey: boolean({ default: false, help: 'listen beyond this machine without a key' }),
@@ -169,6 +179,14 @@ export function resolveServerOptions(options: ServerOptions) {
 function keys(name: string, value: unknown): readonly string[] {
   if (!Array.isArray(value)) throw badArgument(name, 'an array of strings', value);
   return value.map((item: unknown, i) => checkString(`${name}[${i}]`, item));
+}
+
+function fasterTransformer(name: string, value: unknown): FasterTransformerOptions {
+  const { name: own, tasks, decoupled } = checkOptions(name, value, ['name', 'tasks', 'decoupled']);
+  keys(`${name}.tasks`, tasks);
+  if (own !== undefined) checkString(`${name}.name`, own);
+  if (decoupled !== undefined) checkBoolean(`${name}.decoupled`, decoupled);
+  return value as FasterTransformerOptions;
 }
 
 function origins(name: string, value: unknown): readonly string[] {

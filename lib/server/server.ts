@@ -7,17 +7,21 @@ import { NeoXPrefixError } from '../base/errors';
 import { GenerationEngine } from '../engine/engine';
 import { AccessControl } from './access';
 import { Exchange } from './exchange';
-import { ClientLeft, drainingError, openAiError, toHttpError } from './http-error';
+import { ClientLeft, drainingError, HttpError, openAiError, toHttpError } from './http-error';
 import { type Route, Router } from './router';
 import { allRoutes } from './routes';
 import { resolveServerOptions, type ServerOptions, type Settings } from './server-options';
 import { ServerMetrics } from './server-metrics';
 import { Service } from './service';
+import { V2Grpc } from './v2/v2-grpc';
+import { inferenceOf } from './v2/v2-routes';
 
 /** Where a server listens. */
 export interface ServerAddress {
   /** Of HTTP, as `http://127.0.0.1:8000`. */
   url: string;
+  /** Of gRPC, as `grpc://127.0.0.1:8001`, with `grpcPort`. */
+  grpcUrl?: string;
 }
 
 /** How {@link PrefixServer.close} ends. */
@@ -47,6 +51,7 @@ export class PrefixServer {
   private readonly router: Router;
   private readonly exchanges = new Set<Exchange>();
   private server: Server | undefined;
+  private grpc: V2Grpc | undefined;
   private closing: Promise<void> | undefined;
   private onIdle: (() => void)[] = [];
 
@@ -92,7 +97,22 @@ export class PrefixServer {
       server.listen(port, host, resolve);
     });
     const { port: found, family, address } = server.address() as AddressInfo;
-    return { url: `http://${family === 'IPv6' ? `[${address}]` : address}:${found}` };
+    const at = family === 'IPv6' ? `[${address}]` : address;
+    const url = `http://${at}:${found}`;
+    const { grpcPort, limits } = this.settings;
+    if (grpcPort === undefined) return { url };
+    try {
+      this.grpc = await V2Grpc.listen(inferenceOf(this.service), {
+        host,
+        port: grpcPort,
+        maxBytes: limits.bodyBytes,
+        access: (authorization, isAdmin) => this.grpcAccess(authorization, isAdmin),
+      });
+    } catch (error) {
+      server.close();
+      throw error;
+    }
+    return { url, grpcUrl: `grpc://${at}:${this.grpc.port}` };
   }
 
   /** Answers one request of a server that is somebody else's: `createServer(server.handler)`. */
@@ -120,6 +140,16 @@ export class PrefixServer {
   endNow(): void {
     const error = drainingError('The server was shut down before the request had ended');
     for (const exchange of this.exchanges) exchange.abort(error);
+    this.grpc?.close(error);
+  }
+
+  private grpcAccess(authorization: string | undefined, isAdmin: boolean): 'allowed' | 'unknown' | 'forbidden' {
+    try {
+      this.access.check(isAdmin ? 'admin' : 'api', authorization);
+      return 'allowed';
+    } catch (error) {
+      return error instanceof HttpError && error.status === 403 ? 'forbidden' : 'unknown';
+    }
   }
 
   private open(): void {
@@ -130,6 +160,7 @@ export class PrefixServer {
   private async shut(seconds: number): Promise<void> {
     this.service.draining = true;
     const timer = setTimeout(() => this.endNow(), seconds * 1e3);
+    await this.grpc?.drain();
     if (this.exchanges.size > 0) await new Promise<void>((resolve) => this.onIdle.push(resolve));
     clearTimeout(timer);
     const { server } = this;

@@ -1,13 +1,26 @@
 import { isNeoXPrefixError } from '../../base/errors';
+import { HttpError } from '../http-error';
 
 /** How an error is told: HTTP's number, the name of gRPC's status, and a text without paths and stacks. */
 export interface ProtocolStatus {
   readonly http: number;
-  readonly grpc: 'INVALID_ARGUMENT' | 'NOT_FOUND' | 'RESOURCE_EXHAUSTED' | 'UNAVAILABLE' | 'UNIMPLEMENTED' | 'INTERNAL';
+  readonly grpc:
+    | 'INVALID_ARGUMENT'
+    | 'PERMISSION_DENIED'
+    | 'DEADLINE_EXCEEDED'
+    | 'NOT_FOUND'
+    | 'RESOURCE_EXHAUSTED'
+    | 'UNAVAILABLE'
+    | 'UNIMPLEMENTED'
+    | 'INTERNAL';
   readonly message: string;
 }
 
 export function protocolStatus(error: unknown): ProtocolStatus {
+  if (error instanceof HttpError) {
+    const { status, message } = error;
+    return { http: status, grpc: GRPC[status] ?? 'INVALID_ARGUMENT', message };
+  }
   if (!isNeoXPrefixError(error)) return INTERNAL;
   const { message } = error;
   switch (error.code) {
@@ -33,6 +46,14 @@ export function protocolStatus(error: unknown): ProtocolStatus {
       return INTERNAL;
   }
 }
+
+/** Of what the server itself refuses. */
+const GRPC: Readonly<Record<number, ProtocolStatus['grpc']>> = {
+  403: 'PERMISSION_DENIED',
+  404: 'NOT_FOUND',
+  408: 'DEADLINE_EXCEEDED',
+  503: 'UNAVAILABLE',
+};
 
 /** What else goes wrong may tell of files. */
 const INTERNAL: ProtocolStatus = { http: 500, grpc: 'INTERNAL', message: 'Internal error' };

@@ -25,6 +25,7 @@ type Stream = Grpc.ServerDuplexStream<GrpcInferRequest, object>;
 export class V2Grpc {
   private constructor(
     private readonly server: Grpc.Server,
+    private readonly calls: Calls,
     readonly port: number,
   ) {}
 
@@ -50,7 +51,7 @@ export class V2Grpc {
           );
       });
     });
-    return new V2Grpc(server, bound);
+    return new V2Grpc(server, calls, bound);
   }
 
   /** Takes no new calls, waits for the present ones. */
@@ -58,18 +59,28 @@ export class V2Grpc {
     await new Promise<void>((resolve) => this.server.tryShutdown(() => resolve()));
   }
 
-  /** Ends all calls. */
-  close(): void {
-    this.server.forceShutdown();
+  /** Ends all calls: with the status of the reason, and soon without. */
+  close(reason?: unknown): void {
+    this.calls.abort(reason);
+    setTimeout(() => this.server.forceShutdown(), LAST_WORDS_MS).unref();
   }
 }
 
+/** For an answer to reach its client. */
+const LAST_WORDS_MS = 200;
+
 class Calls {
+  private readonly controllers = new Set<AbortController>();
+
   constructor(
     private readonly grpc: typeof Grpc,
     private readonly service: InferenceService,
     private readonly options: V2GrpcOptions,
   ) {}
+
+  abort(reason: unknown): void {
+    for (const controller of this.controllers) controller.abort(reason);
+  }
 
   inference(): Grpc.UntypedServiceImplementation {
     const { service } = this;
@@ -125,13 +136,15 @@ class Calls {
         done(refused);
         return;
       }
-      const controller = new AbortController();
+      const controller = this.controller();
       call.on('cancelled', () => controller.abort());
       // A promise from the start, so that what is thrown at once is told, too.
-      void (async () => answer(call.request, controller.signal))().then(
-        (response) => done(null, response),
-        (error: unknown) => done(this.statusOf(error)),
-      );
+      void (async () => answer(call.request, controller.signal))()
+        .then(
+          (response) => done(null, response),
+          (error: unknown) => done(this.statusOf(error)),
+        )
+        .finally(() => this.controllers.delete(controller));
     };
   }
 
@@ -142,14 +155,19 @@ class Calls {
       call.emit('error', refused);
       return;
     }
-    const controller = new AbortController();
+    const controller = this.controller();
     const { signal } = controller;
     // Requests at once are bounded by the engine, but not how many listen for the end of the call.
-    const leave = (): void => controller.abort();
+    const leave = (): void => {
+      this.controllers.delete(controller);
+      controller.abort();
+    };
     call.on('cancelled', leave);
     let open = 1;
     const finish = (): void => {
-      if (--open === 0 && !signal.aborted) call.end();
+      if (--open > 0) return;
+      this.controllers.delete(controller);
+      if (!call.cancelled) call.end();
     };
     call.on('data', (message: GrpcInferRequest) => {
       open++;
@@ -173,7 +191,7 @@ class Calls {
       if (held === undefined) return;
       await this.write(call, marksEnd ? { ...held, outputs: new Map() } : held, true, signal);
     } catch (error) {
-      if (signal.aborted) return;
+      if (call.cancelled) return;
       call.write({ error_message: protocolStatus(error).message, infer_response: { id: message.id } });
     }
   }
@@ -197,6 +215,12 @@ class Calls {
       call.once('drain', done);
       signal.addEventListener('abort', done, { once: true });
     });
+  }
+
+  private controller(): AbortController {
+    const controller = new AbortController();
+    this.controllers.add(controller);
+    return controller;
   }
 
   private refusal(metadata: Grpc.Metadata, isAdmin: boolean): Partial<Grpc.StatusObject> | undefined {

@@ -12,6 +12,7 @@ import {
 } from '../../inference-protocol/http-messages';
 import type { InferParameterValue, InferRequestMessage, InferResponseMessage } from '../../inference-protocol/messages';
 import { fromElements, jsonElements, type Tensor } from '../../inference-protocol/tensors';
+import { HttpError } from '../http-error';
 import type { InferenceService } from './inference-service';
 import { protocolStatus } from './protocol-status';
 
@@ -32,16 +33,6 @@ export interface V2Response {
   readonly headers: Readonly<Record<string, string>>;
   readonly body: Uint8Array;
   readonly events?: AsyncGenerator<string, void, undefined>;
-}
-
-/** Routes that change what is served. */
-export function isAdminPath(path: string): boolean {
-  return /^\/v2\/repository\/models\//.test(path);
-}
-
-/** Routes that anybody may ask. */
-export function isHealthPath(path: string): boolean {
-  return /^\/v2\/health\/(live|ready)$/.test(path);
 }
 
 type Handler = (request: V2Request, name: string, version: string) => V2Response | Promise<V2Response>;
@@ -114,9 +105,10 @@ export class V2Http {
       const body = await this.inflated(request);
       return await first.route.handle({ ...request, body }, decoded(name), decoded(version));
     } catch (error) {
-      if (request.signal.aborted) return empty(499);
+      // What a time limit or a drain aborts has a reason that is told; a client that left hears nothing.
+      if (request.signal.aborted && !(request.signal.reason instanceof HttpError)) return empty(499);
       if (error instanceof TooLarge) return failure(413, error.message);
-      const { http, message } = protocolStatus(error);
+      const { http, message } = protocolStatus(request.signal.aborted ? request.signal.reason : error);
       return failure(http, message);
     }
   }
@@ -188,7 +180,8 @@ export class V2Http {
     try {
       return await DECOMPRESS[encoding](body, { maxOutputLength: this.maxBytes });
     } catch (error) {
-      if (error instanceof RangeError) throw new TooLarge(`The body has more than ${this.maxBytes} bytes`);
+      if ((error as NodeJS.ErrnoException).code === 'ERR_BUFFER_TOO_LARGE')
+        throw new TooLarge(`The body has more than ${this.maxBytes} bytes`);
       throw new NeoXPrefixError('NEOX_BAD_ARGUMENT', `The body is not ${encoding}`);
     }
   }
