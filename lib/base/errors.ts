@@ -1,3 +1,4 @@
+import { printable } from './printable';
 import { types } from 'node:util';
 
 /** Stable error codes; docs/errors.md lists them with their meaning. */
@@ -50,12 +51,8 @@ export interface NeoXErrorDetails {
 /** Longer messages are cut: names out of a hostile file can have any length. */
 const MAX_MESSAGE = 2000;
 
-/** Text from files stands in messages, and messages on terminals: what could steer one is written as an escape. */
-function printable(text: string): string {
-  const plain = text.replace(
-    /(?![\n\t])\p{Cc}|[\u202a-\u202e\u2066-\u2069]/gu,
-    (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`,
-  );
+function shortened(text: string): string {
+  const plain = printable(text);
   return plain.length > MAX_MESSAGE ? `${plain.slice(0, MAX_MESSAGE)}...` : plain;
 }
 
@@ -74,7 +71,7 @@ export class NeoXPrefixError extends Error {
   declare readonly reason?: 'full' | 'drained';
 
   constructor(code: NeoXErrorCode, message: string, details: NeoXErrorDetails = {}) {
-    const text = printable(message);
+    const text = shortened(message);
     super(
       details.hint === undefined ? text : `${text}\nHint: ${details.hint}`,
       details.cause === undefined ? undefined : { cause: details.cause },

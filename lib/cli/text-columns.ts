@@ -1,3 +1,4 @@
+import { printableLine } from '../base/printable';
 import { formatNumber } from '../base/quantities';
 
 export { formatBytes, formatCount, formatNumber, formatSeconds, plural } from '../base/quantities';
@@ -20,7 +21,8 @@ export function padEnd(text: string, width: number): string {
 
 /** Rows under a heading; columns after the first are numbers and stand to the right. */
 export function table(heading: readonly string[], rows: readonly (readonly string[])[]): string {
-  const all = [heading, ...rows];
+  // Values come from files: one with a line break would forge a line.
+  const all = [heading, ...rows].map((row) => row.map(printableLine));
   const widths = heading.map((_, column) => Math.max(...all.map((row) => displayWidth(row[column] ?? ''))));
   const cell = (text: string, column: number): string => {
     const width = widths[column] ?? 0;
@@ -34,7 +36,9 @@ export function fields(
   entries: readonly (readonly [name: string, value: string | number | undefined])[],
   indent = '',
 ): string {
-  const present = entries.filter((entry) => entry[1] !== undefined);
+  const present = entries.flatMap(([name, value]) =>
+    value === undefined ? [] : [[printableLine(name), printableLine(String(value))] as const],
+  );
   const width = Math.max(...present.map(([name]) => displayWidth(name)));
   return present.map(([name, value]) => `${indent}${padEnd(name, width)}  ${value}`).join('\n');
 }

@@ -1,3 +1,4 @@
+import { printable } from '../base/printable';
 import { type CliIO, OutputLost, type OutputStream } from './io';
 import { Progress, type ProgressOptions } from './progress-bar';
 
@@ -55,14 +56,15 @@ export class Ui {
   }
 
   warn(text: string): void {
-    this.send(this.io.stderr, `${this.coloured('yellow', 'warning:')} ${text}\n`);
+    this.send(this.io.stderr, ` ${text}\n`, this.coloured('yellow', 'warning:'));
   }
 
   /** What went wrong, and what to do about it. */
   error(text: string, hint?: string): void {
     this.send(
       this.io.stderr,
-      `${this.coloured('red', 'error:')} ${text}\n${hint === undefined ? '' : `hint: ${hint}\n`}`,
+      ` ${text}\n${hint === undefined ? '' : `hint: ${hint}\n`}`,
+      this.coloured('red', 'error:'),
     );
   }
 
@@ -79,9 +81,10 @@ export class Ui {
     }
   }
 
-  private send(stream: OutputStream, text: string): void {
+  /** The one door to the terminal: nothing that comes out of a file or a model steers it. */
+  private send(stream: OutputStream, text: string, label = ''): void {
     this.active?.hide();
-    stream.write(text);
+    stream.write(label + printable(text));
     this.active?.show();
   }
 
