@@ -272,7 +272,11 @@ describe('without python3', () => {
       const from = isSame ? first : 0;
       response.writeHead(from > 0 ? 206 : 200, { etag: '"one"', 'content-length': bytes.length - from });
       const piece = bytes.subarray(from, from + limit);
-      response.write(piece, () => (from + limit < bytes.length ? request.socket.destroy() : response.end()));
+      // Long enough for what was sent to come to the disk on a busy machine.
+      response.write(piece, () => {
+        if (from + limit >= bytes.length) response.end();
+        else setTimeout(() => request.socket.destroy(), 100);
+      });
     };
     const from = `${address}/${WHEEL}#sha256=${sha256(bytes)}`;
     // Fewer bytes each time than it takes: five attempts are not enough.
