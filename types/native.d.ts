@@ -165,8 +165,6 @@ export interface SamplingSettings {
 
 export interface GenerateRowSettings extends SamplingSettings {
   maxNewTokens: number;
-  /** Cancelled, it ends this row within a token; what it has is its result. Engines do not look at it. */
-  stop?: CancelFlag | undefined;
 }
 
 /** Of n tokens: their log-probabilities [n], and [n, k] of the most likely tokens beside each, best first. */
@@ -176,33 +174,12 @@ export interface TokenScores {
   topLogprobs: Float32Array;
 }
 
-/** `tokens` are the whole prompts. */
-export interface PromptsOptions extends RowsOptions {
-  settings: GenerateRowSettings[];
-  /** How many of each prompt's tokens the cache holds: the first ones, and not all. Without: none. */
-  cachedTokens?: Int32Array | undefined;
-}
-
-export interface GenerateOptions extends PromptsOptions {
-  /** Called for every new token, with its scores where they are asked for. */
-  onToken?: ((event: [row: number, token: number, scores?: TokenScores]) => void) | undefined;
-}
-
-export interface GenerateResult {
-  tokens: Int32Array;
-  finishReason: 'stop' | 'length';
-  /** Empty unless asked for. */
-  scores: TokenScores;
-}
-
 export interface BeamSettings {
   numBeams: number;
   lengthPenalty: number;
   earlyStopping: 'yes' | 'no' | 'never';
   numReturnSequences: number;
 }
-
-export interface BeamOptions extends PromptsOptions, BeamSettings {}
 
 export interface BeamResult {
   tokens: Int32Array;
@@ -235,11 +212,22 @@ export interface EngineOptions {
   promptCacheBytes: number;
 }
 
+/** A row of a cache, which stays as it is, and how many of a prompt's tokens it holds: the first ones, and not all. */
+export interface PastOfRow {
+  cache: Cache;
+  row: number;
+  tokens: number;
+}
+
 export interface EngineRequest {
   /** The row's number, free again when the row has ended or was removed. */
   slot: number;
+  /** Its number in a call, which its errors name; -1: they do not. */
+  row: number;
   prompt: Int32Array;
   prefix: Prefix | null;
+  /** What stands in front instead of the prefix, which is in it. */
+  past?: PastOfRow | undefined;
   settings: GenerateRowSettings;
   /** A beam search. It gives no tokens before it ends, and goes on to its end with any grant. */
   beams?: BeamSettings | undefined;
@@ -408,9 +396,6 @@ export function modelInfo(model: Model): ModelInfo;
 export function createPrefix(model: Model, options: { data: Float32Array }): Promise<Prefix>;
 
 export function forward(model: Model, options: ForwardOptions): Promise<ForwardResult>;
-export function generate(model: Model, options: GenerateOptions): Promise<GenerateResult[]>;
-/** For each row its sequences, best first. */
-export function beamSearch(model: Model, options: BeamOptions): Promise<BeamResult[][]>;
 /** Rows may be empty. */
 export function score(model: Model, options: ScoreOptions): Promise<ScoreResult>;
 
@@ -424,8 +409,16 @@ export function pushToken(sampler: Sampler, token: number): void;
 export function tokenProbabilities(sampler: Sampler, logits: Float32Array): Float32Array;
 
 export function createEngine(model: Model, options: EngineOptions): Engine;
-/** One run at a time. What goes wrong in a row is the end of that row alone. */
-export function engineRun(model: Model, engine: Engine, commands: EngineCommands): Promise<EngineReport>;
+/**
+ * One run at a time. What goes wrong in a row is the end of that row alone. `onTokens` hears of the tokens of each
+ * forward pass at once; the report at the end then says what came since.
+ */
+export function engineRun(
+  model: Model,
+  engine: Engine,
+  commands: EngineCommands,
+  onTokens?: (report: EngineReport) => void,
+): Promise<EngineReport>;
 /** The run in progress ends behind its current forward pass. */
 export function interruptEngine(engine: Engine): void;
 /** Frees the rows and the prompt cache. */

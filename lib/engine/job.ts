@@ -48,6 +48,10 @@ export interface RowStart {
   context?: TextContext | undefined;
   prefix: Native.Prefix | null;
   settings: Native.GenerateRowSettings;
+  /** All of its prompt but the last token, in a block that rows share. Its prefix is in it. */
+  past?: Native.PastOfRow | undefined;
+  /** Its number in a call of a model, which its errors name. */
+  row?: number;
   /** Tokens to give beside the score of each token of the prompt; -1: no scores. */
   promptLogprobs: number;
   /** Whether its result has the end token. */

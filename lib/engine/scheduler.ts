@@ -9,7 +9,10 @@ import type { ResolvedOptions } from './engine-options';
 import { AdmissionQueue } from './queue';
 import { Tally } from './tally';
 
-/** Native work between two looks at what JavaScript has new; one step where that takes longer. */
+/**
+ * Native work between two looks at what JavaScript has new; one step where that takes longer. Defaults to what lets
+ * other operations of the model have their turn.
+ */
 const SLICE_MICROSECONDS = 20_000;
 
 /** So long a step waits for the masks of rows with a format. */
@@ -50,6 +53,7 @@ export class Scheduler {
   private added: Native.EngineRequest[] = [];
   private onRemoved: (() => void)[] = [];
 
+  private readonly onTokens: ((report: Native.EngineReport) => void) | undefined;
   private working = false;
   private worked: Promise<void> = Promise.resolve();
   private inNative = false;
@@ -61,11 +65,16 @@ export class Scheduler {
     private readonly options: Pick<
       ResolvedOptions,
       'maxRows' | 'kvBudgetTokens' | 'prefillTokens' | 'promptCacheBytes'
-    >,
+    > & {
+      sliceMicroseconds?: number;
+      /** Hands out tokens behind each forward pass, and not only at the end of a slice. */
+      tokensAtOnce?: boolean;
+    },
   ) {
     const { maxRows, prefillTokens, promptCacheBytes } = options;
     this.cancelFlag = runNativeNow((addon) => addon.createCancelFlag());
     this.handle = runNativeNow((addon) => addon.createEngine(model.native, { prefillTokens, promptCacheBytes }));
+    this.onTokens = options.tokensAtOnce === true ? (report) => this.apply(report) : undefined;
     this.rows = new Array<Job | undefined>(maxRows).fill(undefined);
     this.freeSlots = Array.from({ length: maxRows }, (_, i) => maxRows - 1 - i);
   }
@@ -195,8 +204,8 @@ export class Scheduler {
       job.admit(this.freeSlots.pop() as number);
       this.rows[job.slot] = job;
       this.reserved += job.cost;
-      const { prompt, prefix, settings, beams, promptLogprobs } = job.row;
-      this.added.push({ slot: job.slot, prompt, prefix, settings, beams, promptLogprobs });
+      const { row = -1, prompt, prefix, past, settings, beams, promptLogprobs } = job.row;
+      this.added.push({ slot: job.slot, row, prompt, prefix, past, settings, beams, promptLogprobs });
     }
   }
 
@@ -258,7 +267,7 @@ export class Scheduler {
     this.inNative = true;
     try {
       return await this.model.track(
-        runNative(undefined, (addon) => addon.engineRun(this.model.native, this.handle, commands)),
+        runNative(undefined, (addon) => addon.engineRun(this.model.native, this.handle, commands, this.onTokens)),
       );
     } finally {
       this.inNative = false;
@@ -291,7 +300,7 @@ export class Scheduler {
       grantSlots: Int32Array.from(slots),
       grantTokens: Int32Array.from(tokens),
       grantMasks: masks,
-      sliceMicroseconds: SLICE_MICROSECONDS,
+      sliceMicroseconds: this.options.sliceMicroseconds ?? SLICE_MICROSECONDS,
       cancel: this.cancelFlag,
     };
   }

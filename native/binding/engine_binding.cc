@@ -1,6 +1,8 @@
 #include "binding/engine_binding.h"
 
 #include <chrono>
+#include <functional>
+#include <memory>
 #include <utility>
 
 #include "binding/generation_options.h"
@@ -18,13 +20,21 @@ EngineRequest parse_request(const Napi::Object& o) {
   GenerationRequest& request = added.request;
   request.prompt = get_ids(o, "prompt");
   if (has_value(o, "prefix")) request.past.block = get_handle<KeyValueBlock>(o.Get("prefix"));
+  if (has_value(o, "past")) {
+    const auto past = get_object(o, "past");
+    request.past = get_handle<CacheHandle>(past.Get("cache"))->rows.at(static_cast<size_t>(get_int(past, "row")));
+    request.past_tokens = get_int(past, "tokens");
+  }
   const auto settings = get_object(o, "settings");
   request.sampling = parse_sampling(settings);
   request.max_new_tokens = get_int(settings, "maxNewTokens");
   if (has_value(o, "beams")) added.beams = parse_beams(get_object(o, "beams"));
+  added.row = get_int(o, "row");
   added.prompt_logprobs = get_int(o, "promptLogprobs");
   const bool scores = added.prompt_logprobs >= 0 && request.prompt.size() > 1;
-  if (request.prompt.empty() || request.max_new_tokens < (scores ? 0 : 1)) {
+  const auto length = static_cast<int64_t>(request.prompt.size());
+  const bool begun = request.past_tokens >= 0 && request.past_tokens < length;
+  if (!begun || request.max_new_tokens < (scores ? 0 : 1)) {
     throw CoreError("NEOX_BAD_ARGUMENT", "A row of an engine has a prompt and something to give");
   }
   return added;
@@ -60,62 +70,78 @@ Napi::Object score_of(Napi::Env env, const TokenChoice& choice) {
   return to_scores(env, scores);
 }
 
+Napi::Object to_report(Napi::Env env, const EngineReport& report) {
+  std::vector<int64_t> started;
+  std::vector<int64_t> tokens;
+  for (const auto& start : report.started) started.insert(started.end(), {start.slot, start.cached});
+  auto scores = Napi::Array::New(env);
+  for (const auto& token : report.tokens) {
+    if (token.scored) scores.Set(static_cast<uint32_t>(tokens.size()) / 2, score_of(env, token.choice));
+    tokens.insert(tokens.end(), {token.slot, token.choice.token});
+  }
+  auto prompts = Napi::Array::New(env, report.prompts.size());
+  for (uint32_t i = 0; i < report.prompts.size(); ++i) {
+    auto item = Napi::Object::New(env);
+    item.Set("slot", static_cast<double>(report.prompts[i].slot));
+    item.Set("scores", to_scores(env, report.prompts[i].scores));
+    prompts.Set(i, item);
+  }
+  auto ended = Napi::Array::New(env, report.ended.size());
+  for (uint32_t i = 0; i < report.ended.size(); ++i) {
+    const EngineReport::End& end = report.ended[i];
+    auto item = Napi::Object::New(env);
+    item.Set("slot", static_cast<double>(end.slot));
+    item.Set("finishReason", reason_name(end.reason));
+    if (!end.sequences.empty()) item.Set("sequences", to_sequences(env, end.sequences));
+    if (end.token) {
+      item.Set("token", static_cast<double>(end.token->choice.token));
+      if (end.token->scored) item.Set("scores", score_of(env, end.token->choice));
+    }
+    if (end.error) item.Set("error", to_js_error(env, describe(end.error)).Value());
+    ended.Set(i, item);
+  }
+  auto result = Napi::Object::New(env);
+  result.Set("started", to_int_array(env, started));
+  result.Set("tokens", to_int_array(env, tokens));
+  result.Set("scores", scores);
+  result.Set("prompts", prompts);
+  result.Set("ended", ended);
+  result.Set("steps", static_cast<double>(report.steps));
+  result.Set("promptTokens", static_cast<double>(report.prompt_tokens));
+  result.Set("promptCacheBytes", static_cast<double>(report.prompt_cache_bytes));
+  result.Set("microseconds", std::chrono::duration<double, std::micro>(report.time).count());
+  return result;
+}
+
 class RunWorker final : public ModelWorker {
  public:
-  RunWorker(const std::shared_ptr<ModelHandle>& handle, std::shared_ptr<Engine> engine, const Napi::Object& commands)
-      : ModelWorker(handle, get_cancel(commands)), engine_(std::move(engine)), commands_(parse_commands(commands)) {
+  RunWorker(const std::shared_ptr<ModelHandle>& handle, std::shared_ptr<Engine> engine, const Napi::Object& commands,
+            bool reports_tokens)
+      : ModelWorker(handle, get_cancel(commands)),
+        engine_(std::move(engine)),
+        commands_(parse_commands(commands)),
+        reports_tokens_(reports_tokens) {
     engine_->resume();
   }
 
  protected:
-  void Work() override { report_ = engine_->run(model(), std::move(commands_), cancel()); }
-
-  Napi::Value Result(Napi::Env env) override {
-    std::vector<int64_t> started;
-    std::vector<int64_t> tokens;
-    for (const auto& start : report_.started) started.insert(started.end(), {start.slot, start.cached});
-    auto scores = Napi::Array::New(env);
-    for (const auto& token : report_.tokens) {
-      if (token.scored) scores.Set(static_cast<uint32_t>(tokens.size()) / 2, score_of(env, token.choice));
-      tokens.insert(tokens.end(), {token.slot, token.choice.token});
-    }
-    auto prompts = Napi::Array::New(env, report_.prompts.size());
-    for (uint32_t i = 0; i < report_.prompts.size(); ++i) {
-      auto item = Napi::Object::New(env);
-      item.Set("slot", static_cast<double>(report_.prompts[i].slot));
-      item.Set("scores", to_scores(env, report_.prompts[i].scores));
-      prompts.Set(i, item);
-    }
-    auto ended = Napi::Array::New(env, report_.ended.size());
-    for (uint32_t i = 0; i < report_.ended.size(); ++i) {
-      const EngineReport::End& end = report_.ended[i];
-      auto item = Napi::Object::New(env);
-      item.Set("slot", static_cast<double>(end.slot));
-      item.Set("finishReason", reason_name(end.reason));
-      if (!end.sequences.empty()) item.Set("sequences", to_sequences(env, end.sequences));
-      if (end.token) {
-        item.Set("token", static_cast<double>(end.token->choice.token));
-        if (end.token->scored) item.Set("scores", score_of(env, end.token->choice));
-      }
-      if (end.error) item.Set("error", to_js_error(env, describe(end.error)).Value());
-      ended.Set(i, item);
-    }
-    auto result = Napi::Object::New(env);
-    result.Set("started", to_int_array(env, started));
-    result.Set("tokens", to_int_array(env, tokens));
-    result.Set("scores", scores);
-    result.Set("prompts", prompts);
-    result.Set("ended", ended);
-    result.Set("steps", static_cast<double>(report_.steps));
-    result.Set("promptTokens", static_cast<double>(report_.prompt_tokens));
-    result.Set("promptCacheBytes", static_cast<double>(report_.prompt_cache_bytes));
-    result.Set("microseconds", std::chrono::duration<double, std::micro>(report_.time).count());
-    return result;
+  void Work() override {
+    report_ = engine_->run(model(), std::move(commands_), cancel(),
+                           reports_tokens_ ? [this](EngineReport report) { Report(std::move(report)); }
+                                           : std::function<void(EngineReport)>());
   }
+  Napi::Value Result(Napi::Env env) override { return to_report(env, report_); }
 
  private:
+  void Report(EngineReport report) {
+    // Shared, because an event is copied on its way.
+    auto sent = std::make_shared<const EngineReport>(std::move(report));
+    Emit([sent = std::move(sent)](Napi::Env env) -> Napi::Value { return to_report(env, *sent); });
+  }
+
   std::shared_ptr<Engine> engine_;
   EngineCommands commands_;
+  bool reports_tokens_;
   EngineReport report_;
 };
 
@@ -153,7 +179,10 @@ Napi::Value engine_run(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const auto handle = get_handle<ModelHandle>(info[0]);
     const auto engine = get_engine(info[1])->engine;
-    return ModelWorker::Queue(info.Env(), std::make_unique<RunWorker>(handle, engine, info[2].As<Napi::Object>()));
+    const auto commands = info[2].As<Napi::Object>();
+    const Napi::Value on_tokens = info[3];
+    auto worker = std::make_unique<RunWorker>(handle, engine, commands, on_tokens.IsFunction());
+    return ModelWorker::Queue(info.Env(), std::move(worker), on_tokens);
   });
 }
 

@@ -1,4 +1,4 @@
-// generate, beamSearch, score; createSampler, sampleToken, pushToken, tokenProbabilities.
+// score; createSampler, sampleToken, pushToken, tokenProbabilities.
 #include "binding/generation_binding.h"
 
 #include <cstring>
@@ -9,98 +9,10 @@
 #include "binding/model_handle.h"
 #include "binding/options.h"
 #include "core/base/error.h"
-#include "core/generation/beam_search.h"
 #include "core/generation/score.h"
 
 namespace neox::binding {
 namespace {
-
-// options.tokens, .lengths, .settings, and .cache with .cachedTokens or .prefixes, as GenerateOptions has them.
-std::vector<GenerationRequest> parse_requests(const Napi::Object& options) {
-  auto rows = parse_rows(options);
-  auto past = parse_past(options, rows.size());
-  const auto settings = get_array(options, "settings");
-  const auto cached = has_value(options, "cachedTokens") ? get_ids(options, "cachedTokens") : std::vector<int64_t>();
-  std::vector<GenerationRequest> requests;
-  for (uint32_t i = 0; i < rows.size(); ++i) {
-    const auto row = settings.Get(i).As<Napi::Object>();
-    GenerationRequest request;
-    request.prompt = std::move(rows[i]);
-    request.past = std::move(past[i]);
-    if (!cached.empty()) request.past_tokens = cached.at(i);
-    if (request.past_tokens < 0 || request.past_tokens >= static_cast<int64_t>(request.prompt.size()))
-      throw CoreError("NEOX_BAD_ARGUMENT", "A cache must hold fewer tokens than its prompt has");
-    request.sampling = parse_sampling(row);
-    request.max_new_tokens = get_int(row, "maxNewTokens");
-    if (has_value(row, "stop")) request.stop = get_handle<CancelFlag>(row.Get("stop"));
-    requests.push_back(std::move(request));
-  }
-  return requests;
-}
-
-class GenerateWorker final : public ModelWorker {
- public:
-  GenerateWorker(const Napi::Object& options, const std::shared_ptr<ModelHandle>& handle)
-      : ModelWorker(handle, get_cancel(options)), requests_(parse_requests(options)) {}
-
- protected:
-  void Work() override {
-    results_ = generate(model(), requests_, cancel(), [this](int64_t row, const TokenChoice& choice) {
-      TokenScores scores;
-      const bool scored = requests_[static_cast<size_t>(row)].sampling.logprobs >= 0;
-      if (scored) scores.add(choice.logprob, choice.top);
-      Emit([row, token = choice.token, scored, scores = std::move(scores)](Napi::Env env) -> Napi::Value {
-        auto event = Napi::Array::New(env, scored ? 3 : 2);
-        event.Set(0U, Napi::Number::New(env, static_cast<double>(row)));
-        event.Set(1U, Napi::Number::New(env, static_cast<double>(token)));
-        if (scored) event.Set(2U, to_scores(env, scores));
-        return event;
-      });
-    });
-    requests_.clear();  // their caches
-  }
-
-  Napi::Value Result(Napi::Env env) override {
-    auto array = Napi::Array::New(env, results_.size());
-    for (uint32_t i = 0; i < results_.size(); ++i) {
-      auto result = Napi::Object::New(env);
-      result.Set("tokens", to_int_array(env, results_[i].tokens));
-      result.Set("finishReason", reason_name(results_[i].reason));
-      result.Set("scores", to_scores(env, results_[i].scores));
-      array.Set(i, result);
-    }
-    return array;
-  }
-
- private:
-  std::vector<GenerationRequest> requests_;
-  std::vector<GenerationResult> results_;
-};
-
-class BeamWorker final : public ModelWorker {
- public:
-  BeamWorker(const Napi::Object& options, const std::shared_ptr<ModelHandle>& handle)
-      : ModelWorker(handle, get_cancel(options)) {
-    const BeamSettings beams = parse_beams(options);
-    for (GenerationRequest& row : parse_requests(options)) requests_.push_back({std::move(row), beams});
-  }
-
- protected:
-  void Work() override {
-    results_ = beam_search(model(), requests_, cancel());
-    requests_.clear();
-  }
-
-  Napi::Value Result(Napi::Env env) override {
-    auto rows = Napi::Array::New(env, results_.size());
-    for (uint32_t i = 0; i < results_.size(); ++i) rows.Set(i, to_sequences(env, results_[i]));
-    return rows;
-  }
-
- private:
-  std::vector<BeamRequest> requests_;
-  std::vector<std::vector<BeamResult>> results_;
-};
 
 class ScoreWorker final : public ModelWorker {
  public:
@@ -150,12 +62,10 @@ class ScoreWorker final : public ModelWorker {
   std::vector<RowScores> scores_;
 };
 
-template <typename Worker>
-Napi::Value queue(const Napi::CallbackInfo& info) {
+Napi::Value score_rows(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const auto handle = get_handle<ModelHandle>(info[0]);
-    const auto options = info[1].As<Napi::Object>();
-    return ModelWorker::Queue(info.Env(), std::make_unique<Worker>(options, handle), options.Get("onToken"));
+    return ModelWorker::Queue(info.Env(), std::make_unique<ScoreWorker>(info[1].As<Napi::Object>(), handle));
   });
 }
 
@@ -203,9 +113,7 @@ Napi::Value token_probabilities(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void export_generation_functions(Napi::Env env, Napi::Object exports) {
-  exports.Set("generate", Napi::Function::New(env, queue<GenerateWorker>, "generate"));
-  exports.Set("beamSearch", Napi::Function::New(env, queue<BeamWorker>, "beamSearch"));
-  exports.Set("score", Napi::Function::New(env, queue<ScoreWorker>, "score"));
+  exports.Set("score", Napi::Function::New(env, score_rows, "score"));
   exports.Set("createSampler", Napi::Function::New(env, create_sampler, "createSampler"));
   exports.Set("sampleToken", Napi::Function::New(env, sample_token, "sampleToken"));
   exports.Set("pushToken", Napi::Function::New(env, push_token, "pushToken"));

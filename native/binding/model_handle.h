@@ -7,7 +7,6 @@
 #include "binding/promise_worker.h"
 #include "core/base/worker_thread.h"
 #include "core/generation/engine.h"
-#include "core/generation/generate.h"
 #include "core/model/model.h"
 #include "core/training/trainer.h"
 

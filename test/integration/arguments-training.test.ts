@@ -324,7 +324,7 @@ describe('the addon refuses a wrong handle', () => {
       addon.modelInfo,
       addon.disposeModel,
       addon.forward,
-      addon.generate,
+      addon.score,
       addon.createPrefix,
       addon.readCache,
     ]) {

@@ -1,4 +1,5 @@
 import { mkdirSync } from 'node:fs';
+import type { EngineReport } from '../../types/native';
 import type { StreamPiece } from '../../lib/generation/output';
 import type { NeoXModel } from '../../lib/neox-model';
 import { native } from '../../lib/addon/addon';
@@ -105,43 +106,32 @@ describe('stop strings', () => {
   });
 
   test('end the native work of the row, and of that row alone', async () => {
-    const addon = native();
-    const stop = addon.createCancelFlag();
-    const settings = {
-      ...{
-        temperature: 0,
-        topK: 0,
-        topP: 1,
-        topPRule: 'huggingface' as const,
-        minP: 0,
-        typicalP: 1,
-        seed: 0,
-        stream: 0,
-        logprobs: -1,
-      },
-      ...{
-        biasedIds: new Int32Array(0),
-        biases: new Float32Array(0),
-        repetitionPenalty: 1,
-        presencePenalty: 0,
-        frequencyPenalty: 0,
-      },
-      ...{ noRepeatNgramSize: 0, badWords: [], minNewTokens: 0, endIds: new Int32Array(0), maxNewTokens: 1500 },
+    const options = { ...GREEDY, maxNewTokens: 800 };
+    const [first, second] = await model.generate([PROMPT, '私の'], options);
+    const text = first?.text ?? '';
+    const stop = Array.from(text, (_, i) => text.slice(i, i + 6)).find((part) => !second?.text.includes(part));
+    const given = [0, 0]; // tokens, by the native engine, for each row
+    const { engineRun } = native();
+    const count = ({ tokens }: EngineReport): void => {
+      for (let i = 0; i < tokens.length; i += 2) given[tokens[i] as number]! += 1;
     };
-    const [stopped, other] = await addon.generate(model.native, {
-      tokens: Int32Array.of(5, 6),
-      lengths: Int32Array.of(1, 1),
-      prefixes: [null, null],
-      settings: [
-        { ...settings, stop },
-        { ...settings, maxNewTokens: 200 },
-      ],
-      onToken: ([row]) => row === 0 && addon.cancel(stop),
+    const spy = jest.spyOn(native(), 'engineRun').mockImplementation(async (to, engine, commands, onTokens) => {
+      const report = await engineRun(to, engine, commands, (part) => {
+        count(part);
+        onTokens?.(part);
+      });
+      count(report);
+      return report;
     });
-    expect(stopped?.finishReason).toBe('stop');
-    expect(stopped?.tokens.length).toBeLessThan(1500);
-    expect(other).toMatchObject({ finishReason: 'length' });
-    expect(other?.tokens).toHaveLength(200);
+    try {
+      const [stopped, other] = await model.generate([PROMPT, '私の'], { ...options, stop: stop as string });
+      expect(stopped).toMatchObject({ finishReason: 'stop', stop });
+      expect(other).toEqual(second);
+      expect(given[0]).toBeLessThan(700);
+      expect(given[1]).toBe(800);
+    } finally {
+      spy.mockRestore();
+    }
   });
 });
 

@@ -40,8 +40,4 @@ at::Tensor hidden_states(const Model& model, const std::vector<RowInput>& rows, 
   return model.forward(id_tensor.to(model.options().device), batch, wanted, cancel, layer);
 }
 
-at::Tensor last_logits(const Model& model, const std::vector<RowInput>& rows, const CancelFlag& cancel) {
-  return model.logits(hidden_states(model, rows, Wanted::kLast, cancel)).to(at::kCPU);
-}
-
 }  // namespace neox

@@ -26,8 +26,6 @@ size_t batch_end(const std::vector<RowInput>& rows, size_t begin);
 // Hidden states of the rows' tokens, one row behind the other: [M, H], or [rows, H] of the last ones.
 at::Tensor hidden_states(const Model& model, const std::vector<RowInput>& rows, Wanted wanted, const CancelFlag& cancel,
                          HiddenLayer* layer = nullptr);
-// Logits [rows, V] float32 of each row's last token, on the CPU.
-at::Tensor last_logits(const Model& model, const std::vector<RowInput>& rows, const CancelFlag& cancel);
 
 // Does something for one row of a request; its error says which row it is.
 template <typename Body>

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/generation/logprobs.h"
 #include "core/generation/ranking.h"
 
 namespace neox {

@@ -6,9 +6,8 @@
 #include <memory>
 #include <vector>
 
-#include "core/generation/generate.h"
 #include "core/generation/processors.h"
-#include "core/model/model.h"
+#include "core/generation/request.h"
 
 namespace neox {
 

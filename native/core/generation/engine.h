@@ -2,8 +2,8 @@
 // prompt, sampling settings, length and end. One forward pass takes the next token of every running row and a piece of
 // the prompts that are new.
 //
-// A beam search is one row. Its prompt goes like any other; then all its beams take part in each forward pass, side by
-// side.
+// It is the one loop that chooses tokens: a call of a model has an engine that lives as long as the call, a service one
+// that lives as long as the service.
 //
 // What a row gets does not depend on the rows beside it, on the pieces that its prompt came in, or on the prompt cache.
 #pragma once
@@ -12,14 +12,14 @@
 #include <chrono>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "core/base/cancel.h"
-#include "core/generation/beams.h"
-#include "core/generation/generate.h"
+#include "core/generation/decode.h"
 #include "core/generation/prompt_cache.h"
 #include "core/model/model.h"
 
@@ -34,6 +34,7 @@ struct EngineRequest {
   int64_t slot = 0;  // the caller's name for the row, free again when the row has ended or was removed
   GenerationRequest request;
   std::optional<BeamSettings> beams;  // a beam search
+  int64_t row = -1;                   // its number in a call, which its errors name; -1: they do not
   // 0 or more: the prompt's tokens are scored, with so many of the most likely beside each. Its max_new_tokens may be
   // 0.
   int64_t prompt_logprobs = -1;
@@ -94,79 +95,34 @@ class Engine {
   // Runs until something needs the caller: a row has its first token, ended or has used its grant, interrupt() was
   // called, the time is over, or no row can go on. Throws Cancelled; what else goes wrong is the end of the rows it
   // belongs to.
-  EngineReport run(const Model& model, EngineCommands commands, const CancelFlag& cancel);
+  //
+  // With `on_tokens` the tokens of each forward pass are reported at once, but for those of the last; the report that
+  // is returned says what came since.
+  EngineReport run(const Model& model, EngineCommands commands, const CancelFlag& cancel,
+                   const std::function<void(EngineReport)>& on_tokens = {});
 
   // From any thread: the run in progress ends behind its current forward pass. Cleared by resume().
   void interrupt() { interrupted_.store(true, std::memory_order_relaxed); }
   void resume() { interrupted_.store(false, std::memory_order_relaxed); }
 
  private:
-  struct ActiveRow {
-    explicit ActiveRow(EngineRequest added)
-        : slot(added.slot),
-          request(std::move(added.request)),
-          beams(added.beams),
-          prompt_logprobs(added.prompt_logprobs),
-          cache(request.past),
-          sampler(request.sampling, request.prompt) {}
-
-    int64_t slot;
-    GenerationRequest request;
-    std::optional<BeamSettings> beams;
-    int64_t prompt_logprobs;
-    TokenScores prompt_scores;
-    Past cache;
-    Sampler sampler;
-    int64_t granted = 0;
-    std::vector<uint32_t> mask;  // of the last grant
-    int64_t prompted = 0;        // tokens of the prompt that are in the cache
-    int64_t last = 0;            // the token that goes through the model next
-    bool started = false;
-    bool ended = false;
-
-    std::unique_ptr<BeamSearch> search;  // once the prompt is through
-
-    // Tokens at the end of the prompt that do not go as a part of it: those that its search takes itself (the last one,
-    // or all), and the last one where no token is wanted behind it.
-    int64_t held_back = 0;
-    int64_t prompt_left() const { return static_cast<int64_t>(request.prompt.size()) - held_back - prompted; }
-    bool gives() const { return !ended && prompt_left() == 0 && (!beams || search); }
-  };
-  // A row's share of a forward pass: a piece of its prompt, or its last token; of a beam search one for each beam,
-  // together and in order.
-  struct Part {
-    ActiveRow* row = nullptr;
-    Past* cache = nullptr;
-    std::vector<int64_t> tokens;
-    int64_t last = 0;  // where the hidden state of its last token is
-  };
-  // A token for a row, or why there is none; a step of a beam search.
-  struct Draw {
-    ActiveRow* row = nullptr;
-    int64_t first = 0;  // of its rows of logits
-    TokenChoice choice;
-    std::exception_ptr error;
-  };
-
   void apply(const Model& model, EngineCommands& commands, EngineReport& report);
-  void start(const Model& model, ActiveRow& row, EngineReport& report);
-  std::vector<Part> plan(const Model& model, EngineReport& report);
-  static void begin_search(const Model& model, ActiveRow& row, EngineReport& report);
-  static void plan_search(const Model& model, ActiveRow& row, std::vector<Part>& parts, EngineReport& report);
-  int64_t piece(const Model& model, const ActiveRow& row, int64_t room) const;
+  void start(const Model& model, Sequence& sequence, EngineReport& report);
+  std::vector<Share> plan(const Model& model, EngineReport& report);
+  static void begin_search(const Model& model, Sequence& sequence, EngineReport& report);
+  static void plan_search(const Model& model, Sequence& sequence, std::vector<Share>& shares, EngineReport& report);
+  int64_t prefill_length(const Model& model, const Sequence& sequence, int64_t room) const;
   // False when a row used up what it was granted.
-  bool step(const Model& model, std::vector<Part>& parts, const CancelFlag& cancel, EngineReport& report);
-  static void score_prompts(const Model& model, const std::vector<Part>& parts, const at::Tensor& hidden,
-                            const CancelFlag& cancel, EngineReport& report);
-  void keep_prompts(const Model& model, const std::vector<Part>& parts, EngineReport& report);
-  std::vector<Draw> draw(const Model& model, const std::vector<Part>& parts, const at::Tensor& hidden) const;
-  bool take(const ModelConfig& config, Draw& drawn, EngineReport& report);
-  static void end(ActiveRow& row, FinishReason reason, const std::exception_ptr& error, EngineReport& report);
-  static void fail(const std::vector<Part>& parts, const std::exception_ptr& error, EngineReport& report);
+  bool step(const Model& model, std::vector<Share>& shares, const CancelFlag& cancel, EngineReport& report);
+  void note_prefill(const Model& model, const Share& share, const at::Tensor& hidden, const CancelFlag& cancel,
+                    EngineReport& report);
+  static bool accept_token(const ModelConfig& config, Sampled& sampled, EngineReport& report);
+  static void end(Sequence& sequence, FinishReason reason, const std::exception_ptr& error, EngineReport& report);
+  static void fail(const std::vector<Share>& shares, const std::exception_ptr& error, EngineReport& report);
 
   EngineOptions options_;
   PromptCache cache_;
-  std::vector<std::unique_ptr<ActiveRow>> rows_;  // in the order they came
+  std::vector<std::unique_ptr<Sequence>> sequences_;  // in the order they came
   std::atomic<bool> interrupted_{false};
 };
 
