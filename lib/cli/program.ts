@@ -11,6 +11,7 @@ import { command as fetchLibtorch } from './commands/fetch-libtorch';
 import { command as generate } from './commands/generate';
 import { command as inspect } from './commands/inspect';
 import { command as report } from './commands/report';
+import { command as serve } from './commands/serve';
 import { command as sweep } from './commands/sweep';
 import { command as train } from './commands/train';
 import { reportError, USAGE } from './usage-errors';
@@ -105,6 +106,7 @@ export function createProgram(io: CliIO, act: Act): Command {
     sweep,
     report,
     generate,
+    serve,
     evaluate,
     data,
     exportCommand,
