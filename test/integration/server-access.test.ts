@@ -73,7 +73,7 @@ describe('what is no request', () => {
   test.each(bodies)('%s', async (_, body, status) => {
     await using served = await serve(model, {}, { maxRows: 4, maxQueue: 4 });
     const response = await served.post('/v1/completions', body);
-    const answer = (await response.json());
+    const answer = await response.json();
     expect({ status: response.status, answer }).toMatchObject({
       status,
       answer: { error: { type: 'invalid_request_error' } },
