@@ -1,4 +1,5 @@
-import { createReadStream } from 'node:fs';
+import { constants } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { Readable, pipeline } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import { NeoXPrefixError } from '../base/errors';
@@ -107,7 +108,17 @@ async function* uncompressed(path: string, source: AsyncIterable<Buffer>): Async
 }
 
 async function* fileBytes(path: string, onBytes: OnBytes | undefined): AsyncGenerator<Buffer, void> {
-  const stream = createReadStream(path);
+  // A named pipe would wait for its writer in a thread of Node's pool, where no signal reaches it: four of them stop
+  // every other read of the process. Opened without waiting, it is seen to be none of the files that data may be.
+  const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  if (!(await handle.stat()).isFile()) {
+    await handle.close();
+    throw new NeoXPrefixError('NEOX_IO', `Cannot read ${path}: it is not a regular file`, {
+      path,
+      hint: 'data are read more than once: write what a pipe gives into a file first',
+    });
+  }
+  const stream = handle.createReadStream();
   try {
     for await (const chunk of stream as AsyncIterable<Buffer>) {
       onBytes?.(chunk.length);

@@ -381,7 +381,10 @@ describe('the temporary file', () => {
   test('that finds no room says so, and what to do', async () => {
     const cacheDir = folder.join('full');
     mkdirSync(cacheDir);
+    const real = fsPromises.open;
     const open = jest.spyOn(fsPromises, 'open').mockImplementation(async (...args) => {
+      // The data are opened first, to be read.
+      if (args[1] !== 'wx+') return real(...args);
       open.mockRestore();
       const handle = await fsPromises.open(...args);
       jest.spyOn(handle, 'write').mockRejectedValue(Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC', syscall: 'write' }));
