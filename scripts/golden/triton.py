@@ -171,4 +171,5 @@ def write(name: str, message) -> None:
     (OUT / f"{name}.grpc").write_bytes(message.SerializeToString(deterministic=True))
 
 
-main()
+if __name__ == "__main__":
+    main()
