@@ -61,18 +61,49 @@ export interface ModelConfig {
   numHeads: number;
   headSize: number;
   intermediateSize: number;
+  /** A vector for each position is added to the embedding. */
+  learnedPositions: boolean;
   rotaryDims: number;
   rotaryBase: number;
-  /** Linear scaling; 1: none. */
-  rotaryFactor: number;
-  /** Dynamic scaling; 1: none. */
-  rotaryDynamicFactor: number;
+  rotaryScaling: RotaryScaling;
+  /** Up to here a token's keys and values depend on what stands before it alone. */
   trainedPositions: number;
   maxPositions: number;
   useParallelResidual: boolean;
   attentionBias: boolean;
   layerNormEps: number;
-  activation: 'gelu' | 'gelu_tanh' | 'quick_gelu' | 'relu' | 'silu';
+  activation:
+    | 'gelu'
+    | 'gelu_tanh'
+    | 'gelu_10'
+    | 'quick_gelu'
+    | 'relu'
+    | 'relu2'
+    | 'relu6'
+    | 'leaky_relu'
+    | 'silu'
+    | 'hardswish'
+    | 'mish'
+    | 'sqrtsoftplus'
+    | 'sigmoid'
+    | 'tanh'
+    | 'laplace'
+    | 'linear';
+}
+
+/** RotaryScaling of native/core/model/config.h. */
+export interface RotaryScaling {
+  type: 'default' | 'linear' | 'dynamic' | 'yarn' | 'llama3' | 'longrope';
+  factor: number;
+  /** Of cosines and sines. */
+  attentionFactor: number;
+  originalPositions: number;
+  /** yarn: the dimensions between which it goes over. llama3: the same as shares of `originalPositions`. */
+  low: number;
+  high: number;
+  /** longrope: one for each frequency. */
+  shortFactors: Float32Array;
+  longFactors: Float32Array;
 }
 
 export interface LoadOptions {

@@ -1,6 +1,8 @@
 import { badArgument, checkNumber, checkOneOf, checkOptions } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
-import { ACTIVATIONS, type GPTNeoXConfig, type HiddenAct } from './config';
+import { ACTIVATIONS, type HiddenAct } from './activations';
+import { type GPTNeoXConfig } from './config';
+import { NO_SCALING } from './rope';
 
 /** Settings that no weight depends on; what is not given stays as the checkpoint says. */
 export interface ArithmeticOverrides {
@@ -31,6 +33,15 @@ const FASTERTRANSFORMER = { hiddenAct: 'gelu_pytorch_tanh', layerNormEps: 1e-5, 
  */
 export function withArithmetic(config: GPTNeoXConfig, arithmetic: Arithmetic): GPTNeoXConfig {
   if (arithmetic === 'checkpoint') return config;
+  if (arithmetic !== 'fastertransformer' && (typeof arithmetic !== 'object' || arithmetic === null)) {
+    throw badArgument('arithmetic', "'checkpoint', 'fastertransformer' or an object", arithmetic);
+  }
+  if (config.learnedPositions && (arithmetic === 'fastertransformer' || arithmetic.rotaryBase !== undefined)) {
+    throw new NeoXPrefixError(
+      'NEOX_UNSUPPORTED',
+      `A GPT-2 has no rotary positions to compute with ${arithmetic === 'fastertransformer' ? "arithmetic: 'fastertransformer'" : 'another rotaryBase'}`,
+    );
+  }
   if (arithmetic === 'fastertransformer') {
     if (config.rotaryDims % 2 !== 0) {
       throw new NeoXPrefixError(
@@ -39,9 +50,6 @@ export function withArithmetic(config: GPTNeoXConfig, arithmetic: Arithmetic): G
       );
     }
     return apply(config, FASTERTRANSFORMER);
-  }
-  if (typeof arithmetic !== 'object' || arithmetic === null) {
-    throw badArgument('arithmetic', "'checkpoint', 'fastertransformer' or an object", arithmetic);
   }
   checkOptions('arithmetic', arithmetic, ['hiddenAct', 'layerNormEps', 'rotaryBase']);
   const { hiddenAct, layerNormEps, rotaryBase } = arithmetic;
@@ -60,6 +68,6 @@ function apply(config: GPTNeoXConfig, overrides: ArithmeticOverrides): GPTNeoXCo
   return {
     ...config,
     ...overrides,
-    ...(overrides.rotaryBase === undefined ? {} : { ropeScaling: { type: 'default', factor: 1 } }),
+    ...(overrides.rotaryBase === undefined ? {} : { ropeScaling: NO_SCALING }),
   };
 }

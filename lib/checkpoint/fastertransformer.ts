@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { checkFiles, fileProblems, geometryOf, iniInteger, unusable } from '../fastertransformer/folder-checks';
 
 import type { GPTNeoXConfig } from '../architecture/config';
-import { expectedShapes } from '../architecture/names';
+import { expectedShapes } from '../architecture/architectures';
 import { fileIdentity } from '../base/files';
 import { type DenseBiasRule, type FilePlan, planBaseModel, planPrefix } from '../fastertransformer/file-plan';
 import { type ExportFolder, MAIN, openExport } from '../fastertransformer/folder';
@@ -80,12 +80,14 @@ function configOf(folder: ExportFolder, warnings: string[]): GPTNeoXConfig {
   };
   const end = token('end_id');
   return {
+    architecture: 'gpt_neox',
     vocabSize,
     hiddenSize: numHeads * headSize,
     numLayers,
     numHeads,
     headSize,
     intermediateSize,
+    learnedPositions: false,
     rotaryDims,
     rotaryPct: rotaryDims / headSize,
     rotaryBase: 10000,

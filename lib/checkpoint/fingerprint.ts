@@ -63,6 +63,8 @@ function architecture(config: GPTNeoXConfig): unknown[] {
       config.ropeScaling.factor,
       config.ropeScaling.type === 'dynamic' ? config.maxPositionEmbeddings : 0,
     ],
+    ...(config.architecture === 'gpt_neox' ? [] : [config.architecture]),
+    ...('originalPositions' in config.ropeScaling ? [config.ropeScaling] : []),
     ...[
       config.useParallelResidual,
       config.hiddenAct,

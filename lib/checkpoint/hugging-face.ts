@@ -1,6 +1,6 @@
 import { join } from 'node:path';
-import { type GPTNeoXConfig, resolveConfig } from '../architecture/config';
-import { canonicalName, expectedShapes, isLegacyBuffer } from '../architecture/names';
+import { architectureOf, resolveConfig } from '../architecture/architectures';
+import { type GPTNeoXConfig } from '../architecture/config';
 import { show } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import { kindOf, readSmallFile } from '../base/files';
@@ -10,6 +10,7 @@ import { DTYPE_BYTES, type TensorEntry } from '../formats/tensor';
 import { readStateDict } from '../formats/torch-file';
 import { FLOAT_DTYPES } from '../formats/values';
 import { type CheckpointFormat } from './checkpoint';
+import { checkWrappers } from './wrappers';
 
 const MAX_CONFIG_BYTES = 16 * 1024 * 1024;
 
@@ -138,16 +139,18 @@ function checkTotal(
   if (stated !== total) warnings.push(`${path} states a total_size of ${show(stated)} bytes; its shards hold ${total}`);
 }
 
-/** Canonical names, legacy buffers left out, every weight there and of its shape. */
+/** Canonical names, buffers left out, every weight there and of its shape. */
 export function selectTensors(
   files: WeightFiles,
   config: GPTNeoXConfig,
   directory: string,
   warnings: string[],
 ): Map<string, TensorEntry> {
+  const { title, isBuffer, canonicalName, weights } = architectureOf(config);
+  checkWrappers([...files.tensors.keys(), ...files.unsupported.keys()], directory);
   const found = new Map<string, TensorEntry>();
   for (const [name, entry] of files.tensors) {
-    if (isLegacyBuffer(name)) continue;
+    if (isBuffer(name)) continue;
     const canonical = canonicalName(name);
     const other = found.get(canonical);
     if (other !== undefined && (other.file !== entry.file || other.offset !== entry.offset)) {
@@ -157,17 +160,18 @@ export function selectTensors(
   }
   const unsupported = new Map([...files.unsupported].map(([name, dtype]) => [canonicalName(name), dtype]));
   const selected = new Map<string, TensorEntry>();
-  const expected = expectedShapes(config);
-  for (const [name, shape] of expected) {
-    const source = name === 'embed_out.weight' && config.tieWordEmbeddings ? 'gpt_neox.embed_in.weight' : name;
-    const entry = checkTensor(name, found.get(source), shape, directory, found, unsupported.get(source));
-    selected.set(name, { ...entry, name });
+  const used = new Set<string>();
+  const expected = weights(config);
+  for (const [name, { shape, source, sourceShape, view }] of expected) {
+    const entry = checkTensor(source, found.get(source), sourceShape ?? shape, directory, unsupported.get(source));
+    selected.set(name, { ...(view === undefined ? entry : view(entry)), name });
+    used.add(source);
   }
-  const unexpected = [...found.keys(), ...unsupported.keys()].filter((name) => !expected.has(name));
+  const unexpected = [...found.keys(), ...unsupported.keys()].filter((name) => !used.has(name) && !expected.has(name));
   if (unexpected.length > 0) {
     const more = unexpected.length > 5 ? ` and ${unexpected.length - 5} more` : '';
     warnings.push(
-      `tensors that are no part of a GPT-NeoX model are ignored: ${unexpected.slice(0, 5).join(', ')}${more}`,
+      `tensors that are no part of a ${title} model are ignored: ${unexpected.slice(0, 5).join(', ')}${more}`,
     );
   }
   return selected;
@@ -178,12 +182,11 @@ function checkTensor(
   entry: TensorEntry | undefined,
   shape: readonly number[],
   directory: string,
-  found: ReadonlyMap<string, TensorEntry>,
   unsupportedDtype: string | undefined,
 ): TensorEntry {
   const dtype = entry?.dtype ?? unsupportedDtype;
   if (dtype === undefined)
-    throw badCheckpoint(directory, `${name} [${shape.join(', ')}] is missing`, hintForMissing(name, found));
+    throw badCheckpoint(directory, `${name} [${shape.join(', ')}] is missing`, hintForMissing(name));
   if (entry === undefined || !FLOAT_DTYPES.includes(entry.dtype)) {
     throw new NeoXPrefixError(
       'NEOX_UNSUPPORTED',
@@ -200,15 +203,11 @@ function checkTensor(
   return entry;
 }
 
-function hintForMissing(name: string, found: ReadonlyMap<string, TensorEntry>): string | undefined {
-  const names = [...found.keys()];
-  if (names.some((other) => other.endsWith('.qweight')))
-    return 'these weights are quantised (GPTQ or AWQ); use the original checkpoint';
-  if (names.some((other) => other.includes('.lora_'))) return 'these are LoRA weights; use the base model';
-  if (name !== 'embed_out.weight') return undefined;
-  if (found.has('score.weight'))
-    return 'this is a sequence classification model (it has score.weight); use the language model';
-  return 'the checkpoint was saved without its output head; save it from GPTNeoXForCausalLM';
+function hintForMissing(name: string): string | undefined {
+  if (name === 'lm_head.weight') return 'the checkpoint was saved without its output head; save it from GPT2LMHeadModel';
+  return name === 'embed_out.weight'
+    ? 'the checkpoint was saved without its output head; save it from GPTNeoXForCausalLM'
+    : undefined;
 }
 
 function badCheckpoint(path: string, problem: string, hint?: string): NeoXPrefixError {

@@ -1,3 +1,4 @@
+import { maxPositions } from '../architecture/rope';
 import type { Option } from 'commander';
 import { basename } from 'node:path';
 import type { GPTNeoXConfig } from '../architecture/config';
@@ -6,7 +7,6 @@ import { kindOf } from '../base/files';
 import { formatOf, openDataset } from '../data/dataset';
 import type { DatasetStatistics } from '../data/statistics';
 import type { TokenizedDataset } from '../data/tokenized-dataset';
-import { maxPositions } from '../model/rows';
 import type { Tokenizer } from '../tokenizer/tokenizer';
 import { UsageError } from './usage-errors';
 import { formatCount, plural } from './text-columns';

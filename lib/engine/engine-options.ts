@@ -1,10 +1,10 @@
+import { maxPositions } from '../architecture/rope';
 import type { GPTNeoXConfig } from '../architecture/config';
 import { keyValueWidth } from '../architecture/sizes';
 import { badArgument, checkInteger } from '../base/arguments';
 import { type Completed, completeOptions, integer, type OptionTable, special } from '../base/options';
 import { COMPUTE_BYTES } from '../formats/tensor';
 import type { ComputeDType, LoadedModel } from '../model/loaded-model';
-import { maxPositions } from '../model/rows';
 import { PrefixStore } from './prefix-store';
 
 /** Settings of a {@link GenerationEngine}. */

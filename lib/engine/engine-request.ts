@@ -1,3 +1,4 @@
+import { maxPositions } from '../architecture/rope';
 import { badArgument, checkOptions } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import { boolean, completed, integer, namesOf, type OptionTable, pick, special } from '../base/options';
@@ -12,7 +13,7 @@ import {
 } from '../generation/request';
 import { refusal } from '../generation/sampling-options';
 import type { LoadedModel } from '../model/loaded-model';
-import { checkLength, maxPositions } from '../model/rows';
+import { checkLength } from '../model/rows';
 import type { PrefixWeights } from '../prefix/weights';
 import type { PrefixStore } from './prefix-store';
 import type { HeldPrefix } from './resident-prefixes';

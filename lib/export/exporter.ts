@@ -19,7 +19,7 @@ import { kindOf, writeFileAtomic } from '../base/files';
 import { attempt, checkReplaceable, inNewFolder, move } from '../base/new-folder';
 import { plural } from '../base/quantities';
 import type { Checkpoint } from '../checkpoint/checkpoint';
-import { type ExportWarning, incompatibilities } from '../fastertransformer/compatibility';
+import { checkExpressible, type ExportWarning, incompatibilities } from '../fastertransformer/compatibility';
 import { checkModelName, checkTaskName } from '../fastertransformer/config-ini';
 import {
   DENSE_BIAS_RULES,
@@ -130,7 +130,8 @@ export class FTExporter {
   /**
    * Writes `DIR/<tensorParallel>-gpu/`. The folder appears under its name when it is complete; nothing stays behind
    * after an error or an abort.
-   * @throws NEOX_BAD_ARGUMENT, NEOX_PREFIX_MISMATCH (a prefix of another model), NEOX_BAD_CONFIG (no start or end id),
+   * @throws NEOX_BAD_ARGUMENT, NEOX_PREFIX_MISMATCH (a prefix of another model), NEOX_UNSUPPORTED (a model
+   *   that FasterTransformer cannot compute), NEOX_BAD_CONFIG (no start or end id),
    *   NEOX_BAD_EXPORT (the folder exists, and `overwrite` is not set or it holds something else), NEOX_IO
    */
   async export(dir: string, options: ExportOptions = {}): Promise<ExportReport> {
@@ -138,6 +139,7 @@ export class FTExporter {
     const settings = exportSettings(options);
     const { dtype, tensorParallel: ranks } = settings;
     const tasks = this.checkTasks(options.tasks);
+    checkExpressible(config);
     const base = planBaseModel(config, tensors, ranks, settings.denseBias);
     const ini = newConfigIni(config, dtype, settings.modelName);
     const listed = tasks.map(({ name, prefix }, id) => ({ id, name, prefixLength: prefix.prefixLength }));

@@ -12,7 +12,6 @@ export interface ExportWarning {
     | 'layer-norm-epsilon'
     | 'non-finite'
     | 'overflow'
-    | 'rope-scaling'
     | 'rotary-base'
     | 'rotary-dims';
   readonly message: string;
@@ -54,13 +53,6 @@ export function incompatibilities(config: GPTNeoXConfig): ExportWarning[] {
       `The model's rotary base is ${config.rotaryBase}, FasterTransformer's is always 10000: its output will be wrong`,
     );
   }
-  if (config.ropeScaling.type !== 'default') {
-    const { type, factor } = config.ropeScaling;
-    warn(
-      'rope-scaling',
-      `The model scales its rotary positions (${type}, factor ${factor}), which FasterTransformer cannot: its output will be wrong`,
-    );
-  }
   if (config.rotaryDims % 2 !== 0) {
     warn(
       'rotary-dims',
@@ -86,6 +78,25 @@ export function incompatibilities(config: GPTNeoXConfig): ExportWarning[] {
     );
   }
   return warnings;
+}
+
+/**
+ * Refuses what the files have no place for and the runtime cannot compute: stretched rotary frequencies.
+ * @throws NEOX_UNSUPPORTED
+ */
+export function checkExpressible({ architecture, ropeScaling }: GPTNeoXConfig): void {
+  if (architecture !== 'gpt_neox') {
+    throw new NeoXPrefixError(
+      'NEOX_UNSUPPORTED',
+      "The model is a GPT-2, which FasterTransformer's GPT-NeoX cannot compute: it has learned positions",
+    );
+  }
+  if (ropeScaling.type === 'default') return;
+  throw new NeoXPrefixError(
+    'NEOX_UNSUPPORTED',
+    `The model scales its rotary positions (${ropeScaling.type}, factor ${ropeScaling.factor}), which FasterTransformer cannot`,
+    { hint: 'its output would be wrong; serve this model from here, or export one without rope_scaling' },
+  );
 }
 
 /** The ids that config.ini must have: without them FasterTransformer's reader ends the server's process. */

@@ -1,8 +1,9 @@
 import type * as Native from '../../types/native';
 import { runNative, runNativeNow } from '../addon/run-native';
+import { maxPositions } from '../architecture/rope';
 import { badArgument, checkInteger, checkOptions, checkSignal } from '../base/arguments';
 import type { LoadedModel } from '../model/loaded-model';
-import { checkIds, checkLength, goesWhole, isTokenIds, maxPositions, packRows } from '../model/rows';
+import { checkIds, checkLength, goesWhole, isTokenIds, packRows } from '../model/rows';
 import { PrefixWeights } from '../prefix/weights';
 import { type Prompt, promptIds } from './request';
 import { refusal } from './sampling-options';

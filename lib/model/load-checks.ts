@@ -2,12 +2,12 @@
 import type * as Native from '../../types/native';
 import type { NativeAddon } from '../addon/addon';
 import { runNativeNow } from '../addon/run-native';
-import type { GPTNeoXConfig, HiddenAct } from '../architecture/config';
+import type { GPTNeoXConfig, HiddenAct, RopeScaling } from '../architecture/config';
+import { independentPositions, maxPositions } from '../architecture/rope';
 import { checkOneOf, checkString } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import type { Checkpoint } from '../checkpoint/checkpoint';
 import type { ComputeDType } from './loaded-model';
-import { maxPositions } from './rows';
 
 /** @param system what libtorch says of this machine; stands in for the addon's in tests */
 export function checkDevice(
@@ -69,25 +69,62 @@ export function autoDType(checkpoint: Checkpoint, device: string): ComputeDType 
   }
 }
 
-const ACTIVATIONS: Readonly<Record<HiddenAct, Native.ModelConfig['activation']>> = {
-  gelu: 'gelu',
-  // The tanh variants differ from each other by rounding only.
-  gelu_new: 'gelu_tanh',
-  gelu_fast: 'gelu_tanh',
-  gelu_pytorch_tanh: 'gelu_tanh',
-  quick_gelu: 'quick_gelu',
-  relu: 'relu',
-  silu: 'silu',
-};
+/** The tanh variants differ from each other by rounding only. */
+function activationOf(hiddenAct: HiddenAct): Native.ModelConfig['activation'] {
+  switch (hiddenAct) {
+    case 'gelu_new':
+    case 'gelu_fast':
+    case 'gelu_pytorch_tanh':
+      return 'gelu_tanh';
+    default:
+      return hiddenAct;
+  }
+}
 
 export function nativeConfig(config: GPTNeoXConfig): Native.ModelConfig {
-  const { type, factor } = config.ropeScaling;
   return {
     ...config,
-    rotaryFactor: type === 'linear' ? factor : 1,
-    rotaryDynamicFactor: type === 'dynamic' ? factor : 1,
-    trainedPositions: config.maxPositionEmbeddings,
+    rotaryScaling: scalingOf(config),
+    trainedPositions: independentPositions(config),
     maxPositions: maxPositions(config),
-    activation: ACTIVATIONS[config.hiddenAct],
+    activation: activationOf(config.hiddenAct),
   };
+}
+
+function scalingOf({ ropeScaling, rotaryDims, rotaryBase }: GPTNeoXConfig): Native.RotaryScaling {
+  const none = { attentionFactor: 1, originalPositions: 0, low: 0, high: 0 };
+  const noFactors = { shortFactors: new Float32Array(), longFactors: new Float32Array() };
+  switch (ropeScaling.type) {
+    case 'yarn': {
+      const [low, high] = yarnRamp(ropeScaling, rotaryDims, rotaryBase);
+      return { ...none, ...noFactors, ...ropeScaling, low, high };
+    }
+    case 'llama3': {
+      const { lowFreqFactor: low, highFreqFactor: high } = ropeScaling;
+      return { ...none, ...noFactors, ...ropeScaling, low, high };
+    }
+    case 'longrope': {
+      const [shortFactors, longFactors] = [ropeScaling.shortFactor, ropeScaling.longFactor].map((factors) =>
+        Float32Array.from(factors),
+      ) as [Float32Array, Float32Array];
+      return { ...none, ...ropeScaling, shortFactors, longFactors };
+    }
+    default:
+      return { ...none, ...noFactors, ...ropeScaling };
+  }
+}
+
+/** The dimensions between which yarn goes over from the plain frequencies to the divided ones. */
+function yarnRamp(
+  { originalPositions, betaFast, betaSlow, truncate }: Extract<RopeScaling, { type: 'yarn' }>,
+  dims: number,
+  base: number,
+): [low: number, high: number] {
+  // The dimension whose angle makes so many turns within the original positions.
+  const dimensionOf = (turns: number): number =>
+    (dims * Math.log(originalPositions / (turns * 2 * Math.PI))) / (2 * Math.log(base));
+  const [fast, slow] = [dimensionOf(betaFast), dimensionOf(betaSlow)];
+  const low = Math.max(truncate ? Math.floor(fast) : fast, 0);
+  const high = Math.min(truncate ? Math.ceil(slow) : slow, dims - 1);
+  return [low, low === high ? high + 0.001 : high];
 }

@@ -1,5 +1,6 @@
 import { types } from 'node:util';
 import type { GPTNeoXConfig } from '../architecture/config';
+import { independentPositions, maxPositions } from '../architecture/rope';
 import { badArgument } from '../base/arguments';
 import { joinIds } from '../base/joined-ids';
 import { NeoXPrefixError } from '../base/errors';
@@ -43,22 +44,9 @@ export function checkIds(name: string, ids: TokenIds, config: GPTNeoXConfig): In
   return types.isInt32Array(copy) ? copy : Int32Array.from(copy);
 }
 
-/**
- * The most positions of a row, prefix included: those the model was trained for, or as many as dynamic rotary scaling
- * stretches to.
- */
-export function maxPositions({ maxPositionEmbeddings, ropeScaling }: GPTNeoXConfig): number {
-  return ropeScaling.type === 'dynamic'
-    ? Math.floor(maxPositionEmbeddings * ropeScaling.factor)
-    : maxPositionEmbeddings;
-}
-
-/**
- * Whether a row of so many positions, prefix included, has to go through the model in one piece: with dynamic rotary
- * scaling, keys beyond the trained length depend on how long the row is when they are made.
- */
-export function goesWhole({ maxPositionEmbeddings, ropeScaling }: GPTNeoXConfig, positions: number): boolean {
-  return ropeScaling.type === 'dynamic' && positions > maxPositionEmbeddings;
+/** Whether a row of so many positions, prefix included, has to go through the model in one piece. */
+export function goesWhole(config: GPTNeoXConfig, positions: number): boolean {
+  return positions > independentPositions(config);
 }
 
 /** Checks that prefix, past and new tokens fit the model's positions. */

@@ -1,4 +1,5 @@
 import { types } from 'node:util';
+import { maxPositions } from '../architecture/rope';
 import { basename } from 'node:path';
 import { inspect } from 'node:util';
 import type * as Native from '../../types/native';
@@ -380,7 +381,7 @@ export function checkEncoderOptions(model: LoadedModel, options: PrefixEncoderOp
   }
   if ((init === 'text') !== (initText !== undefined))
     throw badArgument('initText', "a text exactly when init is 'text',", initText);
-  checkInteger('prefixLength', settings.prefixLength, 1, model.config.maxPositionEmbeddings - 1);
+  checkInteger('prefixLength', settings.prefixLength, 1, maxPositions(model.config) - 1);
   return projection ? settings : { ...settings, inputDim: outputDim(model), hiddenDim: 0 };
 }
 

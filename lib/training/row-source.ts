@@ -1,9 +1,10 @@
+import { maxPositions } from '../architecture/rope';
 import { NeoXPrefixError } from '../base/errors';
 import { eventLoopTurns, type RowOptions, type Sample, sampleRows, type TokenizedSample } from '../data/sample';
 import { positionsOf } from '../data/sample-codec';
 import { TokenizedDataset } from '../data/tokenized-dataset';
 import type { LoadedModel } from '../model/loaded-model';
-import { checkLength, maxPositions } from '../model/rows';
+import { checkLength } from '../model/rows';
 import type { SampleRows } from './batches';
 
 /** What a check of samples needs to know. */

@@ -17,6 +17,53 @@
 namespace neox::binding {
 namespace {
 
+template <typename Value, size_t N>
+Value find(const std::array<std::pair<const char*, Value>, N>& table, const std::string& name) {
+  for (const auto& [known, value] : table) {
+    if (name == known) return value;
+  }
+  throw CoreError("NEOX_UNSUPPORTED", "Unknown name " + name);
+}
+
+constexpr std::array<std::pair<const char*, Activation>, 16> activations = {{
+    {"gelu", Activation::kGelu},
+    {"gelu_tanh", Activation::kGeluTanh},
+    {"gelu_10", Activation::kGelu10},
+    {"quick_gelu", Activation::kQuickGelu},
+    {"relu", Activation::kRelu},
+    {"relu2", Activation::kRelu2},
+    {"relu6", Activation::kRelu6},
+    {"leaky_relu", Activation::kLeakyRelu},
+    {"silu", Activation::kSilu},
+    {"hardswish", Activation::kHardSwish},
+    {"mish", Activation::kMish},
+    {"sqrtsoftplus", Activation::kSqrtSoftplus},
+    {"sigmoid", Activation::kSigmoid},
+    {"tanh", Activation::kTanh},
+    {"laplace", Activation::kLaplace},
+    {"linear", Activation::kLinear},
+}};
+
+constexpr std::array<std::pair<const char*, RotaryType>, 6> rotary_types = {{
+    {"default", RotaryType::kDefault},
+    {"linear", RotaryType::kLinear},
+    {"dynamic", RotaryType::kDynamic},
+    {"yarn", RotaryType::kYarn},
+    {"llama3", RotaryType::kLlama3},
+    {"longrope", RotaryType::kLongRope},
+}};
+
+RotaryScaling parse_scaling(const Napi::Object& o) {
+  return {find(rotary_types, get_string(o, "type")),
+          get_number(o, "factor"),
+          get_number(o, "attentionFactor"),
+          get_int(o, "originalPositions"),
+          get_number(o, "low"),
+          get_number(o, "high"),
+          get_floats(o, "shortFactors"),
+          get_floats(o, "longFactors")};
+}
+
 NeoXConfig parse_config(const Napi::Object& o) {
   NeoXConfig c;
   c.vocab_size = get_int(o, "vocabSize");
@@ -25,30 +72,17 @@ NeoXConfig parse_config(const Napi::Object& o) {
   c.num_heads = get_int(o, "numHeads");
   c.head_size = get_int(o, "headSize");
   c.intermediate_size = get_int(o, "intermediateSize");
+  c.learned_positions = get_bool(o, "learnedPositions");
   c.rotary_dims = get_int(o, "rotaryDims");
   c.rotary_base = get_number(o, "rotaryBase");
-  c.rotary_factor = get_number(o, "rotaryFactor");
-  c.rotary_dynamic_factor = get_number(o, "rotaryDynamicFactor");
+  c.rotary_scaling = parse_scaling(get_object(o, "rotaryScaling"));
   c.trained_positions = get_int(o, "trainedPositions");
   c.max_positions = get_int(o, "maxPositions");
   c.parallel_residual = get_bool(o, "useParallelResidual");
   c.attention_bias = get_bool(o, "attentionBias");
   c.layer_norm_eps = get_number(o, "layerNormEps");
-  static constexpr std::array<std::pair<const char*, Activation>, 5> activations = {{
-      {"gelu", Activation::kGelu},
-      {"gelu_tanh", Activation::kGeluTanh},
-      {"quick_gelu", Activation::kQuickGelu},
-      {"relu", Activation::kRelu},
-      {"silu", Activation::kSilu},
-  }};
-  const std::string wanted = get_string(o, "activation");
-  for (const auto& [name, activation] : activations) {
-    if (wanted == name) {
-      c.activation = activation;
-      return c;
-    }
-  }
-  throw CoreError("NEOX_UNSUPPORTED", "Unknown activation " + wanted);
+  c.activation = find(activations, get_string(o, "activation"));
+  return c;
 }
 
 std::vector<TensorEntry> parse_entries(const Napi::Array& array) {

@@ -239,12 +239,24 @@ void test_activations() {
       case kernels::Function::kQuickGelu: return x / (1.0 + std::exp(-1.702 * x));
       case kernels::Function::kRelu: return x > 0.0 ? x : 0.0;
       case kernels::Function::kSilu: return x / (1.0 + std::exp(-x));
+      case kernels::Function::kGelu10: return std::min(0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0))), 10.0);
+      case kernels::Function::kRelu2: return x > 0.0 ? x * x : 0.0;
+      case kernels::Function::kRelu6: return std::clamp(x, 0.0, 6.0);
+      case kernels::Function::kLeakyRelu: return x > 0.0 ? x : 0.01 * x;
+      case kernels::Function::kHardSwish: return x * std::clamp(x + 3.0, 0.0, 6.0) / 6.0;
+      case kernels::Function::kMish: return x * std::tanh(x > 30.0 ? x : std::log1p(std::exp(x)));
+      case kernels::Function::kSqrtSoftplus: return std::sqrt(x > 30.0 ? x : std::log1p(std::exp(x)));
+      case kernels::Function::kSigmoid: return 1.0 / (1.0 + std::exp(-x));
+      case kernels::Function::kTanh: return std::tanh(x);
+      case kernels::Function::kLaplace:
+        return 0.5 * (1.0 + std::erf((x - 0.707107) / (0.282095 * std::sqrt(2.0))));
+      case kernels::Function::kLinear: return x;
     }
     return 0.0;
   };
   for (const auto* found : kernel_tables()) {
     const auto& table = *found;
-    for (int f = 0; f < 5; ++f) {
+    for (int f = 0; f <= static_cast<int>(kernels::Function::kLinear); ++f) {
       const auto function = static_cast<kernels::Function>(f);
       std::vector<float> x;
       for (int i = -1001; i <= 1001; i += 2)
@@ -262,7 +274,9 @@ void test_activations() {
       for (size_t i = 0; i < x.size(); ++i) {
         const double at = x[i];
         const double step = 1e-5;
-        worst_value = std::max(worst_value, std::abs(formula(function, at) - value[i]) / std::max(1.0, std::abs(at)));
+        const double expected = formula(function, at);
+        worst_value = std::max(worst_value,
+                               std::abs(expected - value[i]) / std::max({1.0, std::abs(at), std::abs(expected)}));
         const double difference = (formula(function, at + step) - formula(function, at - step)) / (2.0 * step);
         worst_slope = std::max(worst_slope, std::abs(difference - slope[i]));
       }

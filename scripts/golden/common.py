@@ -4,7 +4,7 @@ import pathlib
 
 import torch
 from safetensors.torch import save_file
-from transformers import DynamicCache, GPTNeoXForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils import logging
 
 IGNORED = -1
@@ -43,12 +43,14 @@ def write_tensors(path: pathlib.Path, tensors: dict[str, torch.Tensor]):
 
 def load_model(folder, dtype, attention='eager'):
     """A frozen model. `dtype` is given at load, so that the rotary frequencies stay float32."""
-    model = GPTNeoXForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
     return model.eval().requires_grad_(False)
 
 
 def reset_rotary(model):
     """Forget the longest sequence seen: with dynamic scaling transformers keeps it from call to call."""
+    if model.config.model_type != 'gpt_neox':
+        return
     rotary = model.gpt_neox.rotary_emb
     rotary.inv_freq = rotary.original_inv_freq.clone()
     rotary.max_seq_len_cached = rotary.original_max_seq_len

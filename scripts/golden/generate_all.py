@@ -40,11 +40,14 @@ def measure(folder, tensors, about):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=pathlib.Path, required=True)
+    parser.add_argument('--only', help='models whose names begin so')
     parser.add_argument('--measure', action='store_true')
     options = parser.parse_args()
     make_deterministic()
     quiet()
     for spec in models.SPECS:
+        if not spec.name.startswith(options.only or ''):
+            continue
         folder = options.out / spec.name
         models.save_model(spec, folder)
         tensors, about = models.reference(spec, folder)
@@ -53,6 +56,8 @@ def main():
         if options.measure:
             print('  ' + measure(folder, tensors, about), flush=True)
     for name, dtype in training.CASES:
+        if not name.startswith(options.only or ''):
+            continue
         print(training.write_case(options.out / name, dtype, options.measure), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Tiny random GPT-NeoX models and what transformers computes with them.
+"""Tiny random GPT-NeoX and GPT-2 models and what transformers computes with them.
 
 Every model exists for a feature that a loader or a forward pass may get wrong; SPECS names it.
 """
@@ -8,7 +8,7 @@ import pathlib
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig
 
 from common import (IGNORED, load_model, loss_sum, prefix_cache, reset_rotary, row_logits, token_keys_and_values, write_json,
                     write_tensors)
@@ -51,6 +51,12 @@ def pythia(**changes):
                 rope_parameters=rope(), bos_token_id=0, eos_token_id=0) | changes
 
 
+def gpt2(**changes):
+    """rinna's GPT-2 models in small."""
+    return dict(model_type='gpt2', vocab_size=128, n_embd=32, n_layer=3, n_head=4, n_positions=64, bos_token_id=1,
+                eos_token_id=2, pad_token_id=3) | changes
+
+
 def activation(name, parallel):
     family = pythia if parallel else rinna
     return family(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, hidden_act=name)
@@ -74,6 +80,12 @@ SPECS = [
          rinna(num_hidden_layers=2, max_position_embeddings=14, rope_parameters=rope(part=1.0, rope_type='dynamic', factor=3.0)),
          'dynamic rotary scaling from 14 positions on; keys in a cache keep the frequencies of their own call'),
     Spec('bfloat16', 100, pythia(hidden_size=32), 'saved in bfloat16', dtype=torch.bfloat16),
+    Spec('gpt2', 23, gpt2(), 'GPT-2: learned positions, weights as [in, out], q, k and v one behind the other, tied head'),
+    Spec('gpt2-untied', 24,
+         gpt2(vocab_size=99, n_embd=48, n_layer=2, n_head=3, n_inner=80, tie_word_embeddings=False,
+              activation_function='relu', layer_norm_epsilon=1e-3, reorder_and_upcast_attn=True),
+         'GPT-2 with a head of its own, another width, activation and epsilon; in float16 and in shards',
+         dtype=torch.float16, shard_size='40KB'),
     Spec('float16', 21, rinna(), 'saved in float16', dtype=torch.float16, reference_dtypes=(torch.float32, torch.bfloat16, torch.float16)),
 ] + [
     Spec('act-' + name.replace('_', '-'), 30 + k, activation(name, k % 2 == 1), f'activation {name}', dtype=torch.float16, reference_dtypes=(torch.float32,))
@@ -90,11 +102,13 @@ def draw_weights(model, seed):
         parameter.data = mean + std * torch.randn(parameter.shape, generator=generator)
 
     for name, parameter in sorted(model.named_parameters()):
-        if 'layernorm' in name or 'layer_norm' in name:
+        if 'layernorm' in name or 'layer_norm' in name or '.ln_' in name:
             normal(parameter, 0.2, 1.0 if name.endswith('weight') else 0.0)
         elif name.endswith('bias'):
             normal(parameter, 0.2)
-        elif 'embed_in' in name:
+        elif 'wpe' in name:
+            normal(parameter, 0.5)
+        elif 'embed_in' in name or 'wte' in name:
             normal(parameter, 2.2 * hidden**-0.5 if model.config.tie_word_embeddings else 1.0)
         elif 'lm_head' in name:
             normal(parameter, 2.2 * hidden**-0.5)
@@ -103,8 +117,10 @@ def draw_weights(model, seed):
 
 
 def save_model(spec: Spec, folder: pathlib.Path):
-    config = GPTNeoXConfig(**json.loads(json.dumps(spec.config)))
-    model = GPTNeoXForCausalLM(config)
+    settings = json.loads(json.dumps(spec.config))
+    kind = GPT2Config if settings.pop('model_type', None) == 'gpt2' else GPTNeoXConfig
+    config = kind(**settings)
+    model = AutoModelForCausalLM.from_config(config)
     draw_weights(model, spec.seed)
     model = model.to(spec.dtype)
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,8 +176,8 @@ def draw_inputs(config, seed):
     for row, ignored in ((1, 2), (2, 1), (3, 5)):
         targets[row][:ignored] = [IGNORED] * ignored
     targets[3][8] = IGNORED
-    // config.num_attention_heads)
-    shape = (PREFIX_LENGTH, config.num_hidden_layers, 2, config.num_attention_heads, config.hidden_size
+    heads = config.num_attention_heads
+    shape = (PREFIX_LENGTH, config.num_hidden_layers, 2, heads, config.hidden_size // heads)
     return rows, targets, torch.randn(shape, generator=generator)
 
 

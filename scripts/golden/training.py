@@ -9,7 +9,7 @@ from torch import nn
 from models import NEW_TOKENS, greedy
 from common import IGNORED, load_model, loss_sum, prefix_cache, reset_rotary, token_keys_and_values, write_json, write_tensors
 
-CASES = [('sequential', torch.float32), ('parallel', torch.float32), ('sequential', torch.bfloat16)]
+CASES = [('sequential', torch.float32), ('parallel', torch.float32), ('sequential', torch.bfloat16), ('gpt2', torch.float32)]
 PREFIX_LENGTH, INPUT_DIM, HIDDEN_DIM = 5, 6, 7
 BATCH_SIZE, STEPS = 4, 10
 UNUSED_TOKEN = 100  # as the end token of a generation that shall not end

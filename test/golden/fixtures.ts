@@ -174,6 +174,7 @@ export const TRAINING_CASES: readonly { readonly name: string; readonly dtype: G
   { name: 'sequential', dtype: 'float32' },
   { name: 'parallel', dtype: 'float32' },
   { name: 'sequential', dtype: 'bfloat16' },
+  { name: 'gpt2', dtype: 'float32' },
 ];
 
 export const FASTER_TRANSFORMER_CASES: readonly string[] = ['sequential', 'parallel'];

@@ -1,6 +1,6 @@
+import { maxPositions } from '../../architecture/rope';
 import { openCheckpoint } from '../../checkpoint/open';
 import type { TokenizedDataset } from '../../data/tokenized-dataset';
-import { maxPositions } from '../../model/rows';
 import { Tokenizer } from '../../tokenizer/tokenizer';
 import type { CommandSpec } from '../command';
 import { checkData, type ReadingFlags, readingOptions, readSamples } from '../data';

@@ -1,3 +1,4 @@
+import { maxPositions } from '../../architecture/rope';
 import { keyValueWidth } from '../../architecture/sizes';
 import { NeoXPrefixError } from '../../base/errors';
 import { openCheckpoint } from '../../checkpoint/open';
@@ -29,7 +30,7 @@ export async function inspectCheckpoint(path: string, flags: InspectFlags): Prom
     ['hidden size', `${config.hiddenSize}  (${config.numHeads} heads of ${config.headSize})`],
     ['intermediate size', config.intermediateSize],
     ['vocabulary', `${config.vocabSize}${config.tieWordEmbeddings ? ', output head tied to the embedding' : ''}`],
-    ['positions', config.maxPositionEmbeddings],
+    ['positions', maxPositions(config)],
     [
       'rotary',
       `${config.rotaryDims} of ${config.headSize} dimensions, base ${config.rotaryBase}${ropeScaling.type === 'default' ? '' : `, ${ropeScaling.type} x ${ropeScaling.factor}`}`,

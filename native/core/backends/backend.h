@@ -15,11 +15,13 @@
 #include <span>
 #include <vector>
 
+#include "core/kernels/kernels.h"
 #include "core/kv/past.h"
 
 namespace neox {
 
-enum class Activation { kGelu, kGeluTanh, kQuickGelu, kRelu, kSilu };
+// Activations are the functions that the kernels have.
+using Activation = kernels::Function;
 
 // What is done to a product's result before it is written.
 enum class Epilogue { kNothing, kGelu, kGeluTanh };

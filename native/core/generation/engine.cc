@@ -8,8 +8,8 @@
 namespace neox {
 namespace {
 
-// With dynamic rotary scaling, keys beyond the trained length depend on how long the row is when they are made: such a
-// prompt is neither cut nor taken from the cache.
+// With dynamic rotary scaling and longrope, keys beyond a length depend on how long the row is when they are made: such
+// a prompt is neither cut nor taken from the cache.
 bool goes_whole(const ModelConfig& config, const GenerationRequest& request) {
   const int64_t left = static_cast<int64_t>(request.prompt.size()) - request.past_tokens;
   return request.past.positions() + left > config.trained_positions;

@@ -112,7 +112,27 @@ struct TransposeTask {
   void* out = nullptr;  // of the first panel that is asked for
 };
 
-enum class Function : int32_t { kGelu, kGeluTanh, kQuickGelu, kRelu, kSilu };
+// Activations of transformers' table (activations.py) that have no weights; gelu_10 is GELU cut off at 10, leaky_relu
+// has the slope 0.01 below 0, laplace the mean 0.707107 and deviation 0.282095.
+enum class Function : int32_t {
+  kGelu,
+  kGeluTanh,
+  kGelu10,
+  kQuickGelu,
+  kRelu,
+  kRelu2,
+  kRelu6,
+  kLeakyRelu,
+  kSilu,
+  kHardSwish,
+  kMish,
+  kSqrtSoftplus,
+  kSigmoid,
+  kTanh,
+  kLaplace,
+  kLinear,
+};
+
 
 // out = f(x), or dy * f'(x) where dy is given; `out` may be `dy`.
 struct ActivationTask {

@@ -41,6 +41,28 @@ inline FloatV sigmoid_of(FloatV x) {
   return (x < 0.0F ? e : splat(1.0F)) / (1.0F + e);
 }
 
+inline FloatV sqrt_of(FloatV x) {
+  float parts[kWidth];
+  store(parts, x);
+  for (int i = 0; i < kWidth; ++i) parts[i] = __builtin_sqrtf(parts[i]);
+  return load(parts);
+}
+
+// log(1 + e^x) = max(x, 0) + log(1 + u) with u = e^-|x|, and log(1 + u) = 2 atanh(z) with z = u / (2 + u), which is at
+// most 1/3: seven terms of its series are within 2e-8.
+inline FloatV softplus_of(FloatV x) {
+  const FloatV u = exp_of(-abs_of(x));
+  const FloatV z = u / (2.0F + u);
+  const FloatV z2 = z * z;
+  FloatV series = z2 * (1.0F / 13.0F) + 1.0F / 11.0F;
+  series = series * z2 + 1.0F / 9.0F;
+  series = series * z2 + 1.0F / 7.0F;
+  series = series * z2 + 1.0F / 5.0F;
+  series = series * z2 + 1.0F / 3.0F;
+  series = series * z2 + 1.0F;
+  return (x > 0.0F ? x : FloatV{}) + 2.0F * z * series;
+}
+
 constexpr float kInverseRoot2 = 0.70710678118654752F;
 constexpr float kInverseRoot2Pi = 0.39894228040143268F;
 constexpr float kTanhScale = 0.79788456080286536F;  // sqrt(2 / pi)

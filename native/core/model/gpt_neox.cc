@@ -46,6 +46,7 @@ GPTNeoX::GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSou
   // dtype it is.
   embedding_ =
       options.precision.int8 ? weights->stored("gpt_neox.embed_in.weight") : weights->get("gpt_neox.embed_in.weight");
+  if (config.learned_positions) positions_ = weights->get("gpt_neox.embed_positions.weight");
   final_norm_ = norm("gpt_neox.final_layer_norm");
   output_ = std::make_unique<FrozenLinear>(weights, "embed_out.weight", "", options.packing());
   progress(1.0);
@@ -53,6 +54,7 @@ GPTNeoX::GPTNeoX(const NeoXConfig& config, const std::shared_ptr<const WeightSou
 
 int64_t GPTNeoX::weight_bytes() const {
   int64_t bytes = static_cast<int64_t>(embedding_.nbytes()) + output_->memory_bytes();
+  if (positions_.defined()) bytes += static_cast<int64_t>(positions_.nbytes());
   for (const Block& b : blocks_) {
     bytes += b.query_key_value.memory_bytes() + b.dense.memory_bytes() + b.h_to_4h.memory_bytes() +
              b.four_h_to_h.memory_bytes();
@@ -69,8 +71,17 @@ int64_t GPTNeoX::backward_bytes(bool copy) const {
   return bytes;
 }
 
-at::Tensor GPTNeoX::embed(const at::Tensor& ids) const {
-  return at::embedding(embedding_, ids).to(options().precision.activations);
+at::Tensor GPTNeoX::embed(const at::Tensor& ids, const std::vector<Row>& rows) const {
+  at::Tensor x = at::embedding(embedding_, ids).to(options().precision.activations);
+  if (!positions_.defined()) return x;
+  for (const Row& row : rows) {
+    x.narrow(0, row.first, row.tokens).add_(positions_.narrow(0, row.start_position(), row.tokens));
+  }
+  return x;
+}
+
+void GPTNeoX::rotate(at::Tensor& qkv, const Pass& pass, bool inverse) const {
+  if (config_.rotary_dims > 0) backend().rotate(qkv, pass.rows, pass.angles, inverse);
 }
 
 at::Tensor GPTNeoX::norm(const at::Tensor& x, const LayerNorm& ln) const {
@@ -89,7 +100,7 @@ at::Tensor GPTNeoX::query_key_value(const Block& block, const at::Tensor& normed
                                     int64_t layer) const {
   at::Tensor qkv =
       block.query_key_value.forward(normed).view({normed.size(0), config_.num_heads, 3, config_.head_size});
-  backend().rotate(qkv, pass.rows, pass.angles, false);
+  rotate(qkv, pass, false);
   backend().store(qkv, pass.rows, layer);
   return qkv;
 }
@@ -138,7 +149,7 @@ at::Tensor GPTNeoX::forward(const at::Tensor& ids, std::vector<Row>& rows, Wante
   for (const Row& row : rows) {
     if (row.past != nullptr) row.past->claim(kv_shape(), row.tokens);
   }
-  at::Tensor x = embed(ids);
+  at::Tensor x = embed(ids, rows);
   // What the layer behind the last block has is of all tokens.
   const bool whole = layer != nullptr && layer->layer == config_.num_layers;
   for (int64_t i = 0; i < config_.num_layers; ++i) {

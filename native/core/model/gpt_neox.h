@@ -1,4 +1,6 @@
 // GPT-NeoX. Black et al. 2022, "GPT-NeoX-20B"; numerically after transformers' GPTNeoXForCausalLM.
+// GPT-2 (Radford et al. 2019) is the same blocks with a sequential residual, no rotation and learned positions; its
+// weights come in this layout.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -58,8 +60,9 @@ class GPTNeoX final : public Model {
 
   // Checks the rows' positions.
   Pass begin(std::vector<Row>& rows) const;
-  at::Tensor embed(const at::Tensor& ids) const;  // [M] -> [M, H]
+  at::Tensor embed(const at::Tensor& ids, const std::vector<Row>& rows) const;  // [M] -> [M, H]
   at::Tensor norm(const at::Tensor& x, const LayerNorm& ln) const;
+  void rotate(at::Tensor& qkv, const Pass& pass, bool inverse) const;
   // Of the normed input of a block, rotated, and keys and values stored: [M, N, 3, D].
   at::Tensor query_key_value(const Block& block, const at::Tensor& normed, const Pass& pass, int64_t layer) const;
   at::Tensor mlp(const Block& block, const at::Tensor& x, const at::Tensor& residual) const;
@@ -78,6 +81,7 @@ class GPTNeoX final : public Model {
   NeoXConfig config_;
   Rotary rotary_;
   at::Tensor embedding_;  // [V, H]; beside int8 matrices as it is stored
+  at::Tensor positions_;  // [positions, H] in the dtype of activations, where they are learned; else undefined
   std::vector<Block> blocks_;
   LayerNorm final_norm_;
   std::unique_ptr<FrozenLinear> output_;

@@ -73,7 +73,7 @@ at::Tensor GPTNeoX::block_backward(const Block& block, const at::Tensor& dy, con
   auto gradients = backend().attention_backward(block.dense.backward(dmiddle), saved.qkv, pass.rows, layer, first);
   grad_prefix[layer].copy_(gradients.block);
   if (first) return {};
-  backend().rotate(gradients.qkv, pass.rows, pass.angles, true);
+  rotate(gradients.qkv, pass, true);
   const at::Tensor dnorm = block.query_key_value.backward(gradients.qkv.view({dy.size(0), 3 * config_.hidden_size}));
   at::Tensor dx = norm_backward(dnorm, saved.x, saved.mean1, saved.rstd1, block.input_norm).add_(dmiddle);
   return config_.parallel_residual ? dx.add_(dx_mlp) : dx;
@@ -135,7 +135,7 @@ LossAndGradient GPTNeoX::loss_and_gradient(const at::Tensor& ids, const std::vec
   const Pass pass = begin(rows);
   const TensorPool::Scope scope(pool());
   std::vector<Saved> saved(blocks_.size());
-  at::Tensor x = embed(ids);
+  at::Tensor x = embed(ids, rows);
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     cancel.check();
     const auto i = static_cast<size_t>(layer);

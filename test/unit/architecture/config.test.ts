@@ -1,7 +1,8 @@
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { resolveConfig } from '../../../lib/architecture/config';
+import { resolveConfig } from '../../../lib/architecture/architectures';
+import { maxPositions } from '../../../lib/architecture/rope';
 import { isNeoXPrefixError, type NeoXPrefixError } from '../../../lib/base/errors';
 
 /** The smallest config.json of transformers 4.21 to 4.30. */
@@ -30,12 +31,14 @@ const resolved = (extra: object): ReturnType<typeof resolveConfig>['config'] =>
 test('defaults are those of transformers', () => {
   expect(resolveConfig(BASE, 'c')).toEqual({
     config: {
+      architecture: 'gpt_neox',
       vocabSize: 100,
       hiddenSize: 64,
       numLayers: 3,
       numHeads: 4,
       headSize: 16,
       intermediateSize: 256,
+      learnedPositions: false,
       rotaryDims: 4,
       rotaryPct: 0.25,
       rotaryBase: 10000,
@@ -122,8 +125,51 @@ describe('rotary settings of every generation', () => {
       { rope_scaling: {}, rope_parameters: { rope_type: 'linear', factor: 3 } },
       { type: 'linear', factor: 3 },
     ],
+    [
+      'yarn of transformers 4, without original positions',
+      { max_position_embeddings: 64, rope_scaling: { type: 'yarn', factor: 4 } },
+      {
+        type: 'yarn',
+        factor: 4,
+        originalPositions: 64,
+        attentionFactor: 0.1 * Math.log(4) + 1,
+        betaFast: 32,
+        betaSlow: 1,
+        truncate: true,
+      },
+    ],
+    [
+      'longrope, whose factor is that of the positions',
+      {
+        max_position_embeddings: 64,
+        rope_parameters: {
+          rope_type: 'longrope',
+          original_max_position_embeddings: 16,
+          short_factor: [1, 2],
+          long_factor: [3, 4],
+        },
+      },
+      {
+        type: 'longrope',
+        factor: 4,
+        originalPositions: 16,
+        attentionFactor: Math.sqrt(1.5),
+        shortFactor: [1, 2],
+        longFactor: [3, 4],
+      },
+    ],
   ])('scaling by %s', (_, extra, scaling) => expect(resolved(extra).ropeScaling).toEqual(scaling));
 });
+
+test.each([
+  [{}, 2048],
+  [{ max_position_embeddings: 64, rope_scaling: { type: 'linear', factor: 2 } }, 128],
+  [{ max_position_embeddings: 64, rope_scaling: { type: 'dynamic', factor: 2.5 } }, 160],
+  [{ max_position_embeddings: 64, rope_scaling: { type: 'yarn', factor: 2 } }, 128],
+  [{ max_position_embeddings: 64, rope_scaling: { type: 'yarn', factor: 4, original_max_position_embeddings: 8 } }, 64],
+  // As many angles as are computed at most.
+  [{ rope_scaling: { type: 'linear', factor: 1e6 } }, 2 ** 20],
+])('%j: rows of up to %i positions', (extra, positions) => expect(maxPositions(resolved(extra))).toBe(positions));
 
 test.each([
   ['gelu', 'gelu'],
@@ -136,6 +182,9 @@ test.each([
   ['quick_gelu', 'quick_gelu'],
   ['relu', 'relu'],
   ['swish', 'silu'],
+  ['mish', 'mish'],
+  ['relu2', 'relu2'],
+  ['laplace', 'laplace'],
 ])('activation %s is %s', (given, found) => expect(resolved({ hidden_act: given }).hiddenAct).toBe(found));
 
 test('token ids: a list, null, and ids outside of the vocabulary', () => {
@@ -190,6 +239,53 @@ test("rinna's own format of 2022", () => {
   );
 });
 
+describe('GPT-2', () => {
+  test('defaults are those of transformers', () => {
+    expect(resolveConfig({ model_type: 'gpt2' }, 'c')).toEqual({
+      config: {
+        architecture: 'gpt2',
+        vocabSize: 50257,
+        hiddenSize: 768,
+        numLayers: 12,
+        numHeads: 12,
+        headSize: 64,
+        intermediateSize: 3072,
+        learnedPositions: true,
+        rotaryDims: 0,
+        rotaryPct: 0,
+        rotaryBase: 10000,
+        ropeScaling: { type: 'default', factor: 1 },
+        useParallelResidual: false,
+        hiddenAct: 'gelu_new',
+        layerNormEps: 1e-5,
+        attentionBias: true,
+        tieWordEmbeddings: true,
+        maxPositionEmbeddings: 1024,
+        bosTokenId: 50256,
+        eosTokenIds: [50256],
+        padTokenId: null,
+        torchDtype: null,
+      },
+      warnings: [],
+    });
+  });
+
+  test.each([
+    ['scale_attn_weights', false, 'true'],
+    ['scale_attn_by_inverse_layer_idx', true, 'false'],
+    ['add_cross_attention', true, 'false'],
+  ])('%s: %s is refused', (key, value, supported) => {
+    const error = refusal({ model_type: 'gpt2', [key]: value });
+    expect(error.code).toBe('NEOX_UNSUPPORTED');
+    expect(error.message).toBe(`${key} ${value} in DIR/config.json is not supported; supported: ${supported}`);
+  });
+
+  test('sizes are checked', () => {
+    expect(refusal({ model_type: 'gpt2', n_embd: 100 }).message).toContain('Expected a multiple of n_head (12) for n_embd');
+    expect(refusal({ model_type: 'gpt2', n_positions: 0 }).message).toContain('for n_positions in DIR/config.json');
+  });
+});
+
 const GOLDEN = join(__dirname, '../../fixtures/golden');
 
 test.each(readdirSync(GOLDEN).filter((name) => existsSync(join(GOLDEN, name, 'config.json'))))(
@@ -206,10 +302,9 @@ describe('another kind of model is NEOX_UNSUPPORTED, with the reason', () => {
   test.each([
     ['gpt_neox_japanese', 'abeja'],
     ['gpt_neo', 'local attention'],
-    ['gpt2', 'learned positions'],
     ['gptj', 'interleaves'],
     ['llama', 'RMS norms'],
-    ['bert', "of type 'bert', expected 'gpt_neox'"],
+    ['bert', "of type 'bert', expected 'gpt_neox' or 'gpt2'"],
     ['toString', "of type 'toString', expected"],
   ])('%s', (type, reason) => {
     const error = refusal({ ...BASE, model_type: type });
@@ -219,7 +314,15 @@ describe('another kind of model is NEOX_UNSUPPORTED, with the reason', () => {
 
   test('no type, or a quantised model', () => {
     expect(refusal({}).message).toContain("of type undefined, expected 'gpt_neox'");
-    expect(refusal({ ...BASE, quantization_config: { quant_method: 'gptq' } }).message).toContain('is quantised');
+    const quantised = (settings: object): NeoXPrefixError => refusal({ ...BASE, quantization_config: settings });
+    expect(quantised({}).message).toContain('is quantised (quantization_config)');
+    expect(quantised({ load_in_8bit: true }).message).toContain("is quantised by 'bitsandbytes'");
+    for (const method of ['gptq', 'awq', 'bitsandbytes']) {
+      const error = quantised({ quant_method: method });
+      expect(error.code).toBe('NEOX_UNSUPPORTED');
+      expect(error.message).toContain(`is quantised by '${method}' (quantization_config)`);
+      expect(error.hint).toContain("use the checkpoint that it was made from; dtype: 'int8'");
+    }
   });
 });
 
@@ -252,6 +355,26 @@ describe('a bad value is NEOX_BAD_CONFIG with key, expected and actual', () => {
       'Expected a number of at least 1 for rope_scaling.factor in DIR/config.json but found nothing',
     ],
     [{ rope_scaling: { type: 'dynamic', factor: 0.5 } }, 'for rope_scaling.factor in DIR/config.json but found 0.5'],
+    [
+      { rope_scaling: { type: 'yarn', factor: 2, attention_factor: 0 } },
+      'Expected a positive number for rope_scaling.attention_factor in DIR/config.json but found 0',
+    ],
+    [
+      { rope_scaling: { type: 'llama3', factor: 2 } },
+      'Expected a positive number for rope_scaling.low_freq_factor in DIR/config.json but found nothing',
+    ],
+    [
+      { rope_scaling: { type: 'llama3', factor: 2, low_freq_factor: 4, high_freq_factor: 4 } },
+      'Expected a number above low_freq_factor (4) for rope_scaling.high_freq_factor',
+    ],
+    [
+      { rope_scaling: { type: 'longrope', short_factor: [1], long_factor: [1, 2] } },
+      'Expected 2 positive numbers for rope_scaling.short_factor',
+    ],
+    [
+      { rope_scaling: { type: 'longrope', short_factor: [1, 2], long_factor: [1, 0] } },
+      'Expected 2 positive numbers for rope_scaling.long_factor',
+    ],
     [{ layer_norm_eps: 0 }, 'Expected a positive number for layer_norm_eps'],
     [
       { use_parallel_residual: 'yes' },
@@ -268,12 +391,17 @@ describe('a bad value is NEOX_BAD_CONFIG with key, expected and actual', () => {
   test('something that is no object', () => expect(refusal([]).message).toContain('expected a JSON object'));
 
   test.each<[object, string]>([
-    [{ hidden_act: 'mish' }, "hidden_act 'mish' in DIR/config.json is not supported; supported: gelu, gelu_new"],
+    [{ hidden_act: 'swiglu' }, "hidden_act 'swiglu' in DIR/config.json is not supported; supported: gelu, gelu_new"],
+    [
+      { hidden_act: 'prelu' },
+      "hidden_act 'prelu' in DIR/config.json is not supported; supported: activations without weights; it has a weight",
+    ],
     [{ hidden_act: 'constructor' }, "hidden_act 'constructor'"],
     [
-      { rope_scaling: { rope_type: 'yarn', factor: 2 } },
-      "rope_scaling.rope_type 'yarn' in DIR/config.json is not supported; supported: default, linear, dynamic",
+      { rope_scaling: { rope_type: 'mrope', factor: 2 } },
+      "rope_scaling.rope_type 'mrope' in DIR/config.json is not supported; supported: default, linear, dynamic, yarn,",
     ],
+    [{ hidden_size: 48, rope_scaling: { type: 'yarn', factor: 2 } }, 'yarn only with an even number'],
     [{ torch_dtype: 'int8' }, "torch_dtype 'int8' in DIR/config.json is not supported"],
   ])('%j is NEOX_UNSUPPORTED', (extra, message) => {
     const error = refusal({ ...BASE, ...extra });

@@ -191,14 +191,44 @@ describe('what is wrong with the tensors', () => {
     [
       'a classifier',
       (t) => renamed(t, (name) => name.replace('embed_out', 'score')),
-      'NEOX_BAD_CHECKPOINT',
-      'this is a sequence classification model',
+      'NEOX_UNSUPPORTED',
+      'a classification head and no language model head (it has score.weight, as ForSequenceClassification models do)',
+    ],
+    [
+      'a token classifier',
+      (t) => renamed(t, (name) => name.replace('embed_out', 'classifier')),
+      'NEOX_UNSUPPORTED',
+      'a classification head and no language model head (it has classifier.weight, as ForTokenClassification',
+    ],
+    [
+      'a head for answers',
+      (t) => renamed(t, (name) => name.replace('embed_out', 'qa_outputs')),
+      'NEOX_UNSUPPORTED',
+      'a question answering head and no language model head',
     ],
     [
       'a quantised weight',
       (t) => renamed(t, (name) => name.replace('dense.weight', 'dense.qweight')),
-      'NEOX_BAD_CHECKPOINT',
-      'quantised (GPTQ or AWQ)',
+      'NEOX_UNSUPPORTED',
+      'holds weights that are quantised (GPTQ or AWQ) (it has gpt_neox.layers.0.attention.dense.qweight)',
+    ],
+    [
+      'weights of bitsandbytes',
+      (t) => renamed(t, (name) => name.replace('layers.0.attention.dense.bias', 'layers.0.attention.dense.SCB')),
+      'NEOX_UNSUPPORTED',
+      'holds weights that are quantised by bitsandbytes',
+    ],
+    [
+      'LoRA that is not merged',
+      (t) => renamed(t, (name) => name.replace('dense.weight', 'dense.base_layer.weight')),
+      'NEOX_UNSUPPORTED',
+      'holds LoRA weights of PEFT that are not merged into the model',
+    ],
+    [
+      "PEFT's wrapper",
+      (t) => renamed(t, (name) => `base_model.model.${name}`),
+      'NEOX_UNSUPPORTED',
+      'holds a model inside its PEFT wrapper (it has base_model.model.',
     ],
     [
       'another shape',

@@ -3,8 +3,7 @@ import { join } from 'node:path';
 
 import type { Checkpoint } from '../../../lib/checkpoint/checkpoint';
 import { openCheckpoint } from '../../../lib/checkpoint/open';
-import { resolveConfig } from '../../../lib/architecture/config';
-import { expectedShapes } from '../../../lib/architecture/names';
+import { expectedShapes, resolveConfig } from '../../../lib/architecture/architectures';
 import { writeSafetensors } from '../../../lib/formats/safetensors';
 import { PrefixWeights } from '../../../lib/prefix/weights';
 

@@ -1,7 +1,7 @@
-import { resolveConfig, type GPTNeoXConfig } from '../../../lib/architecture/config';
-import { expectedShapes } from '../../../lib/architecture/names';
+import { expectedShapes, resolveConfig } from '../../../lib/architecture/architectures';
+import { type GPTNeoXConfig } from '../../../lib/architecture/config';
 import type { TensorEntry } from '../../../lib/formats/tensor';
-import { incompatibilities, startAndEndIds } from '../../../lib/fastertransformer/compatibility';
+import { checkExpressible, incompatibilities, startAndEndIds } from '../../../lib/fastertransformer/compatibility';
 import { planBaseModel, planPrefix, type FilePlan } from '../../../lib/fastertransformer/file-plan';
 
 const SMALL = {
@@ -148,13 +148,21 @@ describe('what FasterTransformer does differently', () => {
     ['activation', { hidden_act: 'relu' }, /uses the activation relu, FasterTransformer always GELU/],
     ['layer-norm-epsilon', { layer_norm_eps: 1e-12 }, /epsilon is 1e-12, FasterTransformer's is always 1e-5/],
     ['rotary-base', { rotary_emb_base: 500 }, /rotary base is 500, FasterTransformer's is always 10000/],
-    ['rope-scaling', { rope_scaling: { type: 'linear', factor: 2 } }, /linear, factor 2/],
     ['rotary-dims', { rotary_pct: 0.1 }, /rotates 3 dimensions of a head; FasterTransformer needs an even number/],
     ['head-size', { num_attention_heads: 4 }, /no kernel for heads of size 16/],
     ['attention-bias', { attention_bias: false }, /no attention biases/],
     ['end-ids', { eos_token_id: [3, 4] }, /any of the tokens 3, 4; FasterTransformer knows one, 3 is written/],
   ])('is told: %s', (code, changes, message) => {
     expect(incompatibilities(configOf(changes))).toEqual([{ code, message: expect.stringMatching(message) as string }]);
+  });
+
+  it('is an error where frequencies are stretched', () => {
+    for (const type of ['linear', 'dynamic', 'yarn']) {
+      const config = configOf({ rope_scaling: { type, factor: 2 } });
+      expect(() => checkExpressible(config)).toThrow(expect.objectContaining({ code: 'NEOX_UNSUPPORTED' }) as Error);
+      expect(() => checkExpressible(config)).toThrow(`scales its rotary positions (${type}, factor 2), which`);
+    }
+    expect(() => checkExpressible(configOf({}))).not.toThrow();
   });
 
   it('is an error where the server would exit', () => {

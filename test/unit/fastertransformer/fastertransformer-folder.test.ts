@@ -184,12 +184,7 @@ describe('biases behind attention and mlp', () => {
 
 describe('arithmetic', () => {
   it('of FasterTransformer is the tanh form of GELU, with its epsilon and its rotary base, for any checkpoint', async () => {
-    const own = {
-      hidden_act: 'gelu',
-      layer_norm_eps: 1e-3,
-      rotary_emb_base: 500,
-      rope_scaling: { type: 'linear', factor: 4 },
-    };
+    const own = { hidden_act: 'gelu', layer_norm_eps: 1e-3, rotary_emb_base: 500 };
     const { checkpoint, directory } = await exportModel(own);
     const plain = join(folder, 'plain');
     await mkdir(plain);
@@ -229,7 +224,7 @@ describe('arithmetic', () => {
       'exact',
       "Expected 'checkpoint', 'fastertransformer' or an object for arithmetic but received 'exact' of type string",
     ],
-    [{ hiddenAct: 'tanh' }, 'for arithmetic.hiddenAct'],
+    [{ hiddenAct: 'swiglu' }, 'for arithmetic.hiddenAct'],
     [{ layerNormEps: 0 }, 'for arithmetic.layerNormEps'],
     [{ rotary_base: 1 }, "Unknown option 'rotary_base' in arithmetic"],
   ])('%j is refused', async (arithmetic, message) => {

@@ -3,7 +3,8 @@ import fs from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { resolveConfig, type GPTNeoXConfig } from '../../../lib/architecture/config';
+import { resolveConfig } from '../../../lib/architecture/architectures';
+import { type GPTNeoXConfig } from '../../../lib/architecture/config';
 import { readSafetensorsHeader, writeSafetensors } from '../../../lib/formats/safetensors';
 import { writeTorchTensor } from '../../../lib/formats/torch-writer';
 import { describeBaseModel, PrefixWeights, type PrefixLoadOptions } from '../../../lib/prefix/weights';

@@ -13,17 +13,6 @@
 namespace neox {
 namespace {
 
-kernels::Function function_of(Activation activation) {
-  switch (activation) {
-    case Activation::kGelu: return kernels::Function::kGelu;
-    case Activation::kGeluTanh: return kernels::Function::kGeluTanh;
-    case Activation::kQuickGelu: return kernels::Function::kQuickGelu;
-    case Activation::kRelu: return kernels::Function::kRelu;
-    case Activation::kSilu: return kernels::Function::kSilu;
-  }
-  throw CoreError("NEOX_UNSUPPORTED", "Unknown activation");
-}
-
 at::Tensor run(const at::Tensor* dy, const at::Tensor& x, Activation activation) {
   at::Tensor out = at::empty_like(x);
   const int64_t item = x.element_size();
@@ -31,10 +20,9 @@ at::Tensor run(const at::Tensor* dy, const at::Tensor& x, Activation activation)
   const auto* grad = dy == nullptr ? nullptr : static_cast<const char*>(dy->const_data_ptr());
   auto* to = static_cast<char*>(out.mutable_data_ptr());
   const auto element = kernels::element_of(x.scalar_type());
-  const auto function = function_of(activation);
   const auto& table = kernels::kernels();
   at::parallel_for(0, x.numel(), 16384, [&](int64_t begin, int64_t end) {
-    table.activation({element, function, end - begin, from + begin * item,
+    table.activation({element, activation, end - begin, from + begin * item,
                       grad == nullptr ? nullptr : grad + begin * item, to + begin * item});
   });
   return out;
