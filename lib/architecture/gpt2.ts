@@ -113,13 +113,13 @@ function transposed(entry: TensorEntry, shape: readonly number[]): TensorEntry {
 }
 
 function headByHead(entry: TensorEntry, shape: readonly number[], heads: number, headSize: number): TensorEntry {
-  const { name, file, dtype, offset, byteLength } = entry;
+  const { name, dtype, ...place } = entry;
   const strides = stridesOf(entry);
   const column = strides.at(-1) as number;
   const steps = [headSize * column, heads * headSize * column, column, ...strides.slice(0, -1)];
   const inputs = entry.shape.slice(0, -1);
-  const piece = { file, offset, byteLength, shape: [heads, 3, headSize, ...inputs], stride: steps };
-  return { name, dtype, file, offset, byteLength, shape, join: { axis: 0, pieces: [piece] } };
+  const piece = { ...place, shape: [heads, 3, headSize, ...inputs], stride: steps };
+  return { name, dtype, ...place, shape, join: { axis: 0, pieces: [piece] } };
 }
 
 /** GPT-2 (Radford et al. 2019) as transformers saves it: `gpt2`, `rinna/japanese-gpt2-*`, `rinna/japanese-gpt-1b`. */

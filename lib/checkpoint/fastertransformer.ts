@@ -1,11 +1,13 @@
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkFiles, fileProblems, geometryOf, iniInteger, unusable } from '../fastertransformer/folder-checks';
 
-import type { GPTNeoXConfig } from '../architecture/config';
+import type { GPTNeoXConfig, HiddenAct } from '../architecture/config';
+import { NO_SCALING } from '../architecture/rope';
 import { expectedShapes } from '../architecture/architectures';
 import { fileIdentity } from '../base/files';
 import { type DenseBiasRule, type FilePlan, planBaseModel, planPrefix } from '../fastertransformer/file-plan';
-import { type ExportFolder, MAIN, openExport } from '../fastertransformer/folder';
+import { type ExportFolder, openExport } from '../fastertransformer/folder';
 import { joinFiles } from '../fastertransformer/joined-tensors';
 import type { StorageDType, TensorEntry, TensorPiece } from '../formats/tensor';
 import { readTensor } from '../formats/values';
@@ -29,7 +31,8 @@ const ROUNDING: Readonly<Record<ExportFolder['dtype'], readonly [relative: numbe
  * here but a few sampled values and, for a parallel residual, the biases.
  *
  * config.ini does not say the activation, the layer-norm epsilon, the rotary base and the longest sequence; the config
- * has the defaults of GPT-NeoX for them (erf GELU, 1e-5, 10000, 2048).
+ * has the defaults of GPT-NeoX for them (erf GELU, 1e-5, 10000, 2048). Of a GPT-2 it says all of them but the form of
+ * GELU, which is then GPT-2's.
  * @param rule whether the folder's writer divided biases; 'runtime' takes them as FasterTransformer would use them
  * @throws NEOX_BAD_EXPORT, NEOX_FILE_NOT_FOUND
  */
@@ -62,6 +65,53 @@ function configOf(folder: ExportFolder, warnings: string[]): GPTNeoXConfig {
   if (intermediateSize % folder.tensorParallel !== 0) {
     throw unusable(folder, `inter_size is ${intermediateSize}, which ${folder.tensorParallel} ranks cannot share`);
   }
+  const token = (key: string): number | null => {
+    const value = folder.ini.getInteger(folder.section, key);
+    if (value !== undefined && Number.isSafeInteger(value) && value >= 0 && value < vocabSize) return value;
+    const found = folder.ini.get(folder.section, key);
+    const consequence =
+      value === undefined || Number.isNaN(value) ? '; FasterTransformer ends its process at that' : '';
+    warnings.push(`${folder.configPath}: ${key} is ${found ?? 'missing'}, no token of the vocabulary${consequence}`);
+    return null;
+  };
+  const end = token('end_id');
+  const common = {
+    vocabSize,
+    hiddenSize: numHeads * headSize,
+    numLayers,
+    numHeads,
+    headSize,
+    intermediateSize,
+    rotaryBase: 10000,
+    ropeScaling: NO_SCALING,
+    attentionBias: true,
+    bosTokenId: token('start_id'),
+    eosTokenIds: end === null ? [] : [end],
+    padTokenId: null,
+    torchDtype: folder.dtype,
+  };
+  return folder.section === 'gpt' ? gpt2Of(folder, common) : gptNeoxOf(folder, common);
+}
+
+type Common = Pick<
+  GPTNeoXConfig,
+  | 'vocabSize'
+  | 'hiddenSize'
+  | 'numLayers'
+  | 'numHeads'
+  | 'headSize'
+  | 'intermediateSize'
+  | 'rotaryBase'
+  | 'ropeScaling'
+  | 'attentionBias'
+  | 'bosTokenId'
+  | 'eosTokenIds'
+  | 'padTokenId'
+  | 'torchDtype'
+>;
+
+function gptNeoxOf(folder: ExportFolder, common: Common): GPTNeoXConfig {
+  const { headSize } = common;
   const rotaryDims = iniInteger(folder, 'rotary_embedding', 1, undefined, headSize);
   if (rotaryDims + (rotaryDims % 2) > headSize) {
     throw unusable(
@@ -69,39 +119,55 @@ function configOf(folder: ExportFolder, warnings: string[]): GPTNeoXConfig {
       `rotary_embedding is ${rotaryDims}, which leaves no pairs of the ${headSize} dimensions of a head`,
     );
   }
-  const token = (key: string): number | null => {
-    const value = folder.ini.getInteger(MAIN, key);
-    if (value !== undefined && Number.isSafeInteger(value) && value >= 0 && value < vocabSize) return value;
-    const found = folder.ini.get(MAIN, key);
-    const consequence =
-      value === undefined || Number.isNaN(value) ? '; FasterTransformer ends its process at that' : '';
-    warnings.push(`${folder.configPath}: ${key} is ${found ?? 'missing'}, no token of the vocabulary${consequence}`);
-    return null;
-  };
-  const end = token('end_id');
   return {
+    ...common,
     architecture: 'gpt_neox',
-    vocabSize,
-    hiddenSize: numHeads * headSize,
-    numLayers,
-    numHeads,
-    headSize,
-    intermediateSize,
     learnedPositions: false,
     rotaryDims,
     rotaryPct: rotaryDims / headSize,
-    rotaryBase: 10000,
-    ropeScaling: { type: 'default', factor: 1 },
     useParallelResidual: iniInteger(folder, 'use_gptj_residual', 0, 1) !== 0,
     hiddenAct: 'gelu',
     layerNormEps: 1e-5,
-    attentionBias: true,
     tieWordEmbeddings: false,
     maxPositionEmbeddings: 2048,
-    bosTokenId: token('start_id'),
-    eosTokenIds: end === null ? [] : [end],
-    padTokenId: null,
-    torchDtype: folder.dtype,
+  };
+}
+
+/** Keys of `[gpt]` that make it another model than GPT-2, with the values of GPT-2, which are the defaults. */
+const GPT2_VALUES: Readonly<Record<string, RegExp>> = {
+  layernorm_type: /^pre_layernorm$/i,
+  has_positional_encoding: /^(?:1|true|yes|on)$/i,
+  has_pre_decoder_layernorm: /^(?:0|false|no|off)$/i,
+  has_post_decoder_layernorm: /^(?:1|true|yes|on)$/i,
+  use_attention_linear_bias: /^(?:0|false|no|off)$/i,
+  has_adapters: /^(?:0|false|no|off)$/i,
+};
+
+/** By activation_type, in lower case. */
+const ACTIVATIONS: Readonly<Record<string, HiddenAct>> = { gelu: 'gelu_new', relu: 'relu', silu: 'silu' };
+
+function gpt2Of(folder: ExportFolder, common: Common): GPTNeoXConfig {
+  const { ini, section } = folder;
+  for (const [key, expected] of Object.entries(GPT2_VALUES)) {
+    const value = ini.get(section, key);
+    if (value !== undefined && !expected.test(value)) throw unusable(folder, `its ${key} is ${value}: it is no GPT-2`);
+  }
+  const activation = ini.get(section, 'activation_type') ?? 'Gelu';
+  const hiddenAct = ACTIVATIONS[activation.toLowerCase()];
+  if (hiddenAct === undefined) throw unusable(folder, `its activation_type is ${activation}: it is no GPT-2`);
+  const epsilon = ini.get(section, 'layernorm_eps') ?? '1e-6';
+  if (!(Number(epsilon) > 0)) throw unusable(folder, `expected a positive number for layernorm_eps, found ${epsilon}`);
+  return {
+    ...common,
+    architecture: 'gpt2',
+    learnedPositions: true,
+    rotaryDims: 0,
+    rotaryPct: 0,
+    useParallelResidual: false,
+    hiddenAct,
+    layerNormEps: Number(epsilon),
+    tieWordEmbeddings: !existsSync(join(folder.directory, 'model.lm_head.weight.bin')),
+    maxPositionEmbeddings: iniInteger(folder, 'max_pos_seq_len', 1),
   };
 }
 
@@ -134,7 +200,8 @@ async function joinTensors(
   const tensors = new Map<string, TensorEntry>();
   const needed: FilePlan[] = [];
   for (const [name, shape] of expectedShapes(config)) {
-    const plans = files.get(name) as FilePlan[];
+    // A tied head has no file of its own.
+    const plans = files.get(name) ?? (files.get('gpt_neox.embed_in.weight') as FilePlan[]);
     const bias = biases.get(name);
     if (bias === undefined) needed.push(...plans);
     tensors.set(

@@ -37,6 +37,7 @@ import {
   configDifferences,
   newConfigIni,
   openExport,
+  sectionOf,
   setTasks,
 } from '../fastertransformer/folder';
 import { PrefixWeights } from '../prefix/weights';
@@ -70,7 +71,10 @@ export interface ExportOptions extends RunOptions {
    * name becomes part of a file name and a value in config.ini. Defaults to none.
    */
   tasks?: Readonly<Record<string, PrefixWeights>>;
-  /** `model_name` in config.ini, which FasterTransformer only logs. Defaults to `'gptneox'`. */
+  /**
+   * `model_name` in config.ini, which FasterTransformer only logs. Defaults to the section's name, `'gptneox'`
+   * or `'gpt'`.
+   */
   modelName?: string;
   /**
    * Whether the biases after attention and mlp are divided by `tensorParallel`. `'runtime'`: where FasterTransformer
@@ -112,8 +116,8 @@ interface Task {
 }
 
 /**
- * Writes a model and its prefixes as a weight folder of NVIDIA FasterTransformer (GPT-NeoX with prefix prompts), which
- * Triton's fastertransformer backend serves. docs/fastertransformer.md describes the files.
+ * Writes a model and its prefixes as a weight folder of NVIDIA FasterTransformer (its GPT-NeoX, or for a GPT-2 its GPT, with
+ * prefix prompts), which Triton's fastertransformer backend serves. docs/fastertransformer.md describes the files.
  *
  * The checkpoint's files are read again, tensor by tensor; what a loaded model holds in memory, and in which type, is
  * not used.
@@ -141,9 +145,9 @@ export class FTExporter {
     const tasks = this.checkTasks(options.tasks);
     checkExpressible(config);
     const base = planBaseModel(config, tensors, ranks, settings.denseBias);
-    const ini = newConfigIni(config, dtype, settings.modelName);
+    const ini = newConfigIni(config, { ...settings, modelName: settings.modelName ?? sectionOf(config) });
     const listed = tasks.map(({ name, prefix }, id) => ({ id, name, prefixLength: prefix.prefixLength }));
-    setTasks(ini, listed);
+    setTasks(ini, sectionOf(config), listed);
     settings.signal?.throwIfAborted();
 
     const target = resolve(checkPath('dir', dir), `${ranks}-gpu`);
@@ -193,7 +197,7 @@ export class FTExporter {
     const { config } = this.checkpoint;
     const found = await openExport(checkPath('dir', dir), asked);
     const { directory, configPath, dtype, tensorParallel: ranks } = found;
-    const differences = configDifferences(found.ini, config, dtype);
+    const differences = configDifferences(found, config);
     if (differences.length > 0) {
       throw new NeoXPrefixError(
         'NEOX_BAD_EXPORT',
@@ -216,7 +220,7 @@ export class FTExporter {
       const id = at >= 0 ? at : all.length;
       all[id] = { id, name, prefixLength: prefix.prefixLength };
     }
-    setTasks(found.ini, all);
+    setTasks(found.ini, found.section, all);
 
     const suffix = `.${process.pid}-${randomBytes(6).toString('hex')}.tmp`;
     const jobs = added.map(({ name, prefix }) => {
@@ -298,7 +302,8 @@ function runSettings(options: RunOptions): RunOptions {
 
 function exportSettings(
   options: ExportOptions,
-): Required<Omit<ExportOptions, 'tasks' | keyof RunOptions>> & RunOptions {
+): Required<Omit<ExportOptions, 'tasks' | 'modelName' | keyof RunOptions>> &
+  RunOptions & { modelName: string | undefined } {
   checkOptions('options', options, [
     'dtype',
     'tensorParallel',
@@ -312,7 +317,7 @@ function exportSettings(
   return {
     dtype: checkOneOf('dtype', options.dtype ?? 'float16', EXPORT_DTYPES),
     tensorParallel: checkInteger('tensorParallel', options.tensorParallel ?? 1, 1),
-    modelName: checkModelName('modelName', options.modelName ?? 'gptneox'),
+    modelName: options.modelName === undefined ? undefined : checkModelName('modelName', options.modelName),
     denseBias: checkOneOf('denseBias', options.denseBias ?? 'runtime', DENSE_BIAS_RULES),
     overwrite: checkBoolean('overwrite', options.overwrite ?? false),
     ...runSettings(options),

@@ -10,6 +10,7 @@ import {
   checkPath,
   checkString,
 } from '../base/arguments';
+import { NeoXPrefixError } from '../base/errors';
 import { kindOf, syncFolder, writeFileAtomic } from '../base/files';
 import { attempt, checkReplaceable, inNewFolder } from '../base/new-folder';
 import type { ExportWarning } from '../fastertransformer/compatibility';
@@ -72,7 +73,12 @@ export async function exportTritonRepository(
   const { computeDType, pipelineParallel, maxBatchSize, decoupled, serverPath, ...exportOptions } =
     checkTritonOptions(options);
   const exporter = new FTExporter(model);
-  const { numLayers } = model.checkpoint.config;
+  const { numLayers, architecture } = model.checkpoint.config;
+  if (architecture !== 'gpt_neox') {
+    throw new NeoXPrefixError('NEOX_UNSUPPORTED', 'A Triton repository is written for GPT-NeoX models only', {
+      hint: 'export the weights of a GPT-2 with FTExporter, and serve them with model_type = GPT',
+    });
+  }
   if (numLayers % pipelineParallel !== 0) {
     throw badArgument('pipelineParallel', `a divisor of the model's ${numLayers} layers`, pipelineParallel);
   }

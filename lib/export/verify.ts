@@ -67,7 +67,7 @@ export async function verifyExport(
   const { config, tensors } = checkpoint;
   const found = await openExport(checkPath('dir', dir), asked);
   const { directory, dtype, tensorParallel: ranks } = found;
-  const problems = configDifferences(found.ini, config, dtype).map((problem) => `config.ini: ${problem}`);
+  const problems = configDifferences(found, config).map((problem) => `config.ini: ${problem}`);
   const jobs: FileJob[] = [{ files: planBaseModel(config, tensors, ranks, rule) }];
   const sizesOnly: FilePlan[] = [];
   for (const { name, prefixLength } of found.tasks) {

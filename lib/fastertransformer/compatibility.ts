@@ -20,6 +20,9 @@ export interface ExportWarning {
 /** Activations that are FasterTransformer's tanh GELU up to rounding. */
 const TANH_GELU: readonly string[] = ['gelu_new', 'gelu_fast', 'gelu_pytorch_tanh'];
 
+/** `activation_type` of a GPT-2's config.ini; GELU is the default. */
+export const ACTIVATION_TYPES: Readonly<Record<string, string>> = { relu: 'Relu', silu: 'Silu' };
+
 /** Head sizes that decoder_masked_multihead_attention.cu is compiled for; with another one its kernel stops. */
 const HEAD_SIZES: readonly number[] = [32, 48, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256];
 
@@ -29,19 +32,21 @@ const HEAD_SIZES: readonly number[] = [32, 48, 64, 80, 96, 112, 128, 144, 160, 1
  */
 export function incompatibilities(config: GPTNeoXConfig): ExportWarning[] {
   const warnings: ExportWarning[] = [];
+  // Of a GPT-2, config.ini says the epsilon and some activations.
+  const isGpt2 = config.architecture === 'gpt2';
   const warn = (code: ExportWarning['code'], message: string): void => void warnings.push({ code, message });
   if (config.hiddenAct === 'gelu') {
     warn(
       'activation',
       'The model uses the erf form of GELU, FasterTransformer the tanh form: activations differ by up to 5e-4',
     );
-  } else if (!TANH_GELU.includes(config.hiddenAct)) {
+  } else if (!TANH_GELU.includes(config.hiddenAct) && !(isGpt2 && Object.hasOwn(ACTIVATION_TYPES, config.hiddenAct))) {
     warn(
       'activation',
       `The model uses the activation ${config.hiddenAct}, FasterTransformer always GELU: its output will be wrong`,
     );
   }
-  if (config.layerNormEps !== 1e-5) {
+  if (config.layerNormEps !== 1e-5 && !isGpt2) {
     warn(
       'layer-norm-epsilon',
       `The model's layer-norm epsilon is ${config.layerNormEps}, FasterTransformer's is always 1e-5`,
@@ -84,13 +89,7 @@ export function incompatibilities(config: GPTNeoXConfig): ExportWarning[] {
  * Refuses what the files have no place for and the runtime cannot compute: stretched rotary frequencies.
  * @throws NEOX_UNSUPPORTED
  */
-export function checkExpressible({ architecture, ropeScaling }: GPTNeoXConfig): void {
-  if (architecture !== 'gpt_neox') {
-    throw new NeoXPrefixError(
-      'NEOX_UNSUPPORTED',
-      "The model is a GPT-2, which FasterTransformer's GPT-NeoX cannot compute: it has learned positions",
-    );
-  }
+export function checkExpressible({ ropeScaling }: GPTNeoXConfig): void {
   if (ropeScaling.type === 'default') return;
   throw new NeoXPrefixError(
     'NEOX_UNSUPPORTED',

@@ -70,6 +70,11 @@ export class ConfigIni {
     return new ConfigIni(lines);
   }
 
+  /** Whether there is such a section. */
+  has(section: string): boolean {
+    return this.lines.some((line) => line.section === section);
+  }
+
   get(section: string, key: string): string | undefined {
     return this.values.get(placeOf(section, key));
   }

@@ -81,13 +81,17 @@ export function planBaseModel(
   };
   // With a parallel residual every rank adds the bias before the ranks are summed up; else it is added once, after
   // that.
-  const divisor = config.useParallelResidual || rule === 'huggingface_converter' ? ranks : 1;
+  // NVIDIA's converter of GPT-2 divides nothing.
+  const isGpt2 = config.architecture === 'gpt2';
+  const divisor = config.useParallelResidual || (rule === 'huggingface_converter' && !isGpt2) ? ranks : 1;
   const bias = (name: string, from: readonly (TensorEntry | undefined)[]): void => {
     const sources = from.filter((entry) => entry !== undefined);
     files.push({ name, layout: sources.length === 0 ? 'zeros' : 'bias', sources, rank: 0, divisor, elements: hidden });
   };
 
   copy('model.wte.bin', 'gpt_neox.embed_in.weight', vocab * hidden);
+  if (config.learnedPositions)
+    copy('model.wpe.bin', 'gpt_neox.embed_positions.weight', config.maxPositionEmbeddings * hidden);
   for (let layer = 0; layer < config.numLayers; layer++) {
     const from = `gpt_neox.layers.${layer}`;
     const to = `model.layers.${layer}`;
@@ -116,7 +120,8 @@ export function planBaseModel(
   }
   copy('model.final_layernorm.weight.bin', 'gpt_neox.final_layer_norm.weight', hidden);
   copy('model.final_layernorm.bias.bin', 'gpt_neox.final_layer_norm.bias', hidden);
-  copy('model.lm_head.weight.bin', 'embed_out.weight', vocab * hidden);
+  // Without that file FasterTransformer's GPT takes the embedding; its GPT-NeoX would compute with random numbers.
+  if (!(isGpt2 && config.tieWordEmbeddings)) copy('model.lm_head.weight.bin', 'embed_out.weight', vocab * hidden);
   return files;
 }
 

@@ -2,7 +2,7 @@ import { type GPTNeoXConfig } from '../architecture/config';
 import { NeoXPrefixError } from '../base/errors';
 import { fileSize } from '../base/files';
 import { type FilePlan } from './file-plan';
-import { BYTES_PER_ELEMENT, type ExportFolder, MAIN } from './folder';
+import { BYTES_PER_ELEMENT, type ExportFolder } from './folder';
 
 /** Far above any model; what they guard is the memory of a process that is given a damaged file. */
 const MAX_SIZE = 2 ** 24;
@@ -34,12 +34,12 @@ export function geometryOf(folder: ExportFolder): Pick<GPTNeoXConfig, 'numHeads'
 }
 
 export function iniInteger(folder: ExportFolder, key: string, min: number, fallback?: number, max = MAX_SIZE): number {
-  const value = folder.ini.getInteger(MAIN, key) ?? fallback;
+  const value = folder.ini.getInteger(folder.section, key) ?? fallback;
   if (value !== undefined && Number.isSafeInteger(value) && value >= min && value <= max) return value;
-  const found = folder.ini.get(MAIN, key) ?? 'nothing';
+  const found = folder.ini.get(folder.section, key) ?? 'nothing';
   throw unusable(
     folder,
-    `expected a whole number from ${min} to ${max} for ${key} of [${MAIN}] in config.ini, found ${found}`,
+    `expected a whole number from ${min} to ${max} for ${key} of [${folder.section}] in config.ini, found ${found}`,
   );
 }
 

@@ -3,7 +3,7 @@ import { basename, join, resolve } from 'node:path';
 import type { GPTNeoXConfig } from '../architecture/config';
 import { NeoXPrefixError } from '../base/errors';
 import { kindOf, listFolder, readSmallFile } from '../base/files';
-import { startAndEndIds } from './compatibility';
+import { ACTIVATION_TYPES, startAndEndIds } from './compatibility';
 import { ConfigIni } from './config-ini';
 
 /** Element types of an export's files, by this package's names. */
@@ -15,8 +15,14 @@ const WEIGHT_DATA_TYPES: Readonly<Record<ExportDType, string>> = { float16: 'fp1
 
 export const BYTES_PER_ELEMENT: Readonly<Record<ExportDType, number>> = { float16: 2, float32: 4 };
 
-/** The section of config.ini that describes the model. */
-export const MAIN = 'gptneox';
+/** The sections of config.ini that describe a model, and FasterTransformer's names of the models. */
+const SECTIONS = { gpt_neox: 'gptneox', gpt2: 'gpt' } as const;
+export type ModelSection = (typeof SECTIONS)[GPTNeoXConfig['architecture']];
+
+export function sectionOf({ architecture }: Pick<GPTNeoXConfig, 'architecture'>): ModelSection {
+  return SECTIONS[architecture];
+}
+
 const MAX_CONFIG_BYTES = 4 * 1024 * 1024;
 /** Far above any number of tasks, or any prefix length. */
 const MAX_TASK_NUMBER = 999_999_999;
@@ -34,53 +40,87 @@ export interface ExportFolder {
   readonly directory: string;
   readonly configPath: string;
   readonly ini: ConfigIni;
+  /** The section of it that describes the model. */
+  readonly section: ModelSection;
   readonly dtype: ExportDType;
   readonly tensorParallel: number;
   readonly tasks: readonly ExportTask[];
 }
 
-/** `[gptneox]` of the base model: NVIDIA's keys in NVIDIA's order. */
-export function baseSection(
-  config: GPTNeoXConfig,
-  dtype: ExportDType,
-  modelName: string,
-): [key: string, value: string | number][] {
+/** What of an export its config.ini says, beside the model. */
+export interface ExportSettings {
+  readonly dtype: ExportDType;
+  readonly modelName: string;
+  readonly tensorParallel: number;
+}
+
+type Pairs = readonly (readonly [key: string, value: string | number])[];
+
+/** The section of the base model: NVIDIA's keys in the order of NVIDIA's converters. */
+export function baseSection(config: GPTNeoXConfig, settings: ExportSettings): Pairs {
+  const { dtype, modelName, tensorParallel } = settings;
   const { start, end } = startAndEndIds(config);
-  return [
+  const sizes: Pairs = [
     ['model_name', modelName],
     ['head_num', config.numHeads],
     ['size_per_head', config.headSize],
     ['inter_size', config.intermediateSize],
-    ['num_layer', config.numLayers],
-    ['rotary_embedding', config.rotaryDims],
+  ];
+  const ids: Pairs = [
     ['vocab_size', config.vocabSize],
     ['start_id', start],
     ['end_id', end],
+  ];
+  if (config.architecture === 'gpt2') {
+    return [
+      ...sizes,
+      ['max_pos_seq_len', config.maxPositionEmbeddings],
+      ['num_layer', config.numLayers],
+      ...ids,
+      ['weight_data_type', WEIGHT_DATA_TYPES[dtype]],
+      ['tensor_para_size', tensorParallel],
+      // NVIDIA's converter leaves it out, and FasterTransformer then takes 1e-6, whatever the model was trained with.
+      ['layernorm_eps', config.layerNormEps],
+      ...(Object.hasOwn(ACTIVATION_TYPES, config.hiddenAct)
+        ? [['activation_type', ACTIVATION_TYPES[config.hiddenAct] as string] as const]
+        : []),
+    ];
+  }
+  return [
+    ...sizes,
+    ['num_layer', config.numLayers],
+    ['rotary_embedding', config.rotaryDims],
+    ...ids,
     ['use_gptj_residual', config.useParallelResidual ? 1 : 0],
     ['weight_data_type', WEIGHT_DATA_TYPES[dtype]],
   ];
 }
 
-export function newConfigIni(config: GPTNeoXConfig, dtype: ExportDType, modelName: string): ConfigIni {
+export function newConfigIni(config: GPTNeoXConfig, settings: ExportSettings): ConfigIni {
   const ini = ConfigIni.empty();
-  for (const [key, value] of baseSection(config, dtype, modelName)) ini.set(MAIN, key, value);
+  for (const [key, value] of baseSection(config, settings)) ini.set(sectionOf(config), key, value);
   return ini;
 }
 
 /** What of config.ini does not describe this model. The model's name is free. */
-export function configDifferences(ini: ConfigIni, config: GPTNeoXConfig, dtype: ExportDType): string[] {
-  return baseSection(config, dtype, '').flatMap(([key, expected]) => {
-    const actual = ini.get(MAIN, key);
+export function configDifferences(
+  { ini, dtype, tensorParallel }: Pick<ExportFolder, 'ini' | 'dtype' | 'tensorParallel'>,
+  config: GPTNeoXConfig,
+): string[] {
+  return baseSection(config, { dtype, modelName: '', tensorParallel }).flatMap(([key, expected]) => {
+    const actual = ini.get(sectionOf(config), key);
     if (actual === undefined) return [`${key} is missing, expected ${expected}`];
-    return key === 'model_name' || actual === String(expected) ? [] : [`${key} is ${actual}, expected ${expected}`];
+    // Python writes 1e-05 where JavaScript writes 0.00001.
+    const equal = actual === String(expected) || (key === 'layernorm_eps' && Number(actual) === expected);
+    return key === 'model_name' || equal ? [] : [`${key} is ${actual}, expected ${expected}`];
   });
 }
 
 /** Writes the tasks in the order of their ids, which have to run from 0. */
-export function setTasks(ini: ConfigIni, tasks: readonly ExportTask[]): void {
+export function setTasks(ini: ConfigIni, section: ModelSection, tasks: readonly ExportTask[]): void {
   if (tasks.length === 0) return;
-  ini.set(MAIN, 'num_tasks', tasks.length);
-  ini.set(MAIN, 'prompt_learning_type', 2);
+  ini.set(section, 'num_tasks', tasks.length);
+  ini.set(section, 'prompt_learning_type', 2);
   for (const task of tasks) {
     ini.set(`task_${task.id}`, 'task_name', task.name);
     ini.set(`task_${task.id}`, 'prompt_length', task.prefixLength);
@@ -101,10 +141,11 @@ export async function openExport(dir: string, tensorParallel?: number): Promise<
   if (!Number.isSafeInteger(ranks) || ranks < 1) throw bad('expected a folder named <ranks>-gpu');
   if ((await kindOf(configPath)) !== 'file') throw bad('it has no config.ini');
   const ini = ConfigIni.parse((await readSmallFile(configPath, MAX_CONFIG_BYTES)).toString('utf8'), configPath);
-  const dataType = ini.get(MAIN, 'weight_data_type');
+  const section = Object.values(SECTIONS).find((name) => ini.has(name)) ?? 'gptneox';
+  const dataType = ini.get(section, 'weight_data_type');
   const dtype = EXPORT_DTYPES.find((known) => WEIGHT_DATA_TYPES[known] === dataType);
   if (dtype === undefined) throw bad(`expected fp16 or fp32 for weight_data_type, found ${dataType ?? 'nothing'}`);
-  return { directory, configPath, ini, dtype, tensorParallel: ranks, tasks: readTasks(ini, bad) };
+  return { directory, configPath, ini, section, dtype, tensorParallel: ranks, tasks: readTasks(ini, section, bad) };
 }
 
 /** Whether a folder is an export or holds some. */
@@ -133,7 +174,7 @@ async function locate(dir: string, tensorParallel: number | undefined): Promise<
   });
 }
 
-function readTasks(ini: ConfigIni, bad: (problem: string) => NeoXPrefixError): ExportTask[] {
+function readTasks(ini: ConfigIni, main: ModelSection, bad: (problem: string) => NeoXPrefixError): ExportTask[] {
   const integer = (section: string, key: string): number => {
     const value = ini.getInteger(section, key) ?? 0;
     if (!Number.isSafeInteger(value) || value < 0 || value > MAX_TASK_NUMBER) {
@@ -141,8 +182,8 @@ function readTasks(ini: ConfigIni, bad: (problem: string) => NeoXPrefixError): E
     }
     return value;
   };
-  const count = integer(MAIN, 'num_tasks');
-  const type = integer(MAIN, 'prompt_learning_type');
+  const count = integer(main, 'num_tasks');
+  const type = integer(main, 'prompt_learning_type');
   if (count > 0 && type !== 2) throw bad(`expected prompt_learning_type 2 (prefix prompts), found ${type}`);
   const tasks: ExportTask[] = [];
   const names = new Set<string>();

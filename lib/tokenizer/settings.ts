@@ -38,8 +38,8 @@ export interface TokenizerSettings {
   readonly addedTokens: ReadonlyMap<number, AddedToken>;
   /** T5Tokenizer's sentinels. Defaults to `100` where a tokenizer_config.json is silent. */
   readonly extraIds: number;
-  /** Defaults to `true`. */
-  readonly addPrefixSpace: boolean;
+  /** Undefined where nothing is said: T5Tokenizer then adds one, GPT2Tokenizer none. */
+  readonly addPrefixSpace: boolean | undefined;
   /** `clean_up_tokenization_spaces`. Defaults to `false`. */
   readonly cleanUp: boolean;
   /** T5Tokenizer's `legacy`. Defaults to `true`. */
@@ -94,7 +94,7 @@ export async function readSettings(directory: string): Promise<TokenizerSettings
     hasAdditionalSpecialTokens: additional !== undefined,
     addedTokens,
     extraIds: count(config, 'extra_ids', path) ?? (config === undefined ? 0 : 100),
-    addPrefixSpace: flag(config, 'add_prefix_space', path) ?? true,
+    addPrefixSpace: flag(config, 'add_prefix_space', path),
     cleanUp: flag(config, 'clean_up_tokenization_spaces', path) ?? false,
     legacy: flag(config, 'legacy', path) ?? true,
     modelIds: {

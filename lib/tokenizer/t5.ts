@@ -338,7 +338,7 @@ class Part {
 
   /** The first token loses its leading space before SentencePiece sees it, and may then be another piece or none. */
   private decodePiece(id: number, token: string): string {
-    if (!this.isFirst || !this.tokenizer.settings.addPrefixSpace || !token.startsWith(SPACE_SYMBOL))
+    if (!this.isFirst || this.tokenizer.settings.addPrefixSpace === false || !token.startsWith(SPACE_SYMBOL))
       return this.pieces.push(id);
     const rest = token.slice(1);
     const restId = this.tokenizer.sentencePiece.pieceToId(rest);

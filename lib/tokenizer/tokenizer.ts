@@ -1,4 +1,4 @@
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { inspect } from 'node:util';
 import { badArgument, checkBoolean, checkOptions, checkPath } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
@@ -11,6 +11,7 @@ import type { AddedToken, SpecialTokenName, TokenizerSettings } from './settings
 import { plainToken, readSettings, SPECIAL_TOKEN_NAMES } from './settings';
 import { CleanUpStream } from './streams';
 import { T5Backend } from './t5';
+import { MERGES_FILE, readVocabMerges, VOCAB_FILE } from './vocab-merges';
 
 /** How to turn text into ids. */
 export interface EncodeOptions {
@@ -52,15 +53,16 @@ const MAX_FILE_BYTES = 128 * 2 ** 20;
 const MAX_JSON_NODES = 4_000_000;
 
 /**
- * The tokenizer of a GPT-NeoX model: text to token ids and back, equal to Python's.
+ * The tokenizer of a model: text to token ids and back, equal to Python's.
  *
- * Two kinds of file are read. `spiece.model` (rinna; unigram SentencePiece) is used under the rules of transformers'
- * slow T5Tokenizer (4.57); `tokenizer.json` (Pythia, OpenCALM) must be byte-level BPE. A folder that has both is
+ * Three kinds of file are read. `spiece.model` (rinna; unigram SentencePiece) is used under the rules of transformers'
+ * slow T5Tokenizer (4.57); `tokenizer.json` (Pythia, OpenCALM) must be byte-level BPE, and where there is none
+ * `vocab.json` with `merges.txt` is read as GPT-2's tokenizer. A folder that has several is
  * decided by `tokenizer_class` of its tokenizer_config.json: `spiece.model` for T5Tokenizer, T5TokenizerFast or none,
  * `tokenizer.json` for any other.
  */
 export class Tokenizer {
-  /** Which of the two kinds of file it was loaded from. */
+  /** What it is: unigram SentencePiece or byte-level BPE. */
   readonly kind: 'sentencepiece' | 'bpe';
   /** One above the largest id. A model's own vocabulary is often padded to more. */
   readonly vocabSize: number;
@@ -69,7 +71,7 @@ export class Tokenizer {
   readonly eosId: number | undefined;
   readonly padId: number | undefined;
   readonly unkId: number | undefined;
-  /** SHA-256 of the vocabulary file (spiece.model or tokenizer.json), in hexadecimal. */
+  /** SHA-256 of the vocabulary file (spiece.model, tokenizer.json, or vocab.json and merges.txt), in hexadecimal. */
   readonly hash: string;
   /** The vocabulary file. */
   readonly path: string;
@@ -111,6 +113,11 @@ export class Tokenizer {
     const settings = await readSettings(directory);
     const path = isDirectory ? await findVocabulary(directory, settings) : dirOrFile;
 
+    if (basename(path) === VOCAB_FILE) {
+      const limits = { maxBytes: MAX_FILE_BYTES, maxNodes: MAX_JSON_NODES };
+      const { json, bytes } = await readVocabMerges(directory, settings, limits);
+      return new Tokenizer(new ByteLevelBackend(json, settings, path), settings, path, sha256(bytes));
+    }
     const bytes = await readSmallFile(path, MAX_FILE_BYTES);
     const hash = sha256(bytes);
     if (path.endsWith('.json')) {
@@ -243,6 +250,7 @@ async function findVocabulary(directory: string, settings: TokenizerSettings): P
   const isT5 = tokenizerClass === undefined || T5_CLASSES.includes(tokenizerClass);
   if (model !== undefined && isT5) return join(directory, model);
   if (names.includes('tokenizer.json')) return join(directory, 'tokenizer.json');
+  if (names.includes(VOCAB_FILE) && names.includes(MERGES_FILE)) return join(directory, VOCAB_FILE);
   if (model !== undefined) {
     throw new NeoXPrefixError(
       'NEOX_UNSUPPORTED',
@@ -255,7 +263,7 @@ async function findVocabulary(directory: string, settings: TokenizerSettings): P
   }
   throw new NeoXPrefixError(
     'NEOX_FILE_NOT_FOUND',
-    `${directory} has no tokenizer: neither spiece.model (or another .model file) nor tokenizer.json`,
+    `${directory} has no tokenizer: neither spiece.model (or another .model file) nor tokenizer.json, nor vocab.json with merges.txt`,
     { path: directory },
   );
 }

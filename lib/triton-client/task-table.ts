@@ -1,7 +1,7 @@
 import { basename, dirname } from 'node:path';
 import { badArgument, checkInteger, nearest, show } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
-import { type ExportTask, MAIN, openExport } from '../fastertransformer/folder';
+import { type ExportTask, openExport } from '../fastertransformer/folder';
 import { readTasks, TASKS_PARAMETER } from '../fastertransformer/task-list';
 import type { ModelConfig } from '../inference-protocol/descriptions';
 
@@ -30,9 +30,9 @@ export class TaskTable {
       return new TaskTable(told === undefined ? undefined : readTasks(told));
     }
     if (typeof tasks === 'string') {
-      const { ini, tasks: exported } = await openExport(basename(tasks) === 'config.ini' ? dirname(tasks) : tasks);
+      const { ini, section, tasks: exported } = await openExport(basename(tasks) === 'config.ini' ? dirname(tasks) : tasks);
       const ids = new Map(exported.map(({ name, id }) => [name, id]));
-      return new TaskTable(ids, ini.getInteger(MAIN, 'start_id'), ini.getInteger(MAIN, 'end_id'));
+      return new TaskTable(ids, ini.getInteger(section, 'start_id'), ini.getInteger(section, 'end_id'));
     }
     if (tasks === null || typeof tasks !== 'object')
       throw badArgument('tasks', "an export's tasks, ids by name, or the path of a config.ini", tasks);

@@ -194,6 +194,20 @@ def byte_level_bpe(out, config, inputs):
     return describe(loaded, inputs, id_sequences(len(loaded), 80, 5))
 
 
+def gpt2(out, source, inputs):
+    """The same vocabulary in GPT-2's two files, without normalisation and without the added runs of spaces."""
+    model = json.loads((source / "tokenizer.json").read_text())["model"]
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "vocab.json", model["vocab"])
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (out / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    end = "<|endoftext|>"
+    write_json(out / "tokenizer_config.json",
+               {"bos_token": end, "eos_token": end, "unk_token": end, "tokenizer_class": "GPT2Tokenizer"})
+    loaded = transformers.GPT2Tokenizer.from_pretrained(out)
+    return describe(loaded, inputs, id_sequences(len(loaded), 40, 6))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True)
@@ -253,6 +267,8 @@ def main():
     endoftext = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "tokenizer_class": "GPTNeoXTokenizer"}
     bpe = out / "byte-level"
     write_json(bpe / "golden.json", byte_level_bpe(bpe, endoftext, inputs))
+
+    write_json(out / "gpt2" / "golden.json", gpt2(out / "gpt2", bpe, EDGES + mixtures(60, 8)))
 
     if options.example is not None:
         write_json(out / "example.json", t5(options.example, inputs, 9))

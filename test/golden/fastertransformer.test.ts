@@ -42,7 +42,10 @@ describe.each(FASTER_TRANSFORMER_CASES)('the model %s', (name) => {
       denseBias: 'huggingface_converter',
     });
     expect(await hashesOf(directory)).toEqual(conversion.files);
-    expect(await readFile(join(directory, 'config.ini'), 'utf8')).toBe(conversion.configIni);
+    const written = await readFile(join(directory, 'config.ini'), 'utf8');
+    // The converter of GPT-2 forgets the epsilon, for which FasterTransformer then takes 1e-6.
+    const epsilon = golden.modelName === 'gpt' ? 'layernorm_eps = 0.00001\n' : '';
+    expect(written).toBe(conversion.configIni.replace(/\n$/, `${epsilon}\n`));
   });
 
   it.each(cases)(
@@ -57,7 +60,8 @@ describe.each(FASTER_TRANSFORMER_CASES)('the model %s', (name) => {
       const different = Object.keys(conversion.files).filter(
         (file) => files[file]?.sha256 !== conversion.files[file]?.sha256,
       );
-      if (checkpoint.config.useParallelResidual || conversion.tensorParallel === 1) {
+      const { architecture, useParallelResidual } = checkpoint.config;
+      if (architecture === 'gpt2' || useParallelResidual || conversion.tensorParallel === 1) {
         expect(different).toEqual([]);
         return;
       }

@@ -177,7 +177,7 @@ export const TRAINING_CASES: readonly { readonly name: string; readonly dtype: G
   { name: 'gpt2', dtype: 'float32' },
 ];
 
-export const FASTER_TRANSFORMER_CASES: readonly string[] = ['sequential', 'parallel'];
+export const FASTER_TRANSFORMER_CASES: readonly string[] = ['sequential', 'parallel', 'gpt2'];
 
 /** Names of all golden models, in alphabetical order. */
 export function goldenModelNames(): string[] {

@@ -105,6 +105,10 @@ test('models of all settings, with many ties', () => {
   }
 });
 
+test("GPT-2's vocab.json and merges.txt", async () => {
+  compare(await Tokenizer.load(join(fixtures, 'gpt2')), readFixture('gpt2/golden.json') as Golden);
+});
+
 test('byte-level BPE', async () => {
   compare(await Tokenizer.load(join(fixtures, 'byte-level')), readFixture('byte-level/golden.json') as Golden);
 });

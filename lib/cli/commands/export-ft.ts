@@ -73,7 +73,7 @@ export const command: CommandSpec = {
     How: [
       option('--dtype <type>', 'element type of the files', { choices: ['float16', 'float32'], default: 'float16' }),
       option('--tensor-parallel <n>', 'GPUs that share each layer', { parse: integer(1), default: 1 }),
-      option('--model-name <name>', 'model_name in config.ini', { default: 'gptneox' }),
+      option('--model-name <name>', 'model_name in config.ini (default: gptneox, or gpt for a GPT-2)'),
       option(
         '--dense-bias <rule>',
         "whether the biases behind attention and mlp are divided by --tensor-parallel: as the runtime needs it, or always, as NVIDIA's script does",

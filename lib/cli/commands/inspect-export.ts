@@ -5,7 +5,7 @@ import { fields, plural, table } from '../text-columns';
 import type { Finding, InspectFlags } from './finding';
 
 export async function inspectExport(path: string, flags: InspectFlags): Promise<Finding> {
-  const { directory, dtype, tensorParallel, tasks, ini } = await openExport(path);
+  const { directory, dtype, tensorParallel, tasks, ini, section } = await openExport(path);
   const files = (await listFolder(directory)).filter((name) => name.endsWith('.bin'));
   const keys = [
     'model_name',
@@ -16,10 +16,13 @@ export async function inspectExport(path: string, flags: InspectFlags): Promise<
     'vocab_size',
     'rotary_embedding',
     'use_gptj_residual',
+    'max_pos_seq_len',
+    'layernorm_eps',
+    'activation_type',
     'start_id',
     'end_id',
   ];
-  const settings = keys.map((key) => [key, ini.get('gptneox', key)] as const);
+  const settings = keys.map((key) => [key, ini.get(section, key)] as const);
   const parts = [
     fields([
       ['FasterTransformer', directory],

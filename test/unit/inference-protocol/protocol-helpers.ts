@@ -13,7 +13,7 @@ export function thrown(act: () => unknown): NeoXPrefixError {
   throw new Error('Expected an error, and there was none');
 }
 
-/** Bytes of NVIDIA's client and of Triton's messages; scripts/golden/triton.py recorded them. */
+/** Bytes of NVIDIA's client and of Triton's messages; scripts/golden/triton_messages.py recorded them. */
 export const recorded = (name: string): Buffer => readFileSync(join(__dirname, '..', '..', 'fixtures', 'triton', name));
 
 /** The tensors in the recordings. */

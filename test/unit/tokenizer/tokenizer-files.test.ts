@@ -176,7 +176,7 @@ describe('Tokenizer.load', () => {
 
   test('a folder without a tokenizer', async () => {
     await expect(Tokenizer.load(directory)).rejects.toThrow(
-      'neither spiece.model (or another .model file) nor tokenizer.json',
+      'neither spiece.model (or another .model file) nor tokenizer.json, nor vocab.json with merges.txt',
     );
   });
 
@@ -188,6 +188,24 @@ describe('Tokenizer.load', () => {
     expect((await Tokenizer.load(directory)).kind).toBe('sentencepiece');
     put('tokenizer_config.json', { tokenizer_class: 'GPTNeoXTokenizer' });
     expect((await Tokenizer.load(directory)).kind).toBe('bpe');
+  });
+
+  test('vocab.json with merges.txt: where there is no tokenizer.json, and lines of two tokens', async () => {
+    for (const name of ['vocab.json', 'merges.txt'])
+      copyFileSync(join(fixtures, 'gpt2', name), join(directory, name));
+    const tokenizer = await Tokenizer.load(directory);
+    expect([tokenizer.kind, tokenizer.path]).toEqual(['bpe', join(directory, 'vocab.json')]);
+    // Without settings <|endoftext|> is special as in OpenAI's own files.
+    expect(tokenizer.decode(tokenizer.encode('a<|endoftext|>b'), { skipSpecialTokens: true })).toBe('ab');
+    put('tokenizer_config.json', { tokenizer_class: 'GPT2Tokenizer', add_prefix_space: true });
+    expect((await Tokenizer.load(directory)).encode('a')).toEqual(tokenizer.encode(' a'));
+    put('merges.txt', '#version: 0.2\na b\nabc\n');
+    await expect(Tokenizer.load(directory)).rejects.toMatchObject({
+      code: 'NEOX_BAD_TOKENIZER',
+      message: expect.stringContaining('expected two tokens in each line, found "abc"') as string,
+    });
+    copyJson();
+    expect((await Tokenizer.load(directory)).path).toBe(join(directory, 'tokenizer.json'));
   });
 
   test('another class with a SentencePiece model alone', async () => {

@@ -1,6 +1,6 @@
 """Records what NVIDIA's own Python client sends, and what a server answers by Triton's published protos.
 
-    python scripts/golden/triton.py CLIENT COMMON
+    python scripts/golden/triton_messages.py CLIENT COMMON
 
 CLIENT and COMMON are checkouts of triton-inference-server/client and triton-inference-server/common. Needs grpcio-tools
 and numpy. Writes test/fixtures/triton/.
