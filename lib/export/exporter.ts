@@ -116,8 +116,8 @@ interface Task {
 }
 
 /**
- * Writes a model and its prefixes as a weight folder of NVIDIA FasterTransformer (its GPT-NeoX, or for a GPT-2 its GPT, with
- * prefix prompts), which Triton's fastertransformer backend serves. docs/fastertransformer.md describes the files.
+ * Writes a model and its prefixes as a weight folder of NVIDIA FasterTransformer (its GPT-NeoX, or for a GPT-2 its GPT,
+ * with prefix prompts), which Triton's fastertransformer backend serves. docs/fastertransformer.md describes the files.
  *
  * The checkpoint's files are read again, tensor by tensor; what a loaded model holds in memory, and in which type, is
  * not used.

@@ -9,8 +9,8 @@ export const VOCAB_FILE = 'vocab.json';
 export const MERGES_FILE = 'merges.txt';
 
 /**
- * A tokenizer.json made of vocab.json and merges.txt, as transformers' GPT2Tokenizer reads them: byte-level BPE split by
- * GPT-2's own pattern, with the special tokens of tokenizer_config.json, which are split out of the text first.
+ * A tokenizer.json made of vocab.json and merges.txt, as transformers' GPT2Tokenizer reads them: byte-level BPE split
+ * by GPT-2's own pattern, with the special tokens of tokenizer_config.json, which are split out of the text first.
  * @param maxBytes of each file
  * @returns also the bytes of both files, one behind the other
  * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_TOKENIZER
@@ -26,7 +26,9 @@ export async function readVocabMerges(
   const vocab = parseJsonObject(vocabBytes, 'NEOX_BAD_TOKENIZER', 'The file', path, limits.maxNodes);
   // The first line says a version; an empty one ends the file.
   const lines = mergesBytes.toString('utf8').split('\n');
-  const merges = lines.map((line) => line.replace(/\r$/, '')).filter((line) => line !== '' && !line.startsWith('#version'));
+  const merges = lines
+    .map((line) => line.replace(/\r$/, ''))
+    .filter((line) => line !== '' && !line.startsWith('#version'));
   const bad = merges.findIndex((line) => !/^[^ ]+ [^ ]+$/.test(line));
   if (bad >= 0) {
     throw new NeoXPrefixError(

@@ -30,7 +30,11 @@ export class TaskTable {
       return new TaskTable(told === undefined ? undefined : readTasks(told));
     }
     if (typeof tasks === 'string') {
-      const { ini, section, tasks: exported } = await openExport(basename(tasks) === 'config.ini' ? dirname(tasks) : tasks);
+      const {
+        ini,
+        section,
+        tasks: exported,
+      } = await openExport(basename(tasks) === 'config.ini' ? dirname(tasks) : tasks);
       const ids = new Map(exported.map(({ name, id }) => [name, id]));
       return new TaskTable(ids, ini.getInteger(section, 'start_id'), ini.getInteger(section, 'end_id'));
     }
