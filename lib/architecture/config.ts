@@ -61,4 +61,3 @@ export interface ResolvedConfig {
   /** Conflicts that were settled, and how. */
   readonly warnings: readonly string[];
 }
-

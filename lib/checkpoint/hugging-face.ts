@@ -204,7 +204,8 @@ function checkTensor(
 }
 
 function hintForMissing(name: string): string | undefined {
-  if (name === 'lm_head.weight') return 'the checkpoint was saved without its output head; save it from GPT2LMHeadModel';
+  if (name === 'lm_head.weight')
+    return 'the checkpoint was saved without its output head; save it from GPT2LMHeadModel';
   return name === 'embed_out.weight'
     ? 'the checkpoint was saved without its output head; save it from GPTNeoXForCausalLM'
     : undefined;

@@ -281,7 +281,9 @@ describe('GPT-2', () => {
   });
 
   test('sizes are checked', () => {
-    expect(refusal({ model_type: 'gpt2', n_embd: 100 }).message).toContain('Expected a multiple of n_head (12) for n_embd');
+    expect(refusal({ model_type: 'gpt2', n_embd: 100 }).message).toContain(
+      'Expected a multiple of n_head (12) for n_embd',
+    );
     expect(refusal({ model_type: 'gpt2', n_positions: 0 }).message).toContain('for n_positions in DIR/config.json');
   });
 });

@@ -17,14 +17,12 @@ async function rewrite(name: string, change: (tensors: Written[]) => Written[]):
   mkdirSync(folder);
   cpSync(join(SOURCE, 'config.json'), join(folder, 'config.json'));
   const { tensors } = await readSafetensorsHeader(join(SOURCE, 'model.safetensors'));
-  const read = [...tensors.values()].map(
-    async (entry): Promise<Written> => ({
-      name: entry.name,
-      dtype: 'F32',
-      shape: entry.shape,
-      data: await readTensor(entry),
-    }),
-  );
+  const read = [...tensors.values()].map(async (entry): Promise<Written> => ({
+    name: entry.name,
+    dtype: 'F32',
+    shape: entry.shape,
+    data: await readTensor(entry),
+  }));
   await writeSafetensors(join(folder, 'model.safetensors'), change(await Promise.all(read)), {});
   return folder;
 }

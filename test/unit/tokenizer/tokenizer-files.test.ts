@@ -191,8 +191,7 @@ describe('Tokenizer.load', () => {
   });
 
   test('vocab.json with merges.txt: where there is no tokenizer.json, and lines of two tokens', async () => {
-    for (const name of ['vocab.json', 'merges.txt'])
-      copyFileSync(join(fixtures, 'gpt2', name), join(directory, name));
+    for (const name of ['vocab.json', 'merges.txt']) copyFileSync(join(fixtures, 'gpt2', name), join(directory, name));
     const tokenizer = await Tokenizer.load(directory);
     expect([tokenizer.kind, tokenizer.path]).toEqual(['bpe', join(directory, 'vocab.json')]);
     // Without settings <|endoftext|> is special as in OpenAI's own files.
