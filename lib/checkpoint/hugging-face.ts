@@ -146,22 +146,22 @@ export function selectTensors(
   directory: string,
   warnings: string[],
 ): Map<string, TensorEntry> {
-  const { title, isBuffer, canonicalName, weights } = architectureOf(config);
+  const architecture = architectureOf(config);
   checkWrappers([...files.tensors.keys(), ...files.unsupported.keys()], directory);
   const found = new Map<string, TensorEntry>();
   for (const [name, entry] of files.tensors) {
-    if (isBuffer(name)) continue;
-    const canonical = canonicalName(name);
+    if (architecture.isBuffer(name)) continue;
+    const canonical = architecture.canonicalName(name);
     const other = found.get(canonical);
     if (other !== undefined && (other.file !== entry.file || other.offset !== entry.offset)) {
       throw badCheckpoint(directory, `${other.name} and ${name} are both ${canonical}, with different values`);
     }
     found.set(canonical, entry);
   }
-  const unsupported = new Map([...files.unsupported].map(([name, dtype]) => [canonicalName(name), dtype]));
+  const unsupported = new Map([...files.unsupported].map(([name, dtype]) => [architecture.canonicalName(name), dtype]));
   const selected = new Map<string, TensorEntry>();
   const used = new Set<string>();
-  const expected = weights(config);
+  const expected = architecture.weights(config);
   for (const [name, { shape, source, sourceShape, view }] of expected) {
     const entry = checkTensor(source, found.get(source), sourceShape ?? shape, directory, unsupported.get(source));
     selected.set(name, { ...(view === undefined ? entry : view(entry)), name });
@@ -171,7 +171,7 @@ export function selectTensors(
   if (unexpected.length > 0) {
     const more = unexpected.length > 5 ? ` and ${unexpected.length - 5} more` : '';
     warnings.push(
-      `tensors that are no part of a ${title} model are ignored: ${unexpected.slice(0, 5).join(', ')}${more}`,
+      `tensors that are no part of a ${architecture.title} model are ignored: ${unexpected.slice(0, 5).join(', ')}${more}`,
     );
   }
   return selected;

@@ -47,5 +47,5 @@ export async function readVocabMerges(
     decoder: { type: 'ByteLevel' },
     model: { type: 'BPE', vocab, merges },
   };
-  return { json: json as JsonObject, bytes: Buffer.concat([vocabBytes, mergesBytes]) };
+  return { json, bytes: Buffer.concat([vocabBytes, mergesBytes]) };
 }
