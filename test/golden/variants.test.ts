@@ -36,7 +36,7 @@ function variant(name: string): string {
 }
 
 function last({ data, shape }: Logits): Float32Array {
-  return data.subarray(data.length - 3 * (shape[2]));
+  return data.subarray(data.length - 3 * shape[2]);
 }
 
 function expectClose(actual: Logits | null, name: string): void {
