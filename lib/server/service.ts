@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
+import { maxPositions } from '../architecture/rope';
 import { packageVersion } from '../base/package';
 import type { EngineStats, GenerationEngine } from '../engine/engine';
 import type { RequestTiming } from '../engine/job';
 import type { PrefixStore } from '../engine/prefix-store';
 import type { LoadedModel } from '../model/loaded-model';
-import { maxPositions } from '../model/rows';
 import { HttpError } from './http-error';
 import type { Exchange } from './exchange';
 import type { Settings } from './server-options';
