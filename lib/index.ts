@@ -3,6 +3,7 @@ export { type FetchLibtorchOptions, type FetchProgress, fetchLibtorch } from './
 export { type FindLibtorchOptions, type Libtorch, findLibtorch } from './addon/libtorch';
 export type { Arithmetic, ArithmeticOverrides } from './architecture/arithmetic';
 export type { GPTNeoXConfig, HiddenAct } from './architecture/config';
+export type { GenerationConfig, GenerationDefaults } from './architecture/generation-config';
 export {
   ERROR_CODES,
   type NeoXErrorCode,

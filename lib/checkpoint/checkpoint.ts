@@ -1,4 +1,5 @@
 import { type GPTNeoXConfig } from '../architecture/config';
+import { type GenerationConfig } from '../architecture/generation-config';
 import { type DenseBiasRule } from '../fastertransformer/file-plan';
 import { type ExportTask } from '../fastertransformer/folder';
 import { type JsonObject } from '../formats/json';
@@ -13,6 +14,8 @@ export interface Checkpoint {
   /** Absolute path. */
   readonly directory: string;
   readonly config: GPTNeoXConfig;
+  /** How it is generated with: generation_config.json, or config.json alone. */
+  readonly generation: GenerationConfig;
   /** config.json as it is; of a FasterTransformer folder config.ini, by section. */
   readonly rawConfig: JsonObject;
   /** Every weight of the model under its canonical name; `embed_out.weight` is always there, tied or not. */

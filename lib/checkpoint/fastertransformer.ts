@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { checkFiles, fileProblems, geometryOf, iniInteger, unusable } from '../fastertransformer/folder-checks';
 
 import type { GPTNeoXConfig, HiddenAct } from '../architecture/config';
+import { plainGeneration } from '../architecture/generation-config';
 import { NO_SCALING } from '../architecture/rope';
 import { expectedShapes } from '../architecture/architectures';
 import { fileIdentity } from '../base/files';
@@ -49,6 +50,7 @@ export async function openFastertransformer(dir: string, rule: DenseBiasRule): P
   return {
     directory: folder.directory,
     config,
+    generation: plainGeneration(config),
     rawConfig: folder.ini.toObject(),
     tensors,
     format: 'fastertransformer',

@@ -1,8 +1,9 @@
 import { join } from 'node:path';
 import { architectureOf, resolveConfig } from '../architecture/architectures';
 import { type GPTNeoXConfig } from '../architecture/config';
+import { type GenerationConfig, plainGeneration, resolveGeneration } from '../architecture/generation-config';
 import { show } from '../base/arguments';
-import { NeoXPrefixError } from '../base/errors';
+import { isNeoXPrefixError, NeoXPrefixError } from '../base/errors';
 import { kindOf, readSmallFile } from '../base/files';
 import { get, isObject, type JsonObject, parseJsonObject } from '../formats/json';
 import { readSafetensorsHeader } from '../formats/safetensors';
@@ -52,6 +53,30 @@ export async function readConfig(
   );
   const { config, warnings } = resolveConfig(rawConfig, path);
   return { rawConfig, config, warnings: [...warnings] };
+}
+
+/**
+ * Reads DIR/generation_config.json, where there is one. As in transformers, one that cannot be read is none, here with a
+ * warning.
+ */
+export async function readGeneration(
+  directory: string,
+  config: GPTNeoXConfig,
+  warnings: string[],
+): Promise<GenerationConfig> {
+  const path = join(directory, 'generation_config.json');
+  if ((await kindOf(path)) === undefined) return plainGeneration(config);
+  try {
+    const bytes = await readSmallFile(path, MAX_CONFIG_BYTES);
+    const json = parseJsonObject(bytes, 'NEOX_BAD_CONFIG', 'The generation configuration', path);
+    const found = resolveGeneration(json, config, path);
+    warnings.push(...found.warnings);
+    return found.generation;
+  } catch (error) {
+    if (!isNeoXPrefixError(error)) throw error;
+    warnings.push(`${error.message.split('\n')[0] ?? ''}; it is ignored`);
+    return plainGeneration(config);
+  }
 }
 
 export async function readWeights(directory: string, warnings: string[]): Promise<WeightFiles> {

@@ -7,7 +7,7 @@ import { isExportFolder } from '../fastertransformer/folder';
 import { type Checkpoint, type CheckpointOptions } from './checkpoint';
 import { openFastertransformer } from './fastertransformer';
 import { fingerprintOf } from './fingerprint';
-import { readConfig, readWeights, selectTensors } from './hugging-face';
+import { readConfig, readGeneration, readWeights, selectTensors } from './hugging-face';
 
 /**
  * Opens a checkpoint folder: a Hugging Face one (config.json beside model.safetensors or pytorch_model.bin, whole or in
@@ -26,10 +26,11 @@ export async function openCheckpoint(dir: string, options: CheckpointOptions = {
     return openFastertransformer(directory, denseBias);
   }
   const { rawConfig, config, warnings } = await readConfig(directory);
+  const generation = await readGeneration(directory, config, warnings);
   const files = await readWeights(directory, warnings);
   const tensors = selectTensors(files, config, directory, warnings);
   const fingerprint = await fingerprintOf(config, tensors);
-  return { directory, config, rawConfig, tensors, format: files.format, tasks: [], warnings, fingerprint };
+  return { directory, config, generation, rawConfig, tensors, format: files.format, tasks: [], warnings, fingerprint };
 }
 
 async function checkFolder(directory: string): Promise<void> {

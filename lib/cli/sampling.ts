@@ -1,5 +1,6 @@
 import { InvalidArgumentError, type Option } from 'commander';
 import { UsageError } from './usage-errors';
+import type { GenerationDefaults } from '../architecture/generation-config';
 import { namesOf, pick, without } from '../base/options';
 import { BEAM_OPTIONS } from '../generation/beam-options';
 import { GENERATE_OPTIONS, type GenerateOptions } from '../generation/request';
@@ -74,8 +75,11 @@ const DECODE_METHOD = (): Option =>
     { choices: ['nucleus', 'sample', 'greedy'], default: 'nucleus' },
   );
 
-/** What the library takes for the flags. */
-export function samplingOptions(flags: SamplingFlags): GenerateOptions {
+/**
+ * What the library takes for the flags.
+ * @param defaults what the model itself says of them: where it says how to draw, that is the default
+ */
+export function samplingOptions(flags: SamplingFlags, defaults: GenerationDefaults = {}): GenerateOptions {
   const { decodeMethod, badWord, eosTokenId, numBeams = 1, n = 1 } = flags;
   const { topP, topPRule, topK, temperature, ...rest } = pick(flags, ...namesOf(SAME_NAME));
   const others = { ...rest, badWords: badWord, eosTokenIds: eosTokenId, n: n === 1 ? undefined : n };
@@ -94,6 +98,9 @@ export function samplingOptions(flags: SamplingFlags): GenerateOptions {
     throw new UsageError(`--top-p and --top-k have no effect with --decode-method ${decodeMethod}`);
   }
   if (decodeMethod === 'greedy') return { ...common, temperature: 0 };
+  const { temperature: heat, topK: most, topP: share } = defaults;
+  if (decodeMethod === undefined && [heat, most, share].some((value) => value !== undefined))
+    return { ...common, ...given({ topP, topPRule, topK, temperature }) };
   const nucleus =
     decodeMethod === 'sample' ? {} : { topP: topP ?? NUCLEUS.topP, topK: topK ?? NUCLEUS.topK, ...given({ topPRule }) };
   return { ...common, temperature: temperature ?? 1, ...nucleus };

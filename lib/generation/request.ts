@@ -162,7 +162,7 @@ export function promptIds(model: LoadedModel, prompt: unknown, name: string): In
   if (typeof prompt !== 'string' && !isTokenIds(prompt)) throw badArgument(name, 'a string or token ids', prompt);
   const ids = typeof prompt === 'string' ? model.tokenizer.encode(prompt) : prompt;
   if (ids.length > 0) return checkIds(name, ids, model.config);
-  const bos = model.config.bosTokenId;
+  const bos = model.generation.bosTokenId;
   if (bos === null) {
     throw new NeoXPrefixError(
       'NEOX_BAD_ARGUMENT',

@@ -143,7 +143,10 @@ export type SharedSettings = Omit<Native.GenerateRowSettings, 'seed' | 'stream' 
 
 /** Checks and completes. */
 export function samplingSettings(model: LoadedModel, options: SamplingOptions): SharedSettings {
-  const { logitBias, badWords, eosTokenIds, ignoreEos, logprobs, ...settings } = completed(TOKEN_OPTIONS, options);
+  const { logitBias, badWords, eosTokenIds, ignoreEos, logprobs, ...settings } = completed(TOKEN_OPTIONS, {
+    ...options,
+    ...openOptions(model, options),
+  });
   const { minNewTokens, maxNewTokens } = settings;
   if (minNewTokens > maxNewTokens)
     throw refusal(`minNewTokens (${minNewTokens}) is larger than maxNewTokens (${maxNewTokens})`);
@@ -155,6 +158,23 @@ export function samplingSettings(model: LoadedModel, options: SamplingOptions): 
     badWords: bannedWords(model, badWords, endIds),
     logprobs: logprobs ?? -1,
   };
+}
+
+/**
+ * What the model's generation_config.json says of options that are left open. Nothing of the draw for a beam search,
+ * which has none, and no minimum above the maximum that is asked for.
+ */
+function openOptions(model: LoadedModel, options: SamplingOptions & { numBeams?: unknown }): object {
+  const { defaults } = model.generation;
+  const searches = options.numBeams !== undefined && options.numBeams !== 1;
+  const most = options.maxNewTokens ?? defaults.maxNewTokens ?? SAMPLING_OPTIONS.maxNewTokens.default;
+  const open = Object.entries(defaults).filter(([name, value]) => {
+    if (options[name as keyof typeof defaults] !== undefined) return false;
+    if (name === 'minNewTokens') return (value as number) <= most;
+    const { notWith } = SAMPLING_OPTIONS[name as keyof typeof defaults] as { notWith?: string };
+    return !(searches && (notWith === 'numBeams' || name === 'temperature'));
+  });
+  return Object.fromEntries(open);
 }
 
 /** Options that cannot go together, or one that has nothing to work on. */
@@ -179,7 +199,7 @@ function endTokens(model: LoadedModel, eosTokenIds: unknown, ignoreEos: boolean)
       throw refusal('ignoreEos: true and eosTokenIds contradict each other', 'give one of them');
     return new Int32Array(0);
   }
-  if (eosTokenIds === undefined) return Int32Array.from(model.config.eosTokenIds);
+  if (eosTokenIds === undefined) return Int32Array.from(model.generation.eosTokenIds);
   if (!isTokenIds(eosTokenIds)) throw badArgument('eosTokenIds', 'token ids', eosTokenIds);
   return checkIds('eosTokenIds', eosTokenIds, model.config);
 }

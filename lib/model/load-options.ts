@@ -1,5 +1,5 @@
 import { type Arithmetic } from '../architecture/arithmetic';
-import { abortSignal, callback, choice, integer, number, type OptionTable, path, special, text } from '../base/options';
+import { abortSignal, boolean, callback, choice, integer, number, type OptionTable, path, special, text } from '../base/options';
 import { type CheckpointOptions } from '../checkpoint/checkpoint';
 import { DENSE_BIAS_RULES } from '../fastertransformer/file-plan';
 import { type ModelDType } from './loaded-model';
@@ -43,6 +43,11 @@ export interface LoadOptions {
   formatSeconds?: number;
   /** Most bytes of memory that the compiling of formats may have, in each of its threads. Defaults to 512 MiB. */
   formatBytes?: number;
+  /**
+   * Whether generation_config.json counts: its end tokens, and its options of generation for requests that leave them
+   * open. Without it config.json says the tokens. Defaults to `true`.
+   */
+  generationConfig?: boolean;
   /** Stops the loading; nothing stays in memory. */
   signal?: AbortSignal;
   /** Called with the share that is ready, in (0, 1]. */
@@ -87,6 +92,10 @@ export const LOAD_OPTIONS = {
   denseBias: choice(DENSE_BIAS_RULES, {
     ...{ default: 'runtime', symbol: 'rule' },
     help: 'how a FasterTransformer folder for several GPUs is read: which of its biases were divided by their number',
+  }),
+  generationConfig: boolean({
+    default: true,
+    help: 'end tokens and options of generation_config.json count, where a request leaves them open',
   }),
   signal: abortSignal('stops the loading'),
   onProgress: callback<(share: number) => void>('called with the share that is ready'),

@@ -1,5 +1,6 @@
 import { runNative, runNativeNow } from '../addon/run-native';
 import { withArithmetic } from '../architecture/arithmetic';
+import { plainGeneration } from '../architecture/generation-config';
 import { checkPath } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import { completeOptions } from '../base/options';
@@ -43,5 +44,7 @@ export async function loadParts(directory: string, options: LoadOptions = {}): P
     }),
   );
   const limits = { seconds: given.formatSeconds, bytes: given.formatBytes };
-  return [handle, checkpoint, tokenizer, runNativeNow((addon) => addon.modelInfo(handle)), config, limits];
+  const generation = given.generationConfig ? checkpoint.generation : plainGeneration(config);
+  const info = runNativeNow((addon) => addon.modelInfo(handle));
+  return [handle, checkpoint, tokenizer, info, config, limits, generation];
 }

@@ -2,6 +2,7 @@ import { inspect } from 'node:util';
 import type * as Native from '../../types/native';
 import { runNative, runNativeNow } from '../addon/run-native';
 import type { GPTNeoXConfig } from '../architecture/config';
+import type { GenerationConfig } from '../architecture/generation-config';
 import { badArgument } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import type { Checkpoint } from '../checkpoint/checkpoint';
@@ -49,6 +50,7 @@ export type ModelParts = [
   details: Native.ModelInfo,
   config: GPTNeoXConfig,
   formatLimits: FormatLimits,
+  generation: GenerationConfig,
 ];
 
 /** What a format may take until it is compiled. */
@@ -90,6 +92,11 @@ export class LoadedModel {
     readonly config: GPTNeoXConfig,
     /** @internal */
     readonly formatLimits: FormatLimits,
+    /**
+     * What ends a text, and options that a request need not give: generation_config.json, unless
+     * {@link LoadOptions.generationConfig} is false.
+     */
+    readonly generation: GenerationConfig,
   ) {
     this.handle = handle;
   }

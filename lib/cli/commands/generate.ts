@@ -113,7 +113,7 @@ export async function run(flags: GenerateFlags, ui: Ui): Promise<number> {
   const { task, tritonModel } = flags;
   if (task !== undefined || tritonModel !== undefined)
     throw new UsageError('--task and --triton-model go with --triton', 'a file has a prefix for --prefix');
-  const sampling = samplingOptions(flags);
+  samplingOptions(flags); // what is wrong with them is told before a model is loaded
   const beams = (flags.numBeams ?? 1) > 1;
   const several = (flags.prefix?.length ?? 0) + (flags.compare === true ? 1 : 0) > 1;
   const whole = several || beams || (flags.n ?? 1) > 1 || flags.promptLogprobs !== undefined;
@@ -129,11 +129,13 @@ export async function run(flags: GenerateFlags, ui: Ui): Promise<number> {
     flags.prompt ?? (flags.promptsFile === undefined ? undefined : await readPrompts(flags.promptsFile, ui));
   await checkPrefixes(flags);
   await using model = await loadModel(flags, ui);
+  const { defaults } = model.generation;
+  const sampling = samplingOptions(flags, defaults);
   const prefixes = await loadPrefixes(flags, model, ui);
   const variants: Variant[] = prefixes.map(({ label, prefix }) => ({ label, prefix }));
   if (variants.length === 0 || flags.compare === true) variants.push({ label: 'base model', prefix: undefined });
   const seed = beams ? undefined : (flags.seed ?? randomInt(2 ** 32));
-  if (flags.seed === undefined && seed !== undefined && sampling.temperature !== 0) ui.note(`seed ${seed}`);
+  if (flags.seed === undefined && seed !== undefined && (sampling.temperature ?? defaults.temperature) !== 0) ui.note(`seed ${seed}`);
   const generator = new Generator(model, variants, sampling, seed, ui);
 
   if (prompts === undefined) {

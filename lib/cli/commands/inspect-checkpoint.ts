@@ -1,5 +1,6 @@
 import { maxPositions } from '../../architecture/rope';
 import { keyValueWidth } from '../../architecture/sizes';
+import type { GenerationConfig } from '../../architecture/generation-config';
 import { NeoXPrefixError } from '../../base/errors';
 import { openCheckpoint } from '../../checkpoint/open';
 import { DTYPE_BYTES, elementCount } from '../../formats/tensor';
@@ -8,7 +9,7 @@ import { fields, formatBytes, formatCount, table } from '../text-columns';
 import type { Finding, InspectFlags } from './finding';
 
 export async function inspectCheckpoint(path: string, flags: InspectFlags): Promise<Finding> {
-  const { directory, config, tensors, format, fingerprint, warnings } = await openCheckpoint(path);
+  const { directory, config, tensors, generation, format, fingerprint, warnings } = await openCheckpoint(path);
   const counted = [...tensors.values()].filter(
     ({ name }) => !(config.tieWordEmbeddings && name === 'embed_out.weight'),
   );
@@ -42,6 +43,7 @@ export async function inspectCheckpoint(path: string, flags: InspectFlags): Prom
       'token ids',
       `bos ${config.bosTokenId ?? 'none'}, eos ${config.eosTokenIds.join(' or ') || 'none'}, pad ${config.padTokenId ?? 'none'}`,
     ],
+    ['generation', describeGeneration(generation)],
     ['tokenizer', tokenizer],
     ['a prefix takes', `${formatCount(keyValueWidth(config))} values a position`],
     ['fingerprint', fingerprint],
@@ -58,12 +60,19 @@ export async function inspectCheckpoint(path: string, flags: InspectFlags): Prom
       dtypes,
       fingerprint,
       config,
+      generation,
       tokenizer,
       ...(flags.tensors === true ? { tensors: list } : {}),
     },
     text: flags.tensors === true ? `${text}\n\n${table(['tensor', 'type', 'shape'], rows)}` : text,
     warnings,
   };
+}
+
+function describeGeneration({ eosTokenIds, bosTokenId, padTokenId, defaults }: GenerationConfig): string {
+  const options = Object.entries(defaults).map(([name, value]) => `${name} ${value as number}`);
+  const ids = `bos ${bosTokenId ?? 'none'}, eos ${eosTokenIds.join(' or ') || 'none'}, pad ${padTokenId ?? 'none'}`;
+  return [ids, ...options].join(', ');
 }
 
 async function describeTokenizer(path: string): Promise<string> {
