@@ -33,7 +33,7 @@ export interface DatasetOptions {
   format?: 'jsonl' | 'text';
   /**
    * `'none'`: a record is a sample. `'lines'`: rinna's recipe (load_data_from_filepath of prefix_tuning_example.py).
-   * The lines of a document get `suffix` and are joined by "\n" into samples of at most `maxLength` tokens; the first
+   * The lines of a document get `suffix` and are joined by "\n" for as long as they have at most `maxLength` tokens; the first
    * sample of a document starts with "\n", a single longer line is a sample all the same, and what is left over at the
    * end of a document is dropped (see `keepRemainder`). In plain text an empty line ends a document. Defaults to
    * `'none'`.
@@ -106,9 +106,8 @@ const FORMATS: Readonly<Record<string, 'jsonl' | 'text'>> = { '.jsonl': 'jsonl',
  * Reads training samples from one or more files into memory, in order. Packed samples are token ids, conversations are
  * written by their template, all others are as the file has them.
  *
- * @throws NEOX_BAD_DATA with file, line number and what is wrong with it, for the first ten lines; NEOX_FILE_NOT_FOUND;
- *   NEOX_BAD_ARGUMENT for an
- * option.
+ * @throws NEOX_BAD_DATA with file, line number and what is wrong with it, for the first ten lines, and when there is no
+ *   sample; NEOX_FILE_NOT_FOUND; NEOX_BAD_ARGUMENT for an option.
  */
 export async function readDataset(paths: string | readonly string[], options?: DatasetOptions): Promise<Sample[]> {
   checkOptions('options', options, OPTIONS);
@@ -116,8 +115,9 @@ export async function readDataset(paths: string | readonly string[], options?: D
   await sizeOf(files);
   const problems = new Problems();
   const samples: Sample[] = [];
-  for await (const { sample } of new RecordReader(files, records, problems).samples()) samples.push(sample);
-  problems.throwIfAny();
+  const reader = new RecordReader(files, records, problems);
+  for await (const { sample } of reader.samples()) samples.push(sample);
+  checkFound(files, reader, records, problems, samples.length, 0);
   return samples;
 }
 
@@ -169,12 +169,9 @@ export async function openDataset(
       );
       if (sample !== undefined) await store.add(sample);
     }
-    for (const path of reader.emptyFiles)
-      problems.add(new NeoXPrefixError('NEOX_BAD_DATA', `${path}: it has no text`, { path }));
-    problems.throwIfAny();
     const { statistics } = store;
     Object.assign(statistics, { emptyLines: reader.emptyLines, remainders: reader.remainders });
-    if (store.length === 0) throw noSample(files, reader, records, statistics.dropped);
+    checkFound(files, reader, records, problems, store.length, statistics.dropped);
     await store.finish();
   } catch (error) {
     await store.close();
@@ -239,6 +236,21 @@ function fitted(
   return truncated;
 }
 
+/** Throws where a file was empty, something was wrong, or there is no sample. */
+function checkFound(
+  files: readonly DataFile[],
+  reader: RecordReader,
+  records: RecordOptions,
+  problems: Problems,
+  samples: number,
+  dropped: number,
+): void {
+  for (const path of reader.emptyFiles)
+    problems.add(new NeoXPrefixError('NEOX_BAD_DATA', `${path}: it has no text`, { path }));
+  problems.throwIfAny();
+  if (samples === 0) throw noSample(files, reader, records, dropped);
+}
+
 function noSample(
   files: readonly DataFile[],
   { remainders }: RecordReader,
@@ -248,7 +260,7 @@ function noSample(
   const what = `There is no sample in ${files.map(({ path }) => path).join(', ')}`;
   if (dropped > 0) return new NeoXPrefixError('NEOX_BAD_DATA', `${what}: ${dropped} were dropped, as too long`);
   if (packing === undefined || remainders === 0) return new NeoXPrefixError('NEOX_BAD_DATA', what);
-  const hint = `every text is shorter than ${packing.maxLength} tokens and gives no full sample: give keepRemainder: true, or a smaller maxLength`;
+  const hint = `the last lines of each text, up to ${packing.maxLength} tokens or one longer line, are dropped, and no text has more: give keepRemainder: true, or a smaller maxLength`;
   return new NeoXPrefixError('NEOX_BAD_DATA', what, { hint });
 }
 

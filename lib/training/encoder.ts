@@ -20,13 +20,14 @@ import {
   without,
 } from '../base/options';
 import { isObject } from '../formats/json';
-import { readSafetensorsHeader, writeSafetensors } from '../formats/safetensors';
+import { writeSafetensors } from '../formats/safetensors';
 import { readTensor } from '../formats/values';
 import { forward } from '../model/forward';
 import type { KVCache } from '../model/kv-cache';
 import { checkModel, type LoadedModel } from '../model/loaded-model';
 import { checkLength } from '../model/rows';
 import { describeBaseModel, type PrefixMetadata, PrefixWeights } from '../prefix/weights';
+import { encoderTensors } from './encoder-files';
 
 /** Names of {@link PrefixInit}. */
 export const PREFIX_INITS = ['tokens', 'text', 'random', 'zero'] as const;
@@ -243,8 +244,10 @@ export class PrefixEncoder implements Sizes {
   }
 
   /**
-   * Loads what {@link save} wrote.
-   * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_CHECKPOINT (damaged file), NEOX_BAD_PREFIX (no encoder in it),
+   * Loads what {@link save} wrote, or the encoder of rinna's script (`initial.pt`: a state dict that torch.save wrote,
+   * also under the key "model"). A prefix in any format that {@link PrefixWeights.load} reads, whose encoder is not
+   * there any more, can be trained on as it is: it becomes an encoder without projection.
+   * @throws NEOX_FILE_NOT_FOUND, NEOX_BAD_CHECKPOINT (damaged file), NEOX_BAD_PREFIX (neither of them in it),
    *   NEOX_PREFIX_MISMATCH, NEOX_IO
    */
   static async load(
@@ -252,17 +255,11 @@ export class PrefixEncoder implements Sizes {
     path: string,
     options: { dropout?: number; seed?: number } = {},
   ): Promise<PrefixEncoder> {
-    const { tensors } = await readSafetensorsHeader(checkPath('path', path));
-    if (!tensors.has('prefix_wte.weight')) {
-      const found = [...tensors.keys()].slice(0, 5).join(', ');
-      throw new NeoXPrefixError(
-        'NEOX_BAD_PREFIX',
-        `${path} holds no prefix encoder: expected prefix_wte.weight and prefix_mlp.*, found ${found}`,
-        {
-          path,
-          hint: 'only the encoder can be trained on; a trained prefix is loaded with PrefixWeights.load',
-        },
-      );
+    checkModel(model);
+    const tensors = await encoderTensors(checkPath('path', path));
+    if (tensors === undefined) {
+      const { data, shape } = await PrefixWeights.load(path, { config: model });
+      return PrefixEncoder.fromState(model, stateOf(data, shape[0]), options);
     }
     const state: PrefixEncoderState = {};
     for (const [name, entry] of tensors) state[name] = { data: await readTensor(entry), shape: [...entry.shape] };
@@ -402,6 +399,11 @@ async function zeroOutput(model: LoadedModel, encoder: Native.Encoder, projectio
       state[name]?.fill(0);
     await addon.setEncoderState(model.native, encoder, state);
   });
+}
+
+/** The parameters of an encoder that is its prefix. */
+function stateOf(data: Float32Array, prefixLength: number): PrefixEncoderState {
+  return { 'prefix_wte.weight': { data, shape: [prefixLength, data.length / prefixLength] } };
 }
 
 function checkState(state: unknown): asserts state is PrefixEncoderState {

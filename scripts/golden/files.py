@@ -156,6 +156,12 @@ def prefixes():
     config = json.loads((OUT / 'peft' / 'adapter_config.json').read_text())
     (OUT / 'peft-bin' / 'adapter_config.json').write_text(json.dumps({**config, 'num_layers': None, 'token_dim': None, 'from_the_future': 1}, indent=2))
     torch.save({'prefix_wte.weight': weight.detach(), 'prefix_mlp.0.weight': weight.detach()}, OUT / 'encoder.bin')
+    # What rinna's script writes before the training: an encoder for 2 layers of 32, prefix length 4.
+    shapes = {'prefix_wte.weight': (4, 3), 'prefix_mlp.0.weight': (5, 3), 'prefix_mlp.0.bias': (5,),
+              'prefix_mlp.2.weight': (128, 5), 'prefix_mlp.2.bias': (128,)}
+    state = collections.OrderedDict((name, torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape) / 1000)
+                                    for name, shape in shapes.items())
+    torch.save({'model': state}, OUT / 'initial.pt')
 
 
 def main():

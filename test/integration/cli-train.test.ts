@@ -229,7 +229,7 @@ describe('train', () => {
     ]);
     expect(code).toBe(1);
     expect(stderr).toContain(
-      'hint: every text is shorter than 64 tokens and gives no full sample: give --keep-remainder',
+      'hint: the last lines of each text, up to 64 tokens or one longer line, are dropped, and no text has more: give --keep-remainder',
     );
     expect(existsSync(folder.join('none'))).toBe(false);
   });

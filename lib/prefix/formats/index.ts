@@ -1,10 +1,10 @@
-import { extname, resolve } from 'node:path';
+import { extname, join, resolve } from 'node:path';
 import { badArgument } from '../../base/arguments';
 import { NeoXPrefixError } from '../../base/errors';
-import { kindOf } from '../../base/files';
+import { kindOf, listFolder } from '../../base/files';
 import { FASTERTRANSFORMER_TASK } from './fastertransformer-task';
 import type { GeometryHints } from './geometry';
-import { PEFT_ADAPTER } from './peft';
+import { ADAPTER_CONFIG, PEFT_ADAPTER } from './peft';
 import { type FoundPrefix, notRecognised, type PrefixFormatEntry, PrefixSource, type TaskKey } from './source';
 import { RINNA_FILE, SAFETENSORS_FILE } from './tensor-formats';
 
@@ -50,11 +50,19 @@ export async function readPrefixFile(given: string, hints: GeometryHints, task?:
     return { format, ...(await read(hints, task)) };
   }
   if (source.kind !== 'folder') throw notRecognised(await source.tensorFile());
+  const names = await adaptersIn(path);
   throw new NeoXPrefixError(
     'NEOX_BAD_PREFIX',
     `The folder ${path} holds no prefix: expected a PEFT adapter with adapter_config.json`,
-    { path },
+    names.length === 0 ? { path } : { path, hint: `it holds the adapters ${names.join(', ')}: name one of these folders` },
   );
+}
+
+/** Folders in a folder that are adapters, as PEFT saves several; ten at most. */
+async function adaptersIn(path: string): Promise<string[]> {
+  const names = (await listFolder(path)).slice(0, 1000);
+  const kinds = await Promise.all(names.map((name) => kindOf(join(path, name, ADAPTER_CONFIG))));
+  return names.filter((_, i) => kinds[i] === 'file').slice(0, 10);
 }
 
 /** The format that a path says where a prefix is to be written: by what is there, or by its ending. */

@@ -20,7 +20,7 @@ import {
   readValues,
 } from './source';
 
-const ADAPTER_CONFIG = 'adapter_config.json';
+export const ADAPTER_CONFIG = 'adapter_config.json';
 
 /** What PEFT writes for prefix tuning, up to 0.21; other keys are ignored with a warning. */
 const KNOWN_KEYS = [

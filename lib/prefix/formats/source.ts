@@ -83,7 +83,8 @@ export async function openTensorFile(path: string): Promise<TensorFile> {
     return { path, tensors: [...header.tensors.values()], isBare: false, metadata };
   }
   const file = await readTorchFile(path);
-  const { root } = file;
+  const wrapped = file.root instanceof PickleDict ? file.root.items.get('model') : undefined;
+  const root = wrapped instanceof PickleDict ? wrapped : file.root;
   if (root instanceof TorchTensor)
     return { path, tensors: [entryOf(root, 'prefix', file)], isBare: true, metadata: NO_METADATA };
   if (!(root instanceof PickleDict)) throw noPrefix(path, 'it holds no tensor');
@@ -103,6 +104,9 @@ async function isTorchFile(path: string): Promise<boolean> {
 /** Names of the tensor in our own file and in an adapter of PEFT. */
 export const PREFIX_TENSOR = 'prefix';
 export const ADAPTER_TENSOR = 'prompt_embeddings';
+
+/** The parameters of an encoder under rinna's names, in whatever module. */
+export const ENCODER_TENSOR = /(?:^|\.)(prefix_(?:wte|mlp)\..+)$/;
 
 /** The only tensor of a file, if it has this name. */
 export function onlyTensor({ tensors, isBare }: TensorFile, name: string): TensorEntry | undefined {
@@ -128,7 +132,7 @@ export function readerOf({ path, metadata }: TensorFile, entry: TensorEntry | un
 /** Of a file with tensors that are no prefix. */
 export function notRecognised({ path, tensors }: TensorFile): NeoXPrefixError {
   const names = tensors.map(({ name }) => name);
-  if (names.some((name) => name.startsWith('prefix_wte.') || name.startsWith('prefix_mlp.'))) {
+  if (names.some((name) => ENCODER_TENSOR.test(name))) {
     return noPrefix(path, 'it holds a prefix encoder', 'load it with PrefixEncoder.load; its prefix() is one');
   }
   const listed = names.slice(0, 5).join(', ') + (names.length > 5 ? `, ... (${names.length})` : '');

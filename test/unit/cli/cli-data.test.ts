@@ -92,7 +92,7 @@ describe('data', () => {
     expect((await cli(['data', chat, '--model', MODEL, '--template', 'rinna'])).code).toBe(0);
     const short = await cli(['data', put('short.jsonl', { text: 'はい' }), '--model', MODEL, '--packing', 'lines']);
     expect(short.stderr).toContain(
-      'hint: every text is shorter than 64 tokens and gives no full sample: give --keep-remainder, or a smaller --max-length\n',
+      'hint: the last lines of each text, up to 64 tokens or one longer line, are dropped, and no text has more: give --keep-remainder, or a smaller --max-length\n',
     );
     const noFolder = await cli(['data', DIARY, '--model', MODEL, '--cache-dir', folder.join('none')]);
     expect(noFolder.code).toBe(0); // so little stays in memory

@@ -249,7 +249,7 @@ describe('problems', () => {
       name: '',
       act: () => openDataset(short, { tokenizer, packing: 'lines' }),
       code: 'NEOX_BAD_DATA',
-      text: `There is no sample in ${short}\nHint: every text is shorter than 64 tokens and gives no full sample: give keepRemainder: true, or a smaller maxLength`,
+      text: `There is no sample in ${short}\nHint: the last lines of each text, up to 64 tokens or one longer line, are dropped, and no text has more: give keepRemainder: true, or a smaller maxLength`,
     });
   });
 

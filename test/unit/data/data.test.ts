@@ -1,7 +1,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { readDataset } from '../../../lib/data/dataset';
+import { openDataset, readDataset } from '../../../lib/data/dataset';
 import { readLines } from '../../../lib/formats/lines';
 import { packLines } from '../../../lib/data/packing';
 import { sampleRows, tokenizeSample } from '../../../lib/data/sample';
@@ -30,6 +30,18 @@ function put(name: string, content: string | Uint8Array): string {
 }
 
 describe('readDataset', () => {
+  test('a file without a sample is refused, as by openDataset', async () => {
+    const path = put('empty.jsonl', '\n\n');
+    for (const read of [readDataset, openDataset])
+      await expect(read(path)).rejects.toMatchObject({ code: 'NEOX_BAD_DATA' });
+    const line = put('line.txt', 'あ'.repeat(100));
+    const encode = (s: string): Int32Array => Int32Array.from(s, (_, i) => i);
+    await expect(readDataset(line, { packing: 'lines', tokenizer: { encode } as never })).rejects.toMatchObject({
+      code: 'NEOX_BAD_DATA',
+      hint: expect.stringContaining('or one longer line, are dropped, and no text has more') as string,
+    });
+  });
+
   test('JSON Lines in every form', async () => {
     const path = put(
       'a.jsonl',

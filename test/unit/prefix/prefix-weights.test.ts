@@ -462,6 +462,15 @@ describe('bad files and arguments', () => {
     expect(error.code).toBe(code);
   });
 
+  test('a folder with several adapters names them', async () => {
+    for (const name of ['polite', 'smile']) cpSync(fixture('peft'), join(folder, name), { recursive: true });
+    const error = await failure(PrefixWeights.load(folder));
+    expect([error.code, error.hint]).toEqual([
+      'NEOX_BAD_PREFIX',
+      'it holds the adapters polite, smile: name one of these folders',
+    ]);
+  });
+
   test('an adapter for another task warns; one without weights is refused', async () => {
     cpSync(fixture('peft', 'adapter_config.json'), join(folder, 'adapter_config.json'));
     expect((await failure(PrefixWeights.load(folder))).message).toContain(
