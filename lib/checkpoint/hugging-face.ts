@@ -56,8 +56,8 @@ export async function readConfig(
 }
 
 /**
- * Reads DIR/generation_config.json, where there is one. As in transformers, one that cannot be read is none, here with a
- * warning.
+ * Reads DIR/generation_config.json, where there is one. As in transformers, one that cannot be read is none, here with
+ * a warning.
  */
 export async function readGeneration(
   directory: string,

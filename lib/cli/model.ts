@@ -12,7 +12,16 @@ import { given, option, optionOf } from './flags';
 import type { Ui } from './ui';
 
 /** The options of loading that are flags, of the same names. */
-const FLAGS = pick(LOAD_OPTIONS, 'dtype', 'device', 'backend', 'threads', 'arithmetic', 'tokenizer', 'generationConfig');
+const FLAGS = pick(
+  LOAD_OPTIONS,
+  'dtype',
+  'device',
+  'backend',
+  'threads',
+  'arithmetic',
+  'tokenizer',
+  'generationConfig',
+);
 
 export interface ModelFlags extends Pick<LoadOptions, keyof typeof FLAGS> {
   model: string;

@@ -1,5 +1,16 @@
 import { type Arithmetic } from '../architecture/arithmetic';
-import { abortSignal, boolean, callback, choice, integer, number, type OptionTable, path, special, text } from '../base/options';
+import {
+  abortSignal,
+  boolean,
+  callback,
+  choice,
+  integer,
+  number,
+  type OptionTable,
+  path,
+  special,
+  text,
+} from '../base/options';
 import { type CheckpointOptions } from '../checkpoint/checkpoint';
 import { DENSE_BIAS_RULES } from '../fastertransformer/file-plan';
 import { type ModelDType } from './loaded-model';

@@ -78,7 +78,7 @@ test.each<[string, object | string, RegExp]>([
   expect(model.info().warnings).toEqual([expect.stringMatching(warning)]);
 });
 
-test('the command line: inspect shows it, generate takes it where a flag is not given, and an option goes without', async () => {
+test('inspect shows it; generate takes it where a flag is not given, and an option goes without', async () => {
   const path = modelWith({ do_sample: true, temperature: 0.7, top_k: 7, eos_token_id: [3, 9] });
   const shown = (await cli(['inspect', path])).stdout;
   expect(shown).toContain('bos 2, eos 3 or 9, pad 0, temperature 0.7, topK 7');

@@ -135,7 +135,8 @@ export async function run(flags: GenerateFlags, ui: Ui): Promise<number> {
   const variants: Variant[] = prefixes.map(({ label, prefix }) => ({ label, prefix }));
   if (variants.length === 0 || flags.compare === true) variants.push({ label: 'base model', prefix: undefined });
   const seed = beams ? undefined : (flags.seed ?? randomInt(2 ** 32));
-  if (flags.seed === undefined && seed !== undefined && (sampling.temperature ?? defaults.temperature) !== 0) ui.note(`seed ${seed}`);
+  if (flags.seed === undefined && seed !== undefined && (sampling.temperature ?? defaults.temperature) !== 0)
+    ui.note(`seed ${seed}`);
   const generator = new Generator(model, variants, sampling, seed, ui);
 
   if (prompts === undefined) {

@@ -169,7 +169,11 @@ const ENCODER_FLAGS = namesOf(without(ENCODER_OPTIONS, 'signal', 'seed', 'dropou
 
 const prefixOptions = (): Option[] => [
   ...optionsOf('Prefix'),
-  option('--checkpoint-path <file>', "an encoder to start from: an encoder.safetensors, rinna's initial.pt; or a prefix, which is trained on without an encoder", { conflicts: ENCODER_FLAGS }),
+  option(
+    '--checkpoint-path <file>',
+    "an encoder to start from: an encoder.safetensors, rinna's initial.pt; or a prefix, which is trained on without an encoder",
+    { conflicts: ENCODER_FLAGS },
+  ),
 ];
 
 /** Options of rinna's prefix_tuning_example.py that are not options here, and what to do instead. */

@@ -54,7 +54,9 @@ export async function readPrefixFile(given: string, hints: GeometryHints, task?:
   throw new NeoXPrefixError(
     'NEOX_BAD_PREFIX',
     `The folder ${path} holds no prefix: expected a PEFT adapter with adapter_config.json`,
-    names.length === 0 ? { path } : { path, hint: `it holds the adapters ${names.join(', ')}: name one of these folders` },
+    names.length === 0
+      ? { path }
+      : { path, hint: `it holds the adapters ${names.join(', ')}: name one of these folders` },
   );
 }
 

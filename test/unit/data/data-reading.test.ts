@@ -211,8 +211,8 @@ describe('problems', () => {
       const { message, code, path } = (await failureOf(read([bad, empty], { tokenizer }))) as NeoXPrefixError;
       expect({ code, path }).toEqual({ code: 'NEOX_BAD_DATA', path: bad });
       const [head, ...list] = message.split('\n');
-      // readDataset does not tokenize, and takes an empty file.
-      expect(head).toBe(`The data has ${read === openDataset ? 13 : 11} problems, of which the first 10:`);
+      // readDataset does not tokenize.
+      expect(head).toBe(`The data has ${read === openDataset ? 13 : 12} problems, of which the first 10:`);
       expect(list).toHaveLength(10);
       expect(list[0]).toContain(`  ${bad}:2: it is not valid JSON`);
       expect(list.slice(1, 4)).toEqual([
