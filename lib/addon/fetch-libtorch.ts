@@ -3,7 +3,7 @@ import { cp, mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path';
 import { checkBoolean, checkFunction, checkOptions, checkPath, checkSignal, checkString } from '../base/arguments';
 import { badArgument } from '../base/arguments';
-import { NeoXPrefixError } from '../base/errors';
+import { isError, NeoXPrefixError } from '../base/errors';
 import { makeFolder } from '../base/files';
 import type { Download, FetchProgress } from './fetch-progress';
 import { findInIndex, httpDownload, type RemoteFile } from './http-download';
@@ -198,7 +198,7 @@ async function makeDestination(parent: string): Promise<void> {
   try {
     await makeFolder(parent);
   } catch (error) {
-    const reason = error instanceof Error ? error.message.split('\n')[0] : String(error);
+    const reason = isError(error) ? error.message.split('\n')[0] : String(error);
     throw new NeoXPrefixError('NEOX_IO', `${reason ?? ''} (to put libtorch there)`, {
       path: parent,
       hint: 'choose a folder that you can write: --destination DIR, and set NEOX_PREFIX_LIBTORCH=DIR',

@@ -7,7 +7,7 @@ import { buffer } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
 import { crc32 } from 'node:zlib';
 import * as yauzl from 'yauzl';
-import { NeoXPrefixError } from '../base/errors';
+import { isError, NeoXPrefixError } from '../base/errors';
 import type { Download } from './fetch-progress';
 
 /** What is kept of a wheel (below `torch/`) or of a libtorch archive (below `libtorch/`). */
@@ -133,7 +133,7 @@ function openEntry(zip: yauzl.ZipFile, entry: yauzl.Entry): Promise<Readable> {
 
 /** What went wrong with an archive, as our error. */
 export function unpackError(archive: string, error: unknown): NeoXPrefixError {
-  const reason = error instanceof Error ? error.message : String(error);
+  const reason = isError(error) ? error.message : String(error);
   return new NeoXPrefixError('NEOX_LIBTORCH_NOT_FOUND', `${archive} could not be unpacked: ${reason}`, {
     hint:
       (error as NodeJS.ErrnoException).code === 'ENOSPC'

@@ -13,6 +13,11 @@ export type CheckpointFormat =
 export interface Checkpoint {
   /** Absolute path. */
   readonly directory: string;
+  /**
+   * What it is called: the path as it was given, or the name on the hub for a folder of Hugging Face's cache
+   * (`models--OWNER--NAME/snapshots/REVISION`).
+   */
+  readonly name: string;
   readonly config: GPTNeoXConfig;
   /** How it is generated with: generation_config.json, or config.json alone. */
   readonly generation: GenerationConfig;

@@ -49,6 +49,7 @@ export async function openFastertransformer(dir: string, rule: DenseBiasRule): P
   }
   return {
     directory: folder.directory,
+    name: folder.directory,
     config,
     generation: plainGeneration(config),
     rawConfig: folder.ini.toObject(),

@@ -23,14 +23,19 @@ export async function openCheckpoint(dir: string, options: CheckpointOptions = {
   const directory = resolve(checkPath('dir', dir));
   await checkFolder(directory);
   if ((await kindOf(join(directory, 'config.json'))) === undefined && (await isExportFolder(directory))) {
-    return openFastertransformer(directory, denseBias);
+    return { ...(await openFastertransformer(directory, denseBias)), name: dir };
   }
   const { rawConfig, config, warnings } = await readConfig(directory);
   const generation = await readGeneration(directory, config, warnings);
   const files = await readWeights(directory, warnings);
   const tensors = selectTensors(files, config, directory, warnings);
   const fingerprint = await fingerprintOf(config, tensors);
-  return { directory, config, generation, rawConfig, tensors, format: files.format, tasks: [], warnings, fingerprint };
+  return { directory, name: nameOf(dir, directory), config, generation, rawConfig, tensors, format: files.format, tasks: [], warnings, fingerprint };
+}
+
+function nameOf(given: string, directory: string): string {
+  const [, owner, name] = /(?:^|[\\/])models--(.+?)--(.+?)[\\/]snapshots[\\/][^\\/]+$/.exec(directory) ?? [];
+  return name === undefined ? given : `${owner}/${name}`;
 }
 
 async function checkFolder(directory: string): Promise<void> {

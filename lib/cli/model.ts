@@ -2,7 +2,7 @@ import type { Option } from 'commander';
 import { basename } from 'node:path';
 import { NeoXPrefixError } from '../base/errors';
 import { kindOf } from '../base/files';
-import { namesOf, pick } from '../base/options';
+import { namesOf, pick, without } from '../base/options';
 import { LOAD_OPTIONS, type LoadOptions } from '../model/load-options';
 import { NeoXModel } from '../neox-model';
 import { PrefixWeights } from '../prefix/weights';
@@ -21,6 +21,7 @@ const FLAGS = pick(
   'arithmetic',
   'tokenizer',
   'generationConfig',
+  'baseModelName',
 );
 
 export interface ModelFlags extends Pick<LoadOptions, keyof typeof FLAGS> {
@@ -40,8 +41,11 @@ export const MODEL_DIR = (required: true | { unless: string } = true): Option =>
 /** The base model and how it computes. */
 export const modelOptions = (required: true | { unless: string } = true): Option[] => [
   MODEL_DIR(required),
-  ...namesOf(FLAGS).map((name) => optionOf(name, FLAGS[name])),
+  ...namesOf(without(FLAGS, 'baseModelName')).map((name) => optionOf(name, FLAGS[name])),
 ];
+
+/** What the prefixes that a training writes name as their base model. */
+export const baseModelName = (): Option => optionOf('baseModelName', FLAGS.baseModelName);
 
 /** Loads the base model with its progress shown, and says what was loaded. */
 export async function loadModel(flags: ModelFlags, ui: Ui): Promise<NeoXModel> {

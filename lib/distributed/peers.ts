@@ -1,4 +1,4 @@
-import { isNeoXPrefixError, type NeoXErrorCode, NeoXPrefixError } from '../base/errors';
+import { isError, isNeoXPrefixError, type NeoXErrorCode, NeoXPrefixError } from '../base/errors';
 
 /** One of the processes of a group. */
 export interface Member {
@@ -20,7 +20,7 @@ export function nameOf({ rank, host, pid }: Member): string {
 
 /** What a rank says of its own error. */
 export function failureOf(member: Member, error: unknown): Failure {
-  const message = error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
+  const message = isError(error) ? (error.message.split('\n')[0] ?? '') : String(error);
   return { ...member, code: isNeoXPrefixError(error) ? error.code : 'NEOX_NATIVE', message };
 }
 

@@ -4,7 +4,7 @@ import type * as Native from '../../types/native';
 import type { NativeAddon } from '../addon/addon';
 import { runNative, runNativeNow } from '../addon/run-native';
 import { badArgument, checkNumber, checkOneOf, checkOptions, checkSignal, checkString } from '../base/arguments';
-import { isNeoXPrefixError, NeoXPrefixError } from '../base/errors';
+import { isError, isNeoXPrefixError, NeoXPrefixError } from '../base/errors';
 import { packageVersion } from '../base/package';
 import { type Launcher, LAUNCHERS, type RankEnvironment, readEnvironment } from './environment';
 import { type Failure, failureOf, type Member, nameOf, peerLost } from './peers';
@@ -118,7 +118,7 @@ export class ProcessGroup implements AsyncDisposable {
         }),
       ).catch(async (error: unknown) => {
         // The name of a pod is not known before the pod is.
-        const isEarly = error instanceof Error && /has no address/.test(error.message);
+        const isEarly = isError(error) && /has no address/.test(error.message);
         if (!isEarly || performance.now() > deadline) throw withHint(error, place);
         await pauseFor(Math.min(1000, Math.max(0, deadline - performance.now()) + 1), signal);
         return open();
@@ -294,7 +294,7 @@ export class ProcessGroup implements AsyncDisposable {
       try {
         return await runNative(undefined, ask);
       } catch (error) {
-        const isSlow = error instanceof Error && /does not answer/.test(error.message);
+        const isSlow = isError(error) && /does not answer/.test(error.message);
         if (!isSlow || this.left || this.failure !== undefined || performance.now() > end) throw error;
       }
     }
@@ -322,7 +322,7 @@ export class ProcessGroup implements AsyncDisposable {
     try {
       return await runNative(undefined, (addon) => start(addon, this.handle));
     } catch (error) {
-      if (this.left || !(error instanceof Error)) throw error;
+      if (this.left || !isError(error)) throw error;
       throw await this.lost(error);
     }
   }
@@ -363,7 +363,7 @@ export class ProcessGroup implements AsyncDisposable {
   }
 
   private async investigate(error: unknown): Promise<Failure> {
-    const isSilence = error instanceof Error && /timed out/i.test(error.message);
+    const isSilence = isError(error) && /timed out/i.test(error.message);
     try {
       await this.set(`at/${this.rank}`, String(this.exchanges));
       const others = this.members.filter(({ rank }) => rank !== this.rank);

@@ -15,6 +15,8 @@ export interface ConvertOptions extends PrefixLoadOptions {
   format?: PrefixFormat | 'fastertransformer';
   /** The task's name in what is written. Defaults to the one that the source knows. */
   name?: string;
+  /** What the prefix names as its base model, as `base_model_name_or_path` of an adapter. Defaults to what it knows. */
+  baseModelName?: string;
   /** Replace what is there: a file, an adapter folder, or a task of the same name. Defaults to `false`. */
   overwrite?: boolean;
 }
@@ -45,10 +47,11 @@ export interface ConvertReport {
 export async function convertPrefix(from: string, to: string, options: ConvertOptions = {}): Promise<ConvertReport> {
   checkPath('from', from);
   checkPath('to', to);
-  checkOptions('options', options, [...PREFIX_LOAD_OPTIONS, 'format', 'name', 'overwrite']);
-  const { format: wanted, name, overwrite: replace, ...loadOptions } = options;
+  checkOptions('options', options, [...PREFIX_LOAD_OPTIONS, 'format', 'name', 'baseModelName', 'overwrite']);
+  const { format: wanted, name, baseModelName, overwrite: replace, ...loadOptions } = options;
   const overwrite = checkBoolean('options.overwrite', replace ?? false);
   if (name !== undefined) checkString('options.name', name);
+  if (baseModelName !== undefined) checkString('options.baseModelName', baseModelName);
   const format =
     wanted === undefined
       ? (await isExportFolder(to))
@@ -57,7 +60,10 @@ export async function convertPrefix(from: string, to: string, options: ConvertOp
       : checkOneOf('options.format', wanted, SOURCE_FORMATS);
 
   const loaded = await PrefixWeights.load(from, loadOptions);
-  const prefix = name === undefined ? loaded : loaded.withMetadata({ task: name });
+  const prefix = loaded.withMetadata({
+    ...(name !== undefined && { task: name }),
+    ...(baseModelName !== undefined && { baseModel: { ...loaded.metadata.baseModel, name: baseModelName } }),
+  });
   const source = { path: from, format: loaded.format ?? 'safetensors' };
   const described = { from: source, shape: prefix.shape, task: prefix.metadata.task };
   if (format === 'fastertransformer') {

@@ -59,6 +59,11 @@ export interface LoadOptions {
    * open. Without it config.json says the tokens. Defaults to `true`.
    */
   generationConfig?: boolean;
+  /**
+   * What prefixes that are trained over the model remember as its name, and PEFT adapters as their
+   * `base_model_name_or_path`: a path, or a name on the hub. Defaults to the path that was given.
+   */
+  baseModelName?: string;
   /** Stops the loading; nothing stays in memory. */
   signal?: AbortSignal;
   /** Called with the share that is ready, in (0, 1]. */
@@ -107,6 +112,10 @@ export const LOAD_OPTIONS = {
   generationConfig: boolean({
     default: true,
     help: 'end tokens and options of generation_config.json count, where a request leaves them open',
+  }),
+  baseModelName: text({
+    ...{ symbol: 'name', otherwise: 'the path of the model' },
+    help: "what adapters name as their base model: a path or a name on the hub, for PEFT's AutoPeftModel",
   }),
   signal: abortSignal('stops the loading'),
   onProgress: callback<(share: number) => void>('called with the share that is ready'),

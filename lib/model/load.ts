@@ -20,7 +20,8 @@ export async function loadParts(directory: string, options: LoadOptions = {}): P
   if (wanted === 'int8') checkInt8(device, backend, pack);
   signal?.throwIfAborted();
 
-  const checkpoint = await openCheckpoint(directory, { denseBias });
+  const opened = await openCheckpoint(directory, { denseBias });
+  const checkpoint = given.baseModelName === undefined ? opened : { ...opened, name: given.baseModelName };
   const config = withArithmetic(checkpoint.config, given.arithmetic);
   // A model can be used with token ids alone, so a tokenizer that is missing or broken is an error only for those who
   // ask for text.

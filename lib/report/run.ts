@@ -1,4 +1,4 @@
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { isNeoXPrefixError, NeoXPrefixError } from '../base/errors';
 import { kindOf, readSmallFile, writeFileAtomic } from '../base/files';
 import { type JsonObject, parseJsonObject } from '../formats/json';
@@ -51,7 +51,7 @@ async function readBase(folder: string): Promise<ReportBase | undefined> {
       const { metadata } = await readSafetensorsHeader(path);
       const { name: model, numLayers, hiddenSize } = metadataFromStrings(metadata, path).baseModel ?? {};
       if (typeof numLayers === 'number' && typeof hiddenSize === 'number')
-        return { name: model, layers: numLayers, hidden: hiddenSize };
+        return { name: model === undefined ? undefined : basename(model), layers: numLayers, hidden: hiddenSize };
     } catch (error) {
       // A report is read above all when something went wrong.
       if (!isNeoXPrefixError(error)) throw error;

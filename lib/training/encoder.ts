@@ -1,6 +1,5 @@
 import { types } from 'node:util';
 import { maxPositions } from '../architecture/rope';
-import { basename } from 'node:path';
 import { inspect } from 'node:util';
 import type * as Native from '../../types/native';
 import { runNative } from '../addon/run-native';
@@ -312,7 +311,7 @@ export class PrefixEncoder implements Sizes {
       headSize,
       metadata: {
         ...metadata,
-        baseModel: describeBaseModel(model.config, model.fingerprint, basename(model.checkpoint.directory)),
+        baseModel: describeBaseModel(model.config, model.fingerprint, model.checkpoint.name),
       },
     });
   }

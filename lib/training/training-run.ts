@@ -518,7 +518,7 @@ export class TrainingRun {
     return PrefixWeights.fromTensor(data, {
       ...geometry,
       metadata: {
-        baseModel: describeBaseModel(model.config, model.fingerprint, basename(model.checkpoint.directory)),
+        baseModel: describeBaseModel(model.config, model.fingerprint, model.checkpoint.name),
         ...this.metadata(metrics),
       },
     });

@@ -13,6 +13,7 @@ export interface ConvertFlags {
   task?: string;
   name?: string;
   model?: string;
+  baseModelName?: string;
   prefixSeqLen?: number;
   allowFingerprintMismatch?: boolean;
   overwrite?: boolean;
@@ -28,6 +29,9 @@ Examples:
   $ neox-prefix convert smileface_suffix.task0.weight smileface.safetensors --model models/japanese-gpt-neox-small --name smileface
   $ neox-prefix convert ft/2-gpu smileface.safetensors --task smileface
   $ neox-prefix convert smileface-adapter ft/2-gpu --name smileface`;
+
+/** Of an adapter, for AutoPeftModel. */
+export const BASE_MODEL_NAME = 'what the prefix names as its base model: a path or a name on the hub';
 
 export const command: CommandSpec = {
   name: 'convert',
@@ -50,6 +54,7 @@ export const command: CommandSpec = {
         '--pretrained-model-dir, --model <dir>',
         'the model that the prefix is for: needed for a file of nothing but numbers, checked for others',
       ),
+      option('--base-model-name <name>', BASE_MODEL_NAME, { default: 'the one that the source knows' }),
       option('--prefix-seq-len <n>', 'prefix length, for a file whose shape does not show it', { parse: integer(1) }),
       option('--allow-fingerprint-mismatch', 'take a prefix that was trained on another base model of the same shape'),
       option('--overwrite', 'replace what is there'),
@@ -60,9 +65,9 @@ export const command: CommandSpec = {
 
 export async function run(flags: ConvertFlags, ui: Ui): Promise<number> {
   const [from, to] = flags.args as [string, string];
-  const { format, task, name, overwrite, allowFingerprintMismatch, prefixSeqLen: prefixLength } = flags;
+  const { format, task, name, baseModelName, overwrite, allowFingerprintMismatch, prefixSeqLen: prefixLength } = flags;
   const config = flags.model === undefined ? undefined : await openCheckpoint(flags.model);
-  const options = given({ format, task, name, overwrite, allowFingerprintMismatch, prefixLength, config });
+  const options = given({ format, task, name, baseModelName, overwrite, allowFingerprintMismatch, prefixLength, config });
   const report = await convertPrefix(from, to, options).catch((error: unknown) => {
     throw inItsOptions(error);
   });

@@ -2,12 +2,13 @@ import type { PrefixFormat } from '../../prefix/weights';
 import type { CommandSpec } from '../command';
 import { integer, option } from '../flags';
 import type { Ui } from '../ui';
-import { run as convert } from './convert';
+import { BASE_MODEL_NAME, run as convert } from './convert';
 
 export interface ExportPrefixFlags {
   prefix: string;
   out: string;
   model?: string;
+  baseModelName?: string;
   prefixSeqLen?: number;
   overwrite?: boolean;
 }
@@ -46,6 +47,7 @@ export const commands: readonly CommandSpec[] = FORMATS.map(({ name, summary, de
         '--pretrained-model-dir, --model <dir>',
         'the model that the prefix is for: needed for a file of nothing but numbers, checked for others',
       ),
+      option('--base-model-name <name>', BASE_MODEL_NAME, { default: 'the one that the prefix knows' }),
       option('--prefix-seq-len <n>', 'prefix length, for a file whose shape does not show it', { parse: integer(1) }),
       option('--overwrite', 'replace what is there'),
     ],

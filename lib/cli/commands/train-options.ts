@@ -4,7 +4,7 @@ import { ENCODER_OPTIONS, PROJECTION_OPTIONS } from '../../training/encoder';
 import { TRAINER_OPTIONS, type TrainerOptions } from '../../training/recipe';
 import { dataOptions } from '../data';
 import { collect, given, integer, kebab, option, optionOf, type Otherwise } from '../flags';
-import { modelOptions } from '../model';
+import { baseModelName, modelOptions } from '../model';
 import { rankOptions } from '../ranks';
 import type { Ui } from '../ui';
 
@@ -196,7 +196,7 @@ export const REFUSED: Readonly<Record<string, string>> = {
  */
 export function trainingOptions(without: readonly (keyof TrainingFlags)[] = []): Record<string, Option[]> {
   const groups = {
-    Model: modelOptions(),
+    Model: [...modelOptions(), baseModelName()],
     Data: [...dataOptions(), ...splitOptions()],
     Result: runOptions(),
     Prefix: prefixOptions(),

@@ -2,7 +2,7 @@
 import { promisify } from 'node:util';
 import { gunzip, inflate } from 'node:zlib';
 import { badArgument } from '../../base/arguments';
-import { NeoXPrefixError } from '../../base/errors';
+import { isError, NeoXPrefixError } from '../../base/errors';
 import { get, isObject, type JsonObject } from '../../formats/json';
 import {
   decodeHttpRequest,
@@ -249,7 +249,7 @@ function objectOf(body: Uint8Array): JsonObject {
   } catch (error) {
     throw new NeoXPrefixError(
       'NEOX_BAD_ARGUMENT',
-      `The body is no JSON: ${error instanceof Error ? error.message : ''}`,
+      `The body is no JSON: ${isError(error) ? error.message : ''}`,
     );
   }
   if (!isObject(value)) throw badArgument('the body', 'a JSON object', value);
