@@ -4,7 +4,7 @@ import { show } from '../base/arguments';
 import { NeoXPrefixError } from '../base/errors';
 import { isObject, type JsonObject } from '../formats/json';
 import type { TextContext, TextStream, TokenizerBackend } from './backend';
-import { checkParts } from './byte-level-parts';
+import { checkParts, preTokenizerOf } from './byte-level-parts';
 import type { TokenizerSettings } from './settings';
 import { checkAddedCount, checkContent, MAX_TOKEN_ID } from './settings';
 
@@ -72,6 +72,14 @@ export class ByteLevelBackend implements TokenizerBackend {
       if (!isObject(token)) throw bad('an added token has no content');
       put(checkContent(token.content, 'an added token', path), token.id);
       if (token.special === true) this.special.add(token.id as number);
+      if (token.single_word === true) {
+        // @huggingface/tokenizers finds such a token inside of words, too.
+        throw new NeoXPrefixError(
+          'NEOX_UNSUPPORTED',
+          `${path} has the added token ${show(token.content)} with single_word: true, which is not supported`,
+          { path, hint: 'set single_word to false if the token may be found inside of words' },
+        );
+      }
     }
     for (const token of [...settings.specialTokens.values(), ...settings.additionalSpecialTokens]) {
       const id = this.ids.get(token.content);
@@ -88,6 +96,7 @@ export class ByteLevelBackend implements TokenizerBackend {
           pre_tokenizer: null,
           post_processor: null,
           ...file,
+          pre_tokenizer: preTokenizerOf(file.pre_tokenizer ?? null),
           added_tokens: added,
           model: { ...model, type },
         },

@@ -61,6 +61,39 @@ function flatten(value: unknown, key: string, path: string): Readonly<Record<str
   return list;
 }
 
+/** GPT-2's pattern, which a ByteLevel part splits by unless told otherwise. */
+const GPT2_PATTERN = PATTERNS[0] as string;
+
+/** White space as Unicode has it and the Rust tokenizers take it; JavaScript's \s has U+FEFF and lacks U+0085. */
+const SPACES = '\\t-\\r\\u0020\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000';
+
+/** A pattern with Unicode's white space in place of JavaScript's. */
+function withUnicodeSpaces(pattern: string): string {
+  let inClass = false;
+  return pattern.replace(/\\[\s\S]|[[\]]/g, (part) => {
+    if (part === '[' || part === ']') inClass = part === '[';
+    if (part === '\\s') return inClass ? SPACES : `[${SPACES}]`;
+    return part === '\\S' && !inClass ? `[^${SPACES}]` : part;
+  });
+}
+
+/**
+ * A pre_tokenizer that was checked, with the white space of the Rust tokenizers. A ByteLevel part that puts a space in
+ * front of the text stays as it is: its pattern sees the text with it.
+ */
+export function preTokenizerOf(part: unknown): unknown {
+  if (!isObject(part)) return part;
+  const list: unknown = part['pretokenizers'];
+  if (part['type'] === 'Sequence' && Array.isArray(list))
+    return { ...part, pretokenizers: (list as unknown[]).map(preTokenizerOf) };
+  const pattern = part['pattern'];
+  if (part['type'] === 'Split' && isObject(pattern) && typeof pattern['Regex'] === 'string')
+    return { ...part, pattern: { Regex: withUnicodeSpaces(pattern['Regex']) } };
+  if (part['type'] !== 'ByteLevel' || part['use_regex'] === false || part['add_prefix_space'] === true) return part;
+  const split = { type: 'Split', pattern: { Regex: withUnicodeSpaces(GPT2_PATTERN) }, behavior: 'Isolated', invert: false };
+  return { type: 'Sequence', pretokenizers: [split, { ...part, use_regex: false }] };
+}
+
 function checkPattern(pattern: unknown, path: string): void {
   const regex: unknown = isObject(pattern) ? pattern['Regex'] : undefined;
   const text: unknown = isObject(pattern) ? pattern['String'] : undefined;
