@@ -30,7 +30,18 @@ export async function openCheckpoint(dir: string, options: CheckpointOptions = {
   const files = await readWeights(directory, warnings);
   const tensors = selectTensors(files, config, directory, warnings);
   const fingerprint = await fingerprintOf(config, tensors);
-  return { directory, name: nameOf(dir, directory), config, generation, rawConfig, tensors, format: files.format, tasks: [], warnings, fingerprint };
+  return {
+    directory,
+    name: nameOf(dir, directory),
+    config,
+    generation,
+    rawConfig,
+    tensors,
+    format: files.format,
+    tasks: [],
+    warnings,
+    fingerprint,
+  };
 }
 
 function nameOf(given: string, directory: string): string {

@@ -1,3 +1,4 @@
+import { isError } from '../base/errors';
 import type { Option } from 'commander';
 import { writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -151,7 +152,7 @@ function ofRank(flags: RankFlags, group: ProcessGroup, ui: Ui): { device?: strin
 /** torchrun shows what is in this file as the cause of a failure: as a call stack, in a form of its own. */
 function tellTorchrun(error: unknown, env: NodeJS.ProcessEnv): void {
   const path = env['TORCHELASTIC_ERROR_FILE'];
-  if (path === undefined || path === '' || !(error instanceof Error)) return;
+  if (path === undefined || path === '' || !isError(error)) return;
   const extraInfo = { py_callstack: error.message, timestamp: String(Math.floor(Date.now() / 1000)) };
   try {
     writeFileSync(path, JSON.stringify({ message: { message: error.message, extraInfo } }));

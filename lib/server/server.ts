@@ -3,7 +3,7 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { createRequire } from 'node:module';
 import type { AddressInfo } from 'node:net';
 import { badArgument, checkNumber, checkOptions } from '../base/arguments';
-import { NeoXPrefixError } from '../base/errors';
+import { isError, NeoXPrefixError } from '../base/errors';
 import { GenerationEngine } from '../engine/engine';
 import { AccessControl } from './access';
 import { Exchange } from './exchange';
@@ -229,7 +229,7 @@ export class PrefixServer {
     }
     const known = toHttpError(error, () => this.service.retryAfter());
     event.error = known.code;
-    if (known.status === 500 && error instanceof Error) event.stack = error.stack ?? error.message;
+    if (known.status === 500 && isError(error)) event.stack = error.stack ?? error.message;
     if (event.model !== undefined)
       this.service.metrics?.textEnded(event.model, known.status === 429 || known.status < 500 ? 'refused' : 'error');
     if (response.headersSent) {

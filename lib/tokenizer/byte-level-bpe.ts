@@ -93,7 +93,6 @@ export class ByteLevelBackend implements TokenizerBackend {
       this.encoder = new Tokenizer(
         {
           normalizer: null,
-          pre_tokenizer: null,
           post_processor: null,
           ...file,
           pre_tokenizer: preTokenizerOf(file.pre_tokenizer ?? null),

@@ -90,7 +90,12 @@ export function preTokenizerOf(part: unknown): unknown {
   if (part['type'] === 'Split' && isObject(pattern) && typeof pattern['Regex'] === 'string')
     return { ...part, pattern: { Regex: withUnicodeSpaces(pattern['Regex']) } };
   if (part['type'] !== 'ByteLevel' || part['use_regex'] === false || part['add_prefix_space'] === true) return part;
-  const split = { type: 'Split', pattern: { Regex: withUnicodeSpaces(GPT2_PATTERN) }, behavior: 'Isolated', invert: false };
+  const split = {
+    type: 'Split',
+    pattern: { Regex: withUnicodeSpaces(GPT2_PATTERN) },
+    behavior: 'Isolated',
+    invert: false,
+  };
   return { type: 'Sequence', pretokenizers: [split, { ...part, use_regex: false }] };
 }
 

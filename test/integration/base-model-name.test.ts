@@ -7,7 +7,7 @@ import { EXAMPLE_MODEL, loadModel, temporaryFolder } from '../helpers';
 
 const folder = temporaryFolder();
 
-test('an adapter names its base model by the path that was given, by a cache folder’s name on the hub, or as told', async () => {
+test('an adapter names its base model by the path that was given, by its name on the hub, or as told', async () => {
   const nameOf = async (prefix: PrefixWeights): Promise<unknown> => {
     const path = folder.join(`named-${count++}`);
     await prefix.save(path, { format: 'peft' });

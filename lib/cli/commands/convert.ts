@@ -67,7 +67,16 @@ export async function run(flags: ConvertFlags, ui: Ui): Promise<number> {
   const [from, to] = flags.args as [string, string];
   const { format, task, name, baseModelName, overwrite, allowFingerprintMismatch, prefixSeqLen: prefixLength } = flags;
   const config = flags.model === undefined ? undefined : await openCheckpoint(flags.model);
-  const options = given({ format, task, name, baseModelName, overwrite, allowFingerprintMismatch, prefixLength, config });
+  const options = given({
+    format,
+    task,
+    name,
+    baseModelName,
+    overwrite,
+    allowFingerprintMismatch,
+    prefixLength,
+    config,
+  });
   const report = await convertPrefix(from, to, options).catch((error: unknown) => {
     throw inItsOptions(error);
   });

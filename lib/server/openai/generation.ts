@@ -1,3 +1,4 @@
+import { isError } from '../../base/errors';
 import { randomInt, randomUUID } from 'node:crypto';
 import type { EngineResult } from '../../engine/engine';
 import type { EngineRequest } from '../../engine/engine-request';
@@ -146,7 +147,7 @@ function fail({ exchange, service, model }: TextJob, events: EventStream, error:
   const left = error instanceof ClientLeft;
   const known: HttpError = toHttpError(error, () => service.retryAfter());
   Object.assign(exchange.event, { error: left ? 'client_left' : known.code, status: left ? 499 : 200 });
-  if (!left && known.status === 500 && error instanceof Error) exchange.event.stack = error.stack ?? error.message;
+  if (!left && known.status === 500 && isError(error)) exchange.event.stack = error.stack ?? error.message;
   service.metrics?.textEnded(model, left ? 'client_left' : 'error');
   events.add(JSON.stringify(openAiError(known)));
   events.add('[DONE]');

@@ -247,10 +247,7 @@ function objectOf(body: Uint8Array): JsonObject {
   try {
     value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(body));
   } catch (error) {
-    throw new NeoXPrefixError(
-      'NEOX_BAD_ARGUMENT',
-      `The body is no JSON: ${isError(error) ? error.message : ''}`,
-    );
+    throw new NeoXPrefixError('NEOX_BAD_ARGUMENT', `The body is no JSON: ${isError(error) ? error.message : ''}`);
   }
   if (!isObject(value)) throw badArgument('the body', 'a JSON object', value);
   return value;
