@@ -35,8 +35,8 @@ export interface DatasetOptions {
    * `'none'`: a record is a sample. `'lines'`: rinna's recipe (load_data_from_filepath of prefix_tuning_example.py).
    * The lines of a document get `suffix` and are joined by "\n" for as long as they have at most `maxLength` tokens.
    * The first sample of a document starts with "\n", a single longer line is a sample all the same, and what is left
-   * over at the end of a document is dropped (see `keepRemainder`). In plain text an empty line ends a document. Defaults to
-   * `'none'`.
+   * over at the end of a document is dropped (see `keepRemainder`). In plain text an empty line ends a document.
+   * Defaults to `'none'`.
    */
   packing?: 'none' | 'lines';
   /** With packing: appended to every line, for example `' 😃'`. Defaults to `''`. */
