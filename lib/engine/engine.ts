@@ -190,6 +190,8 @@ export class GenerationEngine {
     const timer = seconds === undefined ? undefined : setTimeout(end, seconds * 1e3);
     try {
       await this.scheduler.idle();
+      // Whoever waits for a result has it before whoever waits for the drain goes on: a result takes some promises more.
+      await new Promise(setImmediate);
     } finally {
       clearTimeout(timer);
     }
