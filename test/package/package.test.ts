@@ -78,7 +78,7 @@ test('the package holds what is needed', () => {
 
 test('the package holds nothing else', () => {
   const allowed =
-    /^(dist\/.*\.(js|mjs|d\.ts|d\.mts|css|proto)|native\/(core|binding|compat|preload)\/.*\.(c|cc|h)|native\/addon\.cc|docs\/.*\.md|prebuilds\/.*\.node|types\/native\.d\.ts|scripts\/(build|common|tools)\.mjs|CMakeLists\.txt|package\.json|README\.md|LICENSE)$/;
+    /^(dist\/.*\.(js|mjs|d\.ts|d\.mts|css|html|proto)|native\/(core|binding|compat|preload|third_party)\/.*\.(c|cc|h|md)|native\/addon\.cc|docs\/.*\.md|prebuilds\/.*\.node|types\/native\.d\.ts|scripts\/(build|common|tools)\.mjs|CMakeLists\.txt|package\.json|README(\.ja)?\.md|LICENSE)$/;
   expect(packed.filter((path) => !allowed.test(path))).toEqual([]);
 });
 
