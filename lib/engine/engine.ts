@@ -190,7 +190,7 @@ export class GenerationEngine {
     const timer = seconds === undefined ? undefined : setTimeout(end, seconds * 1e3);
     try {
       await this.scheduler.idle();
-      // Whoever waits for a result has it before whoever waits for the drain goes on: a result takes some promises more.
+      // A result takes some promises more: who waits for one has it before who waits for the drain goes on.
       await new Promise(setImmediate);
     } finally {
       clearTimeout(timer);

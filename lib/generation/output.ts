@@ -68,6 +68,7 @@ export interface Usage {
 
 /** The end-of-sequence token that ended a text. */
 export interface EndToken {
+  /** Its id. */
   token: number;
   /** Its log-probability, with `logprobs`. */
   logprob?: ScoredToken;

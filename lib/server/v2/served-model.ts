@@ -32,7 +32,7 @@ export interface ServedModel {
   /** @throws NEOX_BAD_ARGUMENT; NEOX_UNSUPPORTED where it answers over streams alone; what an engine throws */
   infer(request: InferRequestMessage, signal: AbortSignal): Promise<Outputs>;
   /** Several responses. Leaving the loop frees the row. @throws as `infer` */
-  stream(request: InferRequestMessage, signal: AbortSignal): AsyncIterable<Outputs>;
+  stream(request: InferRequestMessage, signal: AbortSignal): AsyncIterable<Outputs, void, undefined>;
 }
 
 /** Refuses inputs and outputs that a model does not have. */
