@@ -87,7 +87,7 @@ export const command: CommandSpec = {
       }),
     ],
   }),
-  refused: { 'model-type': 'leave it out: the model is always GPT-NeoX, and its config.json says so' },
+  refused: { 'model-type': 'leave it out: config.json says what the model is' },
   run,
 };
 

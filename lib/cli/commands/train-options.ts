@@ -178,7 +178,7 @@ const prefixOptions = (): Option[] => [
 
 /** Options of rinna's prefix_tuning_example.py that are not options here, and what to do instead. */
 export const REFUSED: Readonly<Record<string, string>> = {
-  'model-type': 'leave it out: the model is always GPT-NeoX, and its config.json says so',
+  'model-type': 'leave it out: config.json says what the model is',
   'deepspeed-config':
     'leave it out: training needs no DeepSpeed; the optimizer has options of its own (--max-lr, --adam-beta1, ...)',
   fp16: 'use --dtype float16, or better bfloat16, which has the range of float32',
