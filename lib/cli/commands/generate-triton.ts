@@ -56,9 +56,14 @@ export async function generateOverTriton(
   ui: Ui,
   readPrompts: (path: string, ui: Ui) => Promise<string[]>,
 ): Promise<number> {
-  for (const [name, value] of Object.entries(flags)) {
-    if (value !== undefined && !KNOWN.has(name))
-      throw new UsageError(`--${kebab(name)} does not go together with --triton`, 'leave it out');
+  for (const [name, value] of Object.entries<unknown>({ ...flags })) {
+    // A flag that is --no-... is true where it is not given.
+    const isNegative = name === 'generationConfig';
+    if (value === undefined || KNOWN.has(name) || (isNegative && value === true)) continue;
+    throw new UsageError(
+      `--${isNegative ? 'no-' : ''}${kebab(name)} does not go together with --triton`,
+      'leave it out',
+    );
   }
   if (flags.tokenizer === undefined)
     throw new UsageError('--triton needs --tokenizer', "name the folder of the model's tokenizer");

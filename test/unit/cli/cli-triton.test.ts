@@ -103,6 +103,7 @@ it('reads prompts line by line', async () => {
 
 it.each<[string[], number, string]>([
   [['--device', 'cuda'], 2, '--device does not go together with --triton'],
+  [['--no-generation-config'], 2, '--no-generation-config does not go together with --triton'],
   [['--prefix', 'a'], 2, '--prefix does not go together with --triton'],
   [['--min-p', '0.5'], 2, '--min-p does not go together with --triton'],
   [['--model', 'a'], 2, '--model does not go together with --triton'],
