@@ -204,7 +204,7 @@ async function joinTensors(
   const needed: FilePlan[] = [];
   for (const [name, shape] of expectedShapes(config)) {
     // A tied head has no file of its own.
-    const plans = files.get(name) ?? (files.get('gpt_neox.embed_in.weight') as FilePlan[]);
+    const plans = files.get(name) ?? files.get('gpt_neox.embed_in.weight') ?? [];
     const bias = biases.get(name);
     if (bias === undefined) needed.push(...plans);
     tensors.set(

@@ -68,9 +68,8 @@ template <typename T>
 Napi::Value exchange(const Napi::CallbackInfo& info, typename GroupTask<T>::WorkFunction work,
                      typename GroupTask<T>::ResultFunction result) {
   const auto handle = get_handle<GroupHandle>(info[0]);
-  return PromiseWorker::Start(
-      info.Env(), handle->exchanges,
-      std::make_unique<GroupTask<T>>(handle, handle->left, std::move(work), std::move(result)));
+  return PromiseWorker::Start(info.Env(), handle->exchanges,
+                              std::make_unique<GroupTask<T>>(handle, handle->left, std::move(work), std::move(result)));
 }
 
 Napi::Value nothing(Napi::Env env, const bool&) { return env.Undefined(); }
@@ -182,8 +181,7 @@ Napi::Value group_gather(const Napi::CallbackInfo& info) {
     const at::Tensor tensor = at::empty({static_cast<int64_t>(values.ElementLength())}, at::kDouble);
     std::memcpy(tensor.mutable_data_ptr<double>(), values.Data(), values.ByteLength());
     return exchange<at::Tensor>(
-        info,
-        [tensor](GroupHandle& self, const CancelFlag& cancel) { return self.group->all_gather(tensor, cancel); },
+        info, [tensor](GroupHandle& self, const CancelFlag& cancel) { return self.group->all_gather(tensor, cancel); },
         [](Napi::Env env, const at::Tensor& all) -> Napi::Value {
           auto result = Napi::Float64Array::New(env, all.numel());
           std::memcpy(result.Data(), all.const_data_ptr<double>(), result.ByteLength());

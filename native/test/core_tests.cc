@@ -248,8 +248,7 @@ void test_activations() {
       case kernels::Function::kSqrtSoftplus: return std::sqrt(x > 30.0 ? x : std::log1p(std::exp(x)));
       case kernels::Function::kSigmoid: return 1.0 / (1.0 + std::exp(-x));
       case kernels::Function::kTanh: return std::tanh(x);
-      case kernels::Function::kLaplace:
-        return 0.5 * (1.0 + std::erf((x - 0.707107) / (0.282095 * std::sqrt(2.0))));
+      case kernels::Function::kLaplace: return 0.5 * (1.0 + std::erf((x - 0.707107) / (0.282095 * std::sqrt(2.0))));
       case kernels::Function::kLinear: return x;
     }
     return 0.0;
@@ -275,8 +274,8 @@ void test_activations() {
         const double at = x[i];
         const double step = 1e-5;
         const double expected = formula(function, at);
-        worst_value = std::max(worst_value,
-                               std::abs(expected - value[i]) / std::max({1.0, std::abs(at), std::abs(expected)}));
+        worst_value =
+            std::max(worst_value, std::abs(expected - value[i]) / std::max({1.0, std::abs(at), std::abs(expected)}));
         const double difference = (formula(function, at + step) - formula(function, at - step)) / (2.0 * step);
         worst_slope = std::max(worst_slope, std::abs(difference - slope[i]));
       }

@@ -53,7 +53,7 @@ const LOAD: Refusal[] = [
   {
     name: 'an unknown option',
     act: () => loadWith(wrong({ quantization: 8 })),
-    text: "Unknown option 'quantization' in options\nHint: known options: device, dtype, threads, backend, pack, arithmetic, tokenizer, formatSeconds, formatBytes, denseBias, signal, onProgress",
+    text: "Unknown option 'quantization' in options\nHint: known options: device, dtype, threads, backend, pack, arithmetic, tokenizer, formatSeconds, formatBytes, denseBias, generationConfig, baseModelName, signal, onProgress",
   },
   {
     name: 'an unknown dtype',
@@ -444,7 +444,7 @@ test('a folder that is not there, and one that holds no model', async () => {
     code: 'NEOX_FILE_NOT_FOUND',
     message: expect.stringContaining('config.json') as string,
   });
-  writeFileSync(folder.join('empty', 'config.json'), '{"model_type": "gpt2"}');
+  writeFileSync(folder.join('empty', 'config.json'), '{"model_type": "llama"}');
   expect(await failureOf(api.NeoXModel.load(folder.join('empty')))).toMatchObject({ code: 'NEOX_UNSUPPORTED' });
 });
 

@@ -273,11 +273,4 @@ describe('train', () => {
     expect(stderr).toContain(` --prefix '${join(out, 'best.safetensors')}' --compare\n`);
     expect(filesOf(out)).toEqual([...FILES, 'notes.txt', 'state-000000001.safetensors'].sort());
   });
-
-  test('a trained prefix is no encoder to go on from', async () => {
-    const { stderr } = await cli([...TRAIN.slice(0, -4), '--checkpoint-path', BEST, '--out', folder.join('none')]);
-    expect(stderr).toMatch(
-      /hint: .*it is the encoder\.safetensors of a run; a trained prefix is for `generate --prefix`/,
-    );
-  });
 });

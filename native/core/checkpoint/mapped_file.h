@@ -14,7 +14,7 @@ namespace neox {
 struct TensorEntry {
   std::string name;
   std::string file;
-  std::string identity;         // of the file when its header was read; empty: any will do
+  std::string identity;  // of the file when its header was read; empty: any will do
   at::ScalarType dtype = at::kFloat;
   std::vector<int64_t> shape;
   std::vector<int64_t> stride;  // in elements; empty: row-major

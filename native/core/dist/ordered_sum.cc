@@ -39,8 +39,7 @@ at::Tensor ordered_sum(ProcessGroup& group, const std::vector<at::Tensor>& mine,
   for (int r = 0; r < size; ++r) first.push_back(first.back() + received.at(r));
   at::Tensor sum;
   for (int64_t lane = 0; lane < lanes; ++lane) {
-    const at::Tensor part =
-        output.narrow(0, first.at(lane % size) + lane / size * part_of(rank), part_of(rank));
+    const at::Tensor part = output.narrow(0, first.at(lane % size) + lane / size * part_of(rank), part_of(rank));
     sum = sum.defined() ? sum.add_(part) : part.clone();
   }
   return sum;

@@ -123,8 +123,8 @@ std::shared_ptr<ProcessGroup> ProcessGroup::open(const GroupOptions& options, co
         host = bound.address;
       }
       links->address = own.empty() ? address_towards(host, options.port) : own;
-      links->store = c10::make_intrusive<c10d::PrefixStore>(options.scope,
-                                                            c10::make_intrusive<c10d::TCPStore>(host, store));
+      links->store =
+          c10::make_intrusive<c10d::PrefixStore>(options.scope, c10::make_intrusive<c10d::TCPStore>(host, store));
     };
     return group->store_calls_.run(work, timeout + kExtra, cancel);
   });
@@ -151,8 +151,8 @@ void ProcessGroup::connect(const CancelFlag& cancel) {
 // One operation of the store. A store whose process is stopped takes the question and never answers.
 void ProcessGroup::ask(const std::function<void()>& question) {
   static const CancelFlag never;
-  const bool answered = with_code("NEOX_PEER_LOST", "The store is gone: ",
-                                  [&] { return store_calls_.run(question, kStoreTimeout, never); });
+  const bool answered = with_code(
+      "NEOX_PEER_LOST", "The store is gone: ", [&] { return store_calls_.run(question, kStoreTimeout, never); });
   if (!answered) throw CoreError("NEOX_PEER_LOST", "The store does not answer");
 }
 
@@ -198,18 +198,21 @@ void ProcessGroup::broadcast(at::Tensor tensor, int root, const CancelFlag& canc
   std::vector<at::Tensor> tensors = {std::move(tensor)};
   c10d::BroadcastOptions options;
   options.rootRank = root;
-  run(tensors, [&](c10d::ProcessGroupGloo& gloo) { return gloo.broadcast(tensors, options); }, cancel);
+  run(
+      tensors, [&](c10d::ProcessGroupGloo& gloo) { return gloo.broadcast(tensors, options); }, cancel);
 }
 
 at::Tensor ProcessGroup::all_gather(at::Tensor tensor, const CancelFlag& cancel) {
   at::Tensor all = at::empty({size() * tensor.numel()}, tensor.options());
-  run({all, tensor}, [&](c10d::ProcessGroupGloo& gloo) { return gloo._allgather_base(all, tensor); }, cancel);
+  run(
+      {all, tensor}, [&](c10d::ProcessGroupGloo& gloo) { return gloo._allgather_base(all, tensor); }, cancel);
   return all.view({size(), tensor.numel()});
 }
 
 void ProcessGroup::all_to_all(at::Tensor output, at::Tensor input, std::vector<int64_t> counts_out,
                               std::vector<int64_t> counts_in, const CancelFlag& cancel) {
-  run({output, input},
+  run(
+      {output, input},
       [&](c10d::ProcessGroupGloo& gloo) { return gloo.alltoall_base(output, input, counts_out, counts_in); }, cancel);
 }
 

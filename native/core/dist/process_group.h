@@ -25,12 +25,12 @@ namespace neox {
 struct GroupOptions {
   int rank = 0;
   int size = 1;
-  std::string host;           // where the store is
+  std::string host;  // where the store is
   uint16_t port = 0;
-  bool hosts_store = false;   // this process opens the store, at the address of `host` or of `interface` alone
-  std::string interface;      // the network interface of the exchanges; empty: the one that reaches `host`
-  std::string scope;          // stands in front of all keys
-  double timeout = 600.0;     // seconds, of the meeting and of each exchange
+  bool hosts_store = false;  // this process opens the store, at the address of `host` or of `interface` alone
+  std::string interface;     // the network interface of the exchanges; empty: the one that reaches `host`
+  std::string scope;         // stands in front of all keys
+  double timeout = 600.0;    // seconds, of the meeting and of each exchange
 };
 
 // Ranks call the same exchanges in the same order with tensors of equal sizes: Gloo ends the process where sizes

@@ -34,8 +34,7 @@ void score_targets(const Model& model, const at::Tensor& hidden, const std::vect
     for (size_t i = begin; i < end; ++i, row += vocab) {
       const Target& target = targets[i];
       RowScores& result = results[target.row];
-      const bool greedy =
-          for_row(target.row, [&] { return add_score(row, vocab, target.token, top, result.scores); });
+      const bool greedy = for_row(target.row, [&] { return add_score(row, vocab, target.token, top, result.scores); });
       result.greedy.push_back(greedy ? 1 : 0);
     }
   }

@@ -133,7 +133,6 @@ enum class Function : int32_t {
   kLinear,
 };
 
-
 // out = f(x), or dy * f'(x) where dy is given; `out` may be `dy`.
 struct ActivationTask {
   Element element = Element::kFloat32;

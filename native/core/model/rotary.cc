@@ -84,8 +84,7 @@ Rotary::Rotary(const NeoXConfig& config, at::Device device)
                         device)) {
   const bool has_long = config.max_positions > config.trained_positions;
   if (config.rotary_scaling.type != RotaryType::kLongRope || !has_long) return;
-  long_ =
-      make_table(config, divided_by(config, config.rotary_scaling.long_factors), 0, config.max_positions, device);
+  long_ = make_table(config, divided_by(config, config.rotary_scaling.long_factors), 0, config.max_positions, device);
 }
 
 RotaryAngles Rotary::angles(int64_t first, int64_t count) const {
