@@ -1,8 +1,15 @@
 import { existsSync } from 'node:fs';
 import { cp, mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { checkBoolean, checkFunction, checkOptions, checkPath, checkSignal, checkString } from '../base/arguments';
-import { badArgument } from '../base/arguments';
+import {
+  badArgument,
+  checkBoolean,
+  checkFunction,
+  checkOptions,
+  checkPath,
+  checkSignal,
+  checkString,
+} from '../base/arguments';
 import { isError, NeoXPrefixError } from '../base/errors';
 import { makeFolder } from '../base/files';
 import type { Download, FetchProgress } from './fetch-progress';

@@ -44,7 +44,7 @@ export async function runCli(args: readonly string[], io: CliIO): Promise<number
     async (...given) => {
       const command = given.at(-1) as Command;
       checkRequired(command);
-      const flags = command.optsWithGlobals();
+      const flags = givenFlags(command);
       const ui = new Ui({ ...io, argv: args }, uiOptions(flags, io));
       try {
         status = await run({ ...flags, args: command.args } as never, ui);
@@ -71,6 +71,12 @@ export async function runCli(args: readonly string[], io: CliIO): Promise<number
     return 2;
   }
   return status;
+}
+
+/** The flags that were given. Of one that is --no-..., commander says true where it was not. */
+function givenFlags(command: Command): Record<string, unknown> {
+  const flags = Object.entries(command.optsWithGlobals<Record<string, unknown>>());
+  return Object.fromEntries(flags.filter(([name]) => command.getOptionValueSourceWithGlobals(name) !== 'default'));
 }
 
 /** What commander writes over one or two lines, as our other errors of wrong usage. */

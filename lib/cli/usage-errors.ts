@@ -60,10 +60,6 @@ const OPTION_NAMES: readonly (readonly [library: string, commandLine: string])[]
   ],
   ['samplePrompts[', '--sample-prompt ['],
   ["use device: 'cpu'", 'use --device cpu'],
-  [
-    'a trained prefix is loaded with PrefixWeights.load',
-    'it is the encoder.safetensors of a run; a trained prefix is for `generate --prefix`',
-  ],
 ];
 
 export function inOptionNames(text: string): string {

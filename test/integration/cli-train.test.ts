@@ -108,6 +108,20 @@ describe('train', () => {
     expect(second.hash).toBe(first.hash);
   });
 
+  test('a trained prefix is trained on as it is, without an encoder', async () => {
+    const out = folder.join('of-a-prefix');
+    const args = [...TRAIN.slice(0, -4), '--checkpoint-path', BEST, '--n-training-steps', '1', '--no-samples'];
+    const { code, stderr } = await cli([...args, '--out', out]);
+    expect(code).toBe(0);
+    // P x L x 2 x H numbers, and no layers in front of them.
+    expect(stderr).toContain('32 samples train, 8 validate; 15.4 k trainable parameters');
+    const [before, after] = await Promise.all(
+      [BEST, join(out, 'last.safetensors')].map((path) => PrefixWeights.load(path)),
+    );
+    expect(after!.shape).toEqual(before!.shape);
+    expect(after!.hash).not.toBe(before!.hash);
+  });
+
   test('goes on from an encoder, with a validation file of its own', async () => {
     const valid = folder.join('valid.jsonl');
     writeFileSync(valid, `${JSON.stringify({ prompt: '今日は', completion: '雨でした。 😃' })}\n`);

@@ -57,11 +57,10 @@ export async function generateOverTriton(
   readPrompts: (path: string, ui: Ui) => Promise<string[]>,
 ): Promise<number> {
   for (const [name, value] of Object.entries<unknown>({ ...flags })) {
-    // A flag that is --no-... is true where it is not given.
-    const isNegative = name === 'generationConfig';
-    if (value === undefined || KNOWN.has(name) || (isNegative && value === true)) continue;
+    if (value === undefined || KNOWN.has(name)) continue;
+    // What is false was given as --no-...
     throw new UsageError(
-      `--${isNegative ? 'no-' : ''}${kebab(name)} does not go together with --triton`,
+      `--${value === false ? 'no-' : ''}${kebab(name)} does not go together with --triton`,
       'leave it out',
     );
   }

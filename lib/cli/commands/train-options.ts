@@ -70,11 +70,7 @@ export function sayWhatDeepSpeedMeans(flags: TrainingFlags, ui: Ui): void {
 /** The flags of a training under the names that the library has for them; what is not given is left out. */
 export function trainerOptions(flags: TrainingFlags & { twoRows?: boolean }): TrainerOptions {
   const values = flags as object as Readonly<Record<string, unknown>>;
-  const options = namesOf(OPTIONS).map((name) => {
-    const value = values[flagOf(name)];
-    // Of an option that is --no-..., commander says true where it is not given.
-    return [name, value === true && OPTIONS[name].default === true ? undefined : value];
-  });
+  const options = namesOf(OPTIONS).map((name) => [name, values[flagOf(name)]]);
   return given({ ...(Object.fromEntries(options) as TrainerOptions), twoRows: flags.twoRows });
 }
 
